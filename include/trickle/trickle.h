@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* trickle.h - all of Trickle's public C API. */
+#ifndef TRICKLE_TRICKLE_H
+#define TRICKLE_TRICKLE_H
+
+#include "trickle/discovery.h"
+#include "trickle/error.h"
+#include "trickle/farm.h"
+#include "trickle/rai.h"
+#include "trickle/vm.h"
+#include "trickle/work.h"
+
+#define TRK_VERSION "0.1.0"
+
+#endif

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT */
+/* work.h - dynamic scheduling: a stream of elements in, one result per element out.
+ *
+ * One struct trk_work is one forkwork/forkgen: a function, a list of VMs, elements numbered
+ * from 0 in the order they were added. Elements and results are bytes; Trickle never looks
+ * into them. Elements run on whichever VM is free; when a VM is lost its unfinished elements
+ * run on another.
+ *
+ * Threads: one thread at a time may use a trk_work. */
+#ifndef TRICKLE_WORK_H
+#define TRICKLE_WORK_H
+
+#include "trickle/farm.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define TRK_ELEMENT_BYTES_MAX ((size_t)1 << 30) /* one element or one result */
+
+struct trk_work;
+
+struct trk_work_options {
+    size_t size;          /* sizeof(struct trk_work_options): versions this struct */
+    const char *name;     /* for people: the function's name; copied */
+    const void *function; /* what to run, in the module's encoding; copied */
+    size_t function_size;
+    struct trk_vmlist *list;     /* elastic: the list's VMs as they come and go, or NULL */
+    struct trk_vm *const *vms;   /* fixed: these VMs (their later incarnations too) */
+    size_t vms_count;
+    bool ordered;         /* results in index order; else as they are recorded */
+    uint64_t ahead_elements; /* bound on elements added but not yet taken; 0: 100,000 */
+    uint64_t ahead_bytes;    /* the same in bytes of elements and results; 0: 256 MiB */
+};
+
+/* Declares the work. Nothing runs before elements are added. For trk_work_free. */
+TRK_API TRK_MUST_USE int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt,
+                                      struct trk_work **out);
+
+/* Adds the next element. element is copied. TRK_FULL: the bounds are reached, take results and
+ * offer the same element again (an empty window always takes one, whatever its size).
+ * Elements are handed on in blocks: trk_work_next, trk_work_flush and a full block send them. */
+TRK_API TRK_MUST_USE int trk_work_add(struct trk_work *work, const void *element, size_t size);
+/* Sends what was added but not handed on yet. */
+TRK_API TRK_MUST_USE int trk_work_flush(struct trk_work *work);
+/* There will be no more elements. */
+TRK_API TRK_MUST_USE int trk_work_close(struct trk_work *work);
+
+struct trk_result {
+    uint64_t index;
+    enum trk_status status; /* EXCEPTION: the module's; ERROR: a sentence (VM deaths, too big) */
+    const void *payload;    /* borrowed until the next call on this work */
+    size_t size;
+    uint32_t attempts; /* runs that were started, this one included */
+};
+
+/* Takes the next result. 0; TRK_AGAIN; TRK_END after trk_work_close when all were taken. */
+TRK_API TRK_MUST_USE int trk_work_next(struct trk_work *work, int timeout_ms,
+                                       struct trk_result *out);
+
+struct trk_progress {
+    uint64_t added;    /* elements added so far */
+    uint64_t done;     /* results recorded, failed ones included */
+    uint64_t failed;   /* of these, not TRK_STATUS_OK */
+    uint64_t reissued; /* runs that had to be started again */
+    uint32_t vms;      /* VMs that serve this work now */
+    bool is_closed;    /* added is final */
+};
+TRK_API void trk_work_progress(struct trk_work *work, struct trk_progress *out);
+
+/* Stops the work: nothing new starts; queued elements are dropped on the VMs.
+ * With interrupt, code that is running is interrupted, and its VM restarted when it does not
+ * stop. Results not taken yet are dropped. Then trk_work_next says TRK_END. */
+TRK_API void trk_work_cancel(struct trk_work *work, bool interrupt);
+/* Cancels what is unfinished (without interrupt) and frees. NULL is fine. */
+TRK_API void trk_work_free(struct trk_work *work);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: MIT
+"""The C extension under the trickle package: a thin skin over include/trickle/.
+
+Payloads are bytes; those of work elements and results are pickles. Every method that waits
+releases the GIL, looks at signals (KeyboardInterrupt comes out of it) and, when given
+`timeout`, takes seconds (None: no limit). Errors of the C API raise TrickleError subclasses
+set by `set_exceptions`. After fork, everything raises RuntimeError("... used after fork ...").
+"""
+from collections.abc import Callable, Iterator
+from typing import Any
+
+VERSION: str
+OP_INJECT: int
+OP_CALL: int
+OP_GETATTR: int
+OP_SETATTR: int
+OP_DELETE: int
+OP_FETCH: int
+STATUS_OK: int
+STATUS_EXCEPTION: int
+STATUS_ERROR: int
+
+def set_exceptions(table: dict[str, type[BaseException]]) -> None:
+    """Which class to raise for which TRK_E* ("EVMLOST": VMLost, ...); "": for all others."""
+
+def encode(obj: Any, dumps: Callable[[Any], bytes]) -> bytes:
+    """A pickle of obj. Exact None/bool/int/float/str/bytes of moderate size are encoded here, in C,
+    as canonical protocol-5 pickles without calling dumps; all else by dumps(obj)."""
+
+def decode(data: Any, loads: Callable[[Any], Any]) -> Any:
+    """The inverse: what encode's fast path wrote is decoded in C, all else by loads(memoryview)."""
+
+class Farm:
+    def __init__(self, *, program: str | None = None, runtime_dir: str | None = None,
+                 lan: bool = False, insecure: bool = False, hosts: str | None = None,
+                 multicast: str | None = None, dead_after_ms: int = 0) -> None: ...
+    def connect(self, max: int = 0, need_all: bool = False, wait_ms: int = 0,
+                timeout: float | None = None) -> VMList: ...
+    def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:
+        """trk_vm_info as dicts: incarnation, supervisor (bytes), index, state (str: "starting",
+        "idle", "leased", "failing", "stopping", "lost"), pid, cores, memory_bytes, dropped, host,
+        module, version, owner, note, address."""
+    def notice(self, timeout: float | None = 0.0) -> tuple[str, str, int, int, bytes] | None:
+        """(kind, host, pid, index, text), kind one of "output", "vm_lost", "vm_joined", "message";
+        None: nothing within timeout. Raises EOFError when the farm is closed and none is left."""
+    def work(self, name: str, function: bytes, *, list: VMList | None = None,
+             vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
+             ahead_bytes: int = 0) -> Work: ...
+    def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
+    def close(self, timeout: float = 1.0) -> None: ...
+
+class VMList:
+    """One connect(): see trk_vmlist. Not a sequence of the user's: trickle.VMList wraps it."""
+    def refresh(self) -> int: ...
+    def __len__(self) -> int: ...
+    def get(self, i: int) -> VM:
+        """The same incarnation gives the same VM object as long as that object lives."""
+    def close(self) -> None: ...
+
+class VM:
+    is_lost: bool
+    lost_reason: str
+    def info(self) -> dict[str, Any]: ...
+    def request(self, op: int, object: int, name: str, payload: Any, reply: bool = True) -> Call | None:
+        """payload: bytes-like, copied."""
+
+class Call:
+    """Its buffer (memoryview(call)) is the reply's payload once it has been waited for."""
+    is_done: bool
+    def wait(self, timeout: float | None = None) -> int | None:
+        """The status (STATUS_*), or None when timeout passed."""
+
+def wait_any(calls: list[Call], timeout: float | None = None) -> int | None: ...
+
+class Work:
+    """trk_work with the hot loops in C."""
+    def feed(self, iterator: Iterator[Any], chunksize: int | None,
+             dumps: Callable[[Any], bytes], limit: int = ...) -> bool:
+        """Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and adds
+        them until the window is full or limit were added. True: the iterator is exhausted (the
+        work is then closed). An exception of the iterator or of dumps comes out after the
+        elements pulled before it were added; a chunk under way is kept for the next feed."""
+    def next(self, timeout: float | None, loads: Callable[[Any], Any],
+             ) -> tuple[int, int, Any, int] | None:
+        """(index, status, value, attempts); value is decoded when status is STATUS_OK, else bytes.
+        None: timeout. Raises StopIteration at the end."""
+    def collect(self, results: list[Any], loads: Callable[[Any], Any], timeout: float | None,
+                ) -> tuple[int, int, bytes, int] | bool | None:
+        """Takes all results that are ready (waits for one at most timeout): results[index] = value,
+        growing the list. True: the end; None: more to come; a tuple: this result is not
+        STATUS_OK (the caller decides, then calls again)."""
+    def flush(self) -> None: ...
+    def close(self) -> None: ...
+    def progress(self) -> dict[str, Any]:
+        """added, done, failed, reissued, vms, is_closed."""
+    def cancel(self, interrupt: bool = False) -> None: ...
+
+def serve(server: Any) -> None:
+    """The VM side: trk_vm_serve with the python RAI module. Runs user code on the calling (main)
+    thread. server has
+      version: str
+      request(op: int, object: int, name: str, payload: memoryview) -> tuple[int, bytes]
+      stage_open(function: memoryview) -> Callable[[Any], Any]   raises: the stage fails with it
+      dumps(obj) -> bytes          result of an element
+      loads(memoryview) -> Any     an element
+      dump_exception(exc) -> bytes for anything raised by user code (also SystemExit)
+    KeyboardInterrupt from an interrupt of the initiator is handled as an exception of the element."""
+
+def is_forked() -> bool: ...

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/* session.h - a connection that carries messages: frames, fragments, heartbeats, any-thread send.
+ *
+ * Callbacks come on the loop thread. Sending is for any thread: when nothing is queued the
+ * sender writes to the socket itself (a wake-up of the loop thread costs more than the write),
+ * what does not fit is queued and written by the loop. Control messages (PING, PONG, ACK, RECALL,
+ * RECALLED, CANCEL, BYE) are queued ahead of everything else and go between fragments.
+ *
+ * Life: opened (connect or accept) -> on_message ... -> on_close exactly once -> memory is the
+ * caller's reference to drop. Reference counted: the loop holds one until after on_close. */
+#ifndef NET_SESSION_H
+#define NET_SESSION_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "net/loop.h"
+#include "wire/frame.h"
+
+struct net_session;
+
+struct net_session_ops {
+    /* The connection is up (for connects; accepted ones are up at once). Optional. */
+    void (*on_open)(struct net_session *s, void *user);
+    /* Takes msg->body. */
+    void (*on_message)(struct net_session *s, void *user, struct wire_message *msg);
+    /* The last callback. error 0: net_session_close was called or the peer closed in order;
+     * why: a sentence, borrowed. */
+    void (*on_close)(struct net_session *s, void *user, int error, const char *why);
+};
+
+struct net_session_options {
+    const struct net_session_ops *ops; /* static */
+    void *user;
+    uint32_t hello_ms; /* the peer's first message must come within this; 0: 5,000 */
+    uint32_t ping_ms;  /* PING after so long without sending; 0: 1,000 */
+    uint32_t dead_ms;  /* close with TRK_ETIMEDOUT after so long without receiving; 0: never */
+};
+
+/* address: "unix:/path" or "tcp:host:port" (numeric). Asynchronous: failures come as on_close.
+ * Loop thread. *out: one reference for the caller. */
+TRK_MUST_USE int net_session_connect(struct net_loop *loop, const char *address,
+                                     const struct net_session_options *opt,
+                                     struct net_session **out);
+/* Takes over a connected socket (closed on error too). Loop thread. */
+TRK_MUST_USE int net_session_accept(struct net_loop *loop, int fd,
+                                    const struct net_session_options *opt,
+                                    struct net_session **out);
+
+/* Sends a message; body's reference is taken, also on error. Any thread. TRK_ECLOSED when the
+ * session is closed or closing. */
+TRK_MUST_USE int net_session_send(struct net_session *s, uint8_t type, uint32_t stream,
+                                  struct blob *body);
+/* Bytes queued and not yet given to the kernel. Any thread. */
+size_t net_session_queued(struct net_session *s);
+/* Lets larger and other messages than HELLO/WELCOME through (frame.h). Loop thread; callable from
+ * on_message: what arrived behind the hello is then parsed as trusted. */
+void net_session_set_trusted(struct net_session *s);
+/* Milliseconds since any byte came from the peer. Loop thread. */
+uint64_t net_session_silent_ms(struct net_session *s);
+/* Unix sockets: the peer's pid (0 for TCP). The peer's uid was checked on connect and accept:
+ * another user's is refused with TRK_EDENIED. */
+uint32_t net_session_peer_pid(const struct net_session *s);
+/* The address of the peer as text, "tcp:10.0.0.2:4711" or "unix:/path". */
+const char *net_session_peer(const struct net_session *s);
+
+/* Closes: after what is queued has been written (flush, at most 500 ms) or at once. Any thread;
+ * on_close follows. Closing twice is harmless. */
+void net_session_close(struct net_session *s, bool flush);
+struct net_session *net_session_ref(struct net_session *s);
+void net_session_unref(struct net_session *s); /* NULL is fine */
+
+/* --- listening ------------------------------------------------------------------------- */
+
+struct net_listener;
+
+/* Makes a listening socket (CLOEXEC, non-blocking). "unix:/path" (0600, stale file replaced when
+ * nobody answers there) or "tcp:host:port", port 0: any. bound: the address it got, at least 128
+ * bytes. Returns the descriptor or TRK_E*. */
+int net_listen_fd(const char *address, char *bound, size_t bound_size);
+/* Accepts on fd (borrowed: stays open after net_listener_close): each connection is handed over
+ * as a descriptor, which the callback owns. Accept errors (EMFILE ...) back off, never spin. */
+TRK_MUST_USE int net_listener_start(struct net_loop *loop, int fd,
+                                    void (*on_accept)(void *user, int fd), void *user,
+                                    struct net_listener **out);
+void net_listener_close(struct net_listener *l); /* loop thread; frees itself */
+
+/* Connections and frames dropped as garbage, timed out or refused in this process. */
+uint64_t net_dropped(void);
+void net_count_drop(void);
+
+#endif

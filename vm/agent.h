@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/* agent.h - the VM's half of the protocol as a pure state machine: lease, queue, attempts, held
+ * results. No I/O, no clock, no threads: the host feeds it and holds a lock around it; the
+ * simulator links the same object. Blobs in and out are reference counted.
+ *
+ *   FREE --lease--> LEASED --bye/lost--> ENDED (the host ends the process, unless nothing was
+ *   ever asked of it: then agent_release makes it FREE again)
+ *
+ * Order of work: requests first (between elements), then elements in the order they came. */
+#ifndef VM_AGENT_H
+#define VM_AGENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "wire/msg.h"
+
+struct agent;
+
+struct agent *agent_new(void); /* NULL: out of memory */
+void agent_free(struct agent *a);
+
+/* --- lease --------------------------------------------------------------------------- */
+/* 0: granted. TRK_EDENIED: leased by another (agent_owner), or an older epoch of the same job, or
+ * an equal epoch of another incarnation. */
+TRK_MUST_USE int agent_lease(struct agent *a, const struct wire_hello *hello);
+bool agent_is_leased(const struct agent *a);
+bool agent_is_used(const struct agent *a); /* something was asked of it under this lease */
+const struct wire_hello *agent_holder(const struct agent *a); /* NULL when free */
+/* The lease has ended: drops queues and held results. Returns true when the process may serve
+ * the next lease as it is (nothing was ever asked). */
+bool agent_release(struct agent *a);
+
+/* --- in: messages of the holder -------------------------------------------------------- */
+/* Takes msg->body in any case. REQUEST, STAGE, RUN, ACK, RECALL, CANCEL. out gets a message to
+ * send back when *has_out (RECALLED). Unknown or malformed: TRK_ECORRUPT, drop the connection. */
+TRK_MUST_USE int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
+                               struct wire_message *out);
+
+/* --- out: what the compute thread does next ---------------------------------------------- */
+enum agent_job_kind { AGENT_NOTHING, AGENT_REQUEST, AGENT_STAGE, AGENT_STAGE_CLOSE, AGENT_ELEMENT };
+struct agent_job {
+    enum agent_job_kind kind;
+    uint32_t stream;            /* REQUEST */
+    struct wire_request request; /* REQUEST: borrowed from body */
+    uint32_t stage, attempt;    /* STAGE*, ELEMENT */
+    uint64_t index;             /* ELEMENT */
+    const void *payload;        /* ELEMENT, STAGE: borrowed from body */
+    size_t size;
+    bool is_last;               /* ELEMENT: the last of its batch that is queued right now */
+    struct blob *body;          /* one reference for the caller (agent_job_done drops it) */
+};
+/* Takes the next job; what is taken can no longer be recalled. Elements whose STAGE has failed to
+ * open are still given (the host answers them with the failure). */
+void agent_next(struct agent *a, struct agent_job *job);
+void agent_job_done(struct agent_job *job);
+/* While an element runs: has its stage been cancelled meanwhile? */
+bool agent_is_cancelled(const struct agent *a, uint32_t stage);
+
+/* --- results: numbered, held until acknowledged ------------------------------------------ */
+uint64_t agent_next_seq(struct agent *a); /* for the next RESULT message: 1, 2, ... */
+/* Holds the message (takes a reference of its own) until ACK. TRK_ENOMEM. */
+TRK_MUST_USE int agent_hold(struct agent *a, uint64_t seq, struct blob *result);
+size_t agent_held(const struct agent *a, size_t *bytes);
+size_t agent_queued(const struct agent *a); /* elements not taken yet */
+
+void agent_check(const struct agent *a); /* aborts when an invariant is broken */
+
+#endif
