@@ -17,8 +17,8 @@ enum wire_beacon_kind { WIRE_BEACON_ASK = 1, WIRE_BEACON_ANSWER = 2, WIRE_BEACON
 /* HERE: a supervisor says on its own that it has just come up (so that VMs that start during a
  * run are seen at once). */
 struct wire_beacon {
-    uint8_t kind;
-    uint16_t tcp_port;      /* ANSWER, HERE: where the supervisor listens, at the sender's address */
+    uint8_t kind;           /* enum wire_beacon_kind */
+    uint16_t tcp_port;      /* ANSWER, HERE: where the supervisor listens on the sender's host */
     uint8_t nonce[16];      /* of the question, repeated in the answer */
     uint8_t supervisor[16]; /* ANSWER, HERE */
 };
