@@ -1,0 +1,304 @@
+# SPDX-License-Identifier: MIT
+"""The trickle command.
+
+It must be quick: a two-line program should not wait for its farm. So options are parsed by hand
+(argparse costs 10 ms), modules are imported where they are needed, and the VMs of --local come
+up while the package is imported and the program is compiled.
+
+The program runs in this process as a fresh module __main__, as if Python itself had been given
+it, with the names of the paper in its globals. What is not caught in it goes up through here to
+the interpreter, which knows best how to end (SystemExit, SIGINT, flushing); excepthook() only
+leaves out the frames that are ours.
+"""
+import os
+import sys
+
+PACKAGE = os.path.dirname(os.path.abspath(__file__))
+AT_HAND = ("connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same")
+LOG_LEVELS = ("error", "warn", "info", "debug")
+EXIT_FAILED, EXIT_USAGE = 1, 2
+
+HELP = """\
+usage: trickle PROGRAM [ARGS...]
+       trickle run [OPTIONS] PROGRAM [ARGS...]
+       trickle vm [OPTIONS]
+       trickle vms [OPTIONS]
+
+Runs Python functions on the VMs of this machine and of the network.
+
+  trickle PROGRAM   run a program; connect, inject, fork, join, joinany, forkwork, forkgen,
+                    fetch and same are at hand in it
+  trickle run       the same with options; --local brings its own VMs
+  trickle vm        start VMs on this machine
+  trickle vms       list the VMs that answer
+
+Each command has --help. trickle --version prints the version.
+"""
+
+HELP_RUN = """\
+usage: trickle run [OPTIONS] PROGRAM [ARGS...]
+
+Runs a Python program with connect, inject, fork, join, joinany, forkwork, forkgen, fetch and
+same at hand. A file that has the name of a command is run as ./NAME.
+
+  --local[=N]     start N VMs here for this run (default: one per core); only these are used,
+                  and they end with the run
+  --lan           look for VMs on the local network too
+  --hosts LIST    look for VMs at these addresses: HOST:PORT,...
+  --insecure      allow plain TCP to other hosts: anyone on the way can read and change all
+  --log LEVEL     error, warn (default), info or debug
+  --help          this text
+
+Exit status: the program's own; 1 when it failed, 2 for wrong usage.
+"""
+
+HELP_VMS = """\
+usage: trickle vms [OPTIONS]
+
+Lists the VMs that answer: host, pid, Python, state and whose they are.
+
+  --json          one JSON list with all that is known of each VM
+  --lan           ask on the local network too
+  --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --insecure      allow plain TCP to other hosts
+  --log LEVEL     error, warn (default), info or debug
+  --help          this text
+
+Exit status: 0 when there is a VM, 1 when none answered, 2 for wrong usage.
+"""
+
+
+class UsageError(Exception):
+    """Wrong words on the command line; the message is a sentence for the person who typed them."""
+
+
+def parse(args, options):
+    """Takes options from the front of args. options: name -> "flag", "value" or "maybe" (a value
+    only as --name=value). Returns ({name: True or text}, what is left)."""
+    found = {}
+    at = 0
+    while at < len(args) and args[at].startswith("-") and args[at] != "-":
+        name, equals, value = args[at].partition("=")
+        at += 1
+        if name == "--":
+            break
+        if name == "-h":
+            name = "--help"
+        kind = options.get(name)
+        if kind is None:
+            raise UsageError(f"there is no option {name} here")
+        if kind == "flag" and equals:
+            raise UsageError(f"the option {name} takes no value")
+        if kind == "value" and not equals:
+            if at == len(args):
+                raise UsageError(f"the option {name} needs a value")
+            value, equals = args[at], "="
+            at += 1
+        found[name] = value if equals else True
+    return found, args[at:]
+
+
+FARM_OPTIONS = {"--help": "flag", "--lan": "flag", "--insecure": "flag", "--hosts": "value",
+                "--log": "value"}
+
+
+def apply_farm_options(found):
+    """What the options of run and vms have in common goes to the C side by its environment."""
+    if "--log" in found:
+        if found["--log"] not in LOG_LEVELS:
+            raise UsageError(f"--log takes one of {', '.join(LOG_LEVELS)}, not {found['--log']!r}")
+        os.environ["TRICKLE_LOG"] = found["--log"]
+    if "--lan" in found:
+        os.environ["TRICKLE_LAN"] = "1"
+    if "--insecure" in found:
+        os.environ["TRICKLE_INSECURE"] = "1"
+    if "--hosts" in found:
+        os.environ["TRICKLE_HOSTS"] = found["--hosts"]
+
+
+def trickle_vm():
+    """The path of the program trickle-vm that belongs to this package: in the build directory or
+    the prefix that the package is in, else the one on PATH."""
+    place = os.path.dirname(PACKAGE)
+    while place != "/":
+        place = os.path.dirname(place)
+        for path in (place + "/trickle-vm", place + "/bin/trickle-vm"):
+            if os.access(path, os.X_OK) and os.path.isfile(path):
+                return path
+    import shutil
+    path = shutil.which("trickle-vm")
+    if path is None:
+        raise UsageError("trickle-vm was found neither beside this package nor on PATH")
+    return path
+
+
+def excepthook(kind, error, traceback):
+    """Prints an exception of the program without frames of this package, also in its causes."""
+    if os.environ.get("TRICKLE_LOG") != "debug":
+        seen = set()
+        todo = [error]
+        while todo:
+            link = todo.pop()
+            if link is None or id(link) in seen:
+                continue
+            seen.add(id(link))
+            link.__traceback__ = without_own_frames(link.__traceback__)
+            todo += [link.__cause__, link.__context__]
+        traceback = error.__traceback__
+    sys.__excepthook__(kind, error, traceback)
+
+
+def without_own_frames(traceback):
+    from types import TracebackType
+    kept = []
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename
+        if os.path.dirname(name) != PACKAGE and "trickle_command" not in traceback.tb_frame.f_globals:
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    result = None
+    for link in reversed(kept):
+        result = TracebackType(result, link.tb_frame, link.tb_lasti, link.tb_lineno)
+    return result
+
+
+def run_program(path, args):
+    """Runs a program as __main__. Returns when it has come to its end."""
+    try:
+        import io
+        with io.open_code(os.path.abspath(path)) as file:
+            source = file.read()
+    except OSError as error:
+        raise UsageError(f"the program {path} cannot be read: {error.strerror}") from None
+    import trickle
+    main = type(sys)("__main__")
+    loader = type(__spec__.loader)("__main__", path) if __spec__ else None
+    vars(main).update(__file__=path, __builtins__=sys.modules["builtins"], __cached__=None,
+                      __annotations__={}, __loader__=loader)
+    for name in AT_HAND:
+        setattr(main, name, getattr(trickle, name))
+    packages = os.path.dirname(PACKAGE)
+    if not sys.flags.safe_path:
+        sys.path[0] = os.path.dirname(os.path.realpath(path))
+    if packages not in sys.path:
+        sys.path.append(packages)
+    sys.argv = [path, *args]
+    sys.excepthook = excepthook
+    code = compile(source, path, "exec", dont_inherit=True)
+    sys.modules["__main__"] = main
+    exec(code, vars(main))
+
+
+def command_run(args):
+    found, rest = parse(args, FARM_OPTIONS | {"--local": "maybe"})
+    if "--help" in found:
+        sys.stdout.write(HELP_RUN)
+        return 0
+    if not rest:
+        raise UsageError("trickle run needs a program: trickle run [OPTIONS] PROGRAM [ARGS...]")
+    check_program(rest[0])
+    local = None
+    if "--local" in found:
+        from trickle.local import LocalVMs
+        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
+            os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
+        apply_farm_options(found)
+        local = LocalVMs(trickle_vm(), vm_count(found["--local"]))
+        import trickle  # noqa: F401, while the supervisor starts
+        if not local.wait_listening():
+            raise UsageError("the VMs of --local could not be started")
+    else:
+        apply_farm_options(found)
+    run_program(rest[0], rest[1:])
+    return 0
+
+
+def vm_count(text):
+    if text is True:
+        return len(os.sched_getaffinity(0))
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1024:
+        raise UsageError(f"--local takes a number of VMs from 1 to 1024, not {text!r}")
+    return int(text)
+
+
+def check_program(path):
+    if os.path.isdir(path):
+        raise UsageError(f"{path} is a directory, not a program")
+    if not os.path.exists(path):
+        raise UsageError(f"there is no program or command {path}; see trickle --help")
+
+
+def command_vm(args):
+    path = trickle_vm()
+    if not any(a == "--python" or a.startswith("--python=") for a in args):
+        args = ["--python", sys.executable, *args]  # a venv's trickle makes that venv's VMs
+    os.execv(path, ["trickle-vm", *args])
+
+
+def command_vms(args):
+    found, rest = parse(args, FARM_OPTIONS | {"--json": "flag"})
+    if "--help" in found:
+        sys.stdout.write(HELP_VMS)
+        return 0
+    if rest:
+        raise UsageError(f"trickle vms takes no arguments, but got {rest[0]!r}")
+    apply_farm_options(found)
+    from trickle import _trickle
+    farm = _trickle.Farm(program="trickle vms")
+    try:
+        vms = farm.vms()
+    finally:
+        farm.close()
+    vms.sort(key=lambda vm: (vm["host"], vm["supervisor"], vm["index"]))
+    if "--json" in found:
+        import json
+        plain = [{k: v.hex() if isinstance(v, bytes) else v for k, v in vm.items()} for vm in vms]
+        print(json.dumps(plain, indent=2))
+    elif vms:
+        print_vms(vms)
+    else:
+        sys.stderr.write("trickle: no VM answered; start some here with: trickle vm\n")
+    return 0 if vms else EXIT_FAILED
+
+
+def print_vms(vms):
+    rows = [("HOST", "PID", "MODULE", "STATE", "WHOSE")]
+    for vm in vms:
+        about = vm["owner"] if vm["state"] == "leased" else vm["note"]
+        rows.append((vm["host"], str(vm["pid"]), f"{vm['module']} {vm['version']}".strip(),
+                     vm["state"], about))
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for row in rows:
+        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[4]]).rstrip())
+
+
+def version():
+    from trickle import _trickle
+    return _trickle.VERSION
+
+
+def main(args=None):
+    """The command line; ends the process by SystemExit or by what the program raises."""
+    args = sys.argv[1:] if args is None else args
+    commands = {"run": command_run, "vm": command_vm, "vms": command_vms}
+    status = 0
+    try:
+        if not args:
+            sys.stderr.write(HELP)
+            status = EXIT_USAGE
+        elif args[0] in commands:
+            status = commands[args[0]](args[1:])
+        elif args[0] in ("--help", "-h", "help"):
+            sys.stdout.write(HELP)
+        elif args[0] == "--version":
+            print("trickle", version())
+        elif args[0].startswith("-"):
+            raise UsageError(f"there is no option {args[0]} here; options of a run go behind "
+                             "run: trickle run [OPTIONS] PROGRAM")
+        else:
+            check_program(args[0])
+            run_program(args[0], args[1:])
+    except UsageError as error:
+        sys.stderr.write(f"trickle: {error}\n")
+        status = EXIT_USAGE
+    sys.exit(status)
