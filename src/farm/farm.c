@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: MIT */
+/* farm.c - life of a farm: its thread, its turns, its end.
+ *
+ * Everything the farm decides happens on its one thread. A turn of its loop handles what came
+ * from sockets and from programs; the prepare handle then runs once before the loop sleeps: it
+ * lets lists take VMs, commits what was recorded in this turn as one group, acknowledges and
+ * delivers it, and sets the one timer to the next thing due. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "farm/farm_impl.h"
+#include "trickle/vm.h"
+
+int waiter_init(struct waiter *w)
+{
+    return sem_init(&w->sem, 0, 0) == 0 ? 0 : TRK_EIO;
+}
+
+void waiter_fini(struct waiter *w)
+{
+    sem_destroy(&w->sem);
+}
+
+void waiter_post(struct waiter *w)
+{
+    sem_post(&w->sem);
+}
+
+int waiter_wait(struct waiter *w, int timeout_ms)
+{
+    int rc;
+
+    if (timeout_ms < 0) {
+        rc = sem_wait(&w->sem);
+    } else {
+        struct timespec at;
+        clock_gettime(CLOCK_MONOTONIC, &at);
+        at.tv_sec += timeout_ms / 1000;
+        at.tv_nsec += (long)(timeout_ms % 1000) * 1000000L;
+        if (at.tv_nsec >= 1000000000L) {
+            at.tv_sec++;
+            at.tv_nsec -= 1000000000L;
+        }
+        rc = sem_clockwait(&w->sem, CLOCK_MONOTONIC, &at);
+    }
+    return rc == 0 ? 0 : TRK_AGAIN;
+}
+
+const char *trk_last_error(void)
+{
+    return fail_text();
+}
+
+bool trk_is_forked(void)
+{
+    return sys_is_forked();
+}
+
+struct trk_farm *farm_ref(struct trk_farm *farm)
+{
+    atomic_fetch_add_explicit(&farm->refs, 1, memory_order_relaxed);
+    return farm;
+}
+
+static void farm_free(struct trk_farm *farm)
+{
+    struct list *node;
+
+    if (farm->loop != NULL) {
+        net_loop_free(farm->loop);
+    }
+    notice_free_all(farm);
+    find_free(farm);
+    while ((node = list_pop_front(&farm->slots)) != NULL) {
+        mem_free(container_of(node, struct slot, node));
+    }
+    pthread_mutex_destroy(&farm->mutex);
+    mem_free(farm->slot_by_number);
+    mem_free(farm->hosts);
+    mem_free(farm->multicast);
+    mem_free(farm);
+}
+
+void farm_unref(struct trk_farm *farm)
+{
+    if (atomic_fetch_sub_explicit(&farm->refs, 1, memory_order_acq_rel) == 1) {
+        farm_free(farm);
+    }
+}
+
+struct trk_farm *trk_farm_ref(struct trk_farm *farm)
+{
+    return farm_ref(farm);
+}
+
+void trk_farm_unref(struct trk_farm *farm)
+{
+    if (farm != NULL && !sys_is_forked()) {
+        farm_unref(farm);
+    }
+}
+
+int farm_usable(struct trk_farm *farm)
+{
+    bool is_closed;
+
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork: only the process that opened the "
+                                 "farm may use it; connect() again is not possible in the child");
+    }
+    pthread_mutex_lock(&farm->mutex);
+    is_closed = farm->is_closed;
+    pthread_mutex_unlock(&farm->mutex);
+    return is_closed ? fail(TRK_ECLOSED, "the farm is closed") : 0;
+}
+
+/* --- turns ----------------------------------------------------------------------------- */
+
+static void on_tick(uv_timer_t *timer)
+{
+    farm_touch(timer->data);
+}
+
+void farm_touch(struct trk_farm *farm)
+{
+    farm->is_dirty = true;
+}
+
+void farm_wake_in(struct trk_farm *farm, uint64_t ms)
+{
+    if (!uv_is_active((uv_handle_t *)&farm->tick) || uv_timer_get_due_in(&farm->tick) > ms) {
+        uv_timer_start(&farm->tick, on_tick, ms, 0);
+        farm->tick.data = farm;
+    }
+}
+
+static void close_check(struct trk_farm *farm);
+
+static void on_prepare(uv_prepare_t *prepare)
+{
+    struct trk_farm *farm = prepare->data;
+
+    if (farm->is_dirty) {
+        farm->is_dirty = false;
+        lease_check_down(farm);
+        if (farm->is_closing) {
+            close_check(farm);
+        } else {
+            lease_fill(farm);
+            vmlist_check(farm);
+            listing_check(farm);
+            lease_release_unused(farm);
+        }
+    }
+    drive_turn_end(farm);
+}
+
+/* --- opening ----------------------------------------------------------------------------- */
+
+static bool env_is_set(const char *name)
+{
+    const char *value = getenv(name);
+    return value != NULL && value[0] != '\0' && strcmp(value, "0") != 0;
+}
+
+static char *option_or_env(const char *option, const char *name)
+{
+    const char *value = option != NULL ? option : getenv(name);
+    return value != NULL && value[0] != '\0' ? mem_strdup(value) : NULL;
+}
+
+static int make_hello(struct trk_farm *farm, const struct trk_farm_options *opt)
+{
+    struct wire_hello *hello = &farm->hello;
+    const char *program = opt->program != NULL ? opt->program : program_invocation_short_name;
+
+    if (sys_random(hello->job, 16) < 0 || sys_random(hello->incarnation, 16) < 0) {
+        return fail(TRK_EIO, "no random bytes from the operating system");
+    }
+    hello->epoch = 1;
+    hello->pid = (uint32_t)getpid();
+    sys_host_name(hello->host, sizeof(hello->host));
+    strncpy(hello->program, program, sizeof(hello->program) - 1);
+    return 0;
+}
+
+static void open_on_loop(void *arg)
+{
+    struct trk_farm *farm = arg;
+
+    uv_timer_init(net_loop_uv(farm->loop), &farm->tick);
+    uv_prepare_init(net_loop_uv(farm->loop), &farm->prepare);
+    farm->tick.data = farm;
+    farm->prepare.data = farm;
+    uv_prepare_start(&farm->prepare, on_prepare);
+    if (find_open(farm) < 0) {
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
+    }
+}
+
+static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
+{
+    atomic_init(&farm->refs, 1);
+    pthread_mutex_init(&farm->mutex, NULL);
+    list_init(&farm->supervisors);
+    list_init(&farm->slots);
+    list_init(&farm->vmlists);
+    list_init(&farm->listings);
+    list_init(&farm->injections);
+    list_init(&farm->puts);
+    list_init(&farm->works);
+    list_init(&farm->acks);
+    list_init(&farm->notices);
+    farm->lan = opt->lan || env_is_set("TRICKLE_LAN");
+    farm->insecure = opt->insecure || env_is_set("TRICKLE_INSECURE");
+    farm->dead_after_ms = opt->dead_after_ms != 0 ? opt->dead_after_ms : 10000;
+    farm->hosts = option_or_env(opt->hosts, "TRICKLE_HOSTS");
+    farm->multicast = option_or_env(opt->multicast, "TRICKLE_MULTICAST");
+}
+
+int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
+{
+    static const struct trk_farm_options defaults = {.size = sizeof(defaults)};
+    struct trk_farm_options o = defaults;
+    struct trk_farm *farm;
+    char why[256];
+    int rc;
+
+    if (opt != NULL) {
+        if (opt->size > sizeof(o)) {
+            return fail(TRK_EVERSION, "the program was built for a newer Trickle");
+        }
+        memcpy(&o, opt, opt->size);
+    }
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork: start a new process instead");
+    }
+    farm = mem_zalloc(1, sizeof(*farm));
+    if (farm == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    farm_init(farm, &o);
+    rc = sys_runtime_dir(o.runtime_dir, farm->runtime_dir, sizeof(farm->runtime_dir), why,
+                         sizeof(why));
+    if (rc < 0) {
+        fail(rc, "%s", why);
+        goto fail;
+    }
+    if ((rc = make_hello(farm, &o)) < 0 || (rc = net_loop_new(&farm->loop)) < 0 ||
+        (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||
+        (rc = net_loop_start_thread(farm->loop, "trickle-farm")) < 0) {
+        goto fail;
+    }
+    *out = farm;
+    return 0;
+fail:
+    drive_close(farm);
+    farm_unref(farm);
+    return rc;
+}
+
+/* --- closing ----------------------------------------------------------------------------- */
+
+static bool has_open_vms(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        if (container_of(pos, struct slot, node)->vm != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void close_check(struct trk_farm *farm)
+{
+    if (has_open_vms(farm)) {
+        return;
+    }
+    pthread_mutex_lock(&farm->mutex);
+    if (farm->close_waiter != NULL) {
+        waiter_post(farm->close_waiter);
+        farm->close_waiter = NULL;
+    }
+    pthread_mutex_unlock(&farm->mutex);
+}
+
+static void close_begin(void *arg)
+{
+    struct trk_farm *farm = arg;
+    struct list *pos;
+
+    farm->is_closing = true;
+    vmlist_close_all(farm);
+    list_for_each(pos, &farm->slots) {
+        lease_end(container_of(pos, struct slot, node));
+    }
+    farm_touch(farm);
+}
+
+static void close_end(void *arg)
+{
+    struct trk_farm *farm = arg;
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->vm != NULL) {
+            net_session_close(slot->vm->session, false);
+            vm_set_lost(slot->vm, "the program closed its farm");
+            call_fail_all(slot->vm, TRK_ECLOSED);
+            trk_vm_unref(slot->vm);
+            slot->vm = NULL;
+        }
+    }
+    find_close(farm);
+    inject_free_all(farm);
+    drive_close(farm);
+    uv_close((uv_handle_t *)&farm->tick, NULL);
+    uv_close((uv_handle_t *)&farm->prepare, NULL);
+    pthread_mutex_lock(&farm->mutex);
+    if (farm->notice_waiter != NULL) {
+        waiter_post(farm->notice_waiter);
+    }
+    pthread_mutex_unlock(&farm->mutex);
+    net_loop_stop(farm->loop);
+}
+
+void trk_farm_close(struct trk_farm *farm, uint32_t timeout_ms)
+{
+    struct waiter waiter;
+    uint64_t until;
+    int rc = TRK_AGAIN;
+
+    if (farm == NULL || sys_is_forked()) {
+        return; /* after fork nothing is joined or freed */
+    }
+    until = sys_now_ns() + (uint64_t)timeout_ms * 1000000u;
+    if (waiter_init(&waiter) < 0) {
+        return;
+    }
+    pthread_mutex_lock(&farm->mutex);
+    farm->is_closed = true;
+    farm->close_waiter = &waiter;
+    pthread_mutex_unlock(&farm->mutex);
+    if (net_loop_post(farm->loop, close_begin, farm) == 0) {
+        while (rc == TRK_AGAIN && sys_now_ns() < until) {
+            rc = waiter_wait(&waiter, (int)((until - sys_now_ns()) / 1000000u) + 1);
+        }
+    }
+    pthread_mutex_lock(&farm->mutex);
+    farm->close_waiter = NULL;
+    pthread_mutex_unlock(&farm->mutex);
+    waiter_fini(&waiter);
+    if (net_loop_post(farm->loop, close_end, farm) < 0) {
+        log_warn("farm", "the loop had stopped before the farm was closed");
+    }
+    net_loop_join(farm->loop); /* its memory stays until the last object of the farm is freed */
+    pthread_mutex_lock(&farm->mutex);
+    farm->is_stopped = true;
+    pthread_mutex_unlock(&farm->mutex);
+    farm_unref(farm);
+}

@@ -1,0 +1,347 @@
+/* SPDX-License-Identifier: MIT */
+/* farm_impl.h - what the files of src/farm share.
+ *
+ *   find.c   discovery, supervisors, the table of slots     (farm thread)
+ *   lease.c  sessions with VMs; which list gets which VM     (farm thread)
+ *   list.c   connect and lists as the program sees them      (any thread + farm thread)
+ *   call.c   requests and waiting for their answers          (any thread + farm thread)
+ *   inject.c what was injected, replayed to new incarnations (farm thread)
+ *   work.c   the program's side of a stage                   (one calling thread)
+ *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
+ *   notice.c what a person should see                        (any thread)
+ *
+ * Threads: fields marked [f] belong to the farm thread, [m] are under farm->mutex, [c] are
+ * constant after creation. Program threads reach the farm thread by net_loop_post. */
+#ifndef FARM_FARM_IMPL_H
+#define FARM_FARM_IMPL_H
+
+#include <pthread.h>
+#include <semaphore.h>
+#include <stdatomic.h>
+
+#include "base/blob.h"
+#include "base/list.h"
+#include "ckpt/ckpt.h"
+#include "net/loop.h"
+#include "net/session.h"
+#include "sched/sched.h"
+#include "trickle/discovery.h"
+#include "trickle/farm.h"
+#include "trickle/work.h"
+#include "wire/msg.h"
+
+#define FARM_MODULES_MAX 4
+#define FARM_DEATH_WAIT_MS 30 /* after a VM's connection ends: wait so long for its death report */
+#define FARM_QUIET_MS 50      /* LAN discovery ends after so long without a new answer */
+#define FARM_ASK_MAX_MS 250   /* and after this in any case */
+#define FARM_HELLO_MS 60000   /* a VM that is starting answers when its interpreter is up */
+
+/* A thread that waits: posted when something it waits for has changed. On the waiter's stack. */
+struct waiter {
+    sem_t sem;
+};
+int waiter_init(struct waiter *w);
+void waiter_fini(struct waiter *w);
+/* 0: posted; TRK_AGAIN: the timeout passed or a signal came. timeout_ms < 0: no timeout. */
+int waiter_wait(struct waiter *w, int timeout_ms);
+void waiter_post(struct waiter *w);
+
+/* One discovery module at work. */
+struct finder {
+    struct trk_farm *farm;                     /* [c] */
+    const struct trk_discovery_module *module; /* [c] */
+    void *state;                               /* [f] of the module */
+    uv_poll_t poll;                            /* [f] on the module's descriptor */
+    bool has_poll;                             /* [f] poll is initialised */
+};
+
+enum supervisor_state { SUP_CONNECTING, SUP_ANSWERED, SUP_GONE };
+
+/* A supervisor that was found: a watch session, and its VMs. */
+struct supervisor {
+    struct list node; /* farm->supervisors */
+    struct trk_farm *farm;
+    enum supervisor_state state;
+    uint8_t id[16]; /* known from WELCOME on */
+    bool has_id;
+    struct net_session *session; /* one reference while CONNECTING or ANSWERED */
+    char address[TRK_VM_TEXT_MAX];
+};
+
+enum lease_state { LEASE_FREE, LEASE_TRYING, LEASE_HELD };
+
+/* A place for a VM: (supervisor id, index). Lives as long as the farm; its VM comes and goes. */
+struct slot {
+    struct list node;            /* farm->slots */
+    uint32_t number;             /* its number in the scheduler */
+    struct supervisor *sup;      /* [f] who told of it; NULL when that one has gone */
+    struct trk_vm_info info;     /* [f] as the supervisor last said */
+    enum lease_state lease;      /* [f] */
+    struct trk_vm *vm;           /* [m] TRYING, HELD: one reference */
+    bool is_joined;              /* [f] the scheduler knows it */
+    uint32_t refusals;           /* [f] in a row */
+    uint64_t retry_at_ms;        /* [f] not tried again before */
+    uint64_t lease_number;       /* [f] counts the leases held: tells incarnations apart */
+    uint64_t seq_seen, seq_acked; /* [f] RESULT messages of the current lease */
+    struct list ack_node;        /* [f] farm->acks while an ACK is due */
+};
+
+struct trk_vm {
+    atomic_uint refs;
+    struct trk_farm *farm;       /* [c] one reference */
+    struct slot *slot;           /* [c] */
+    struct trk_vm_info info;     /* [c] from WELCOME on */
+    struct net_session *session; /* [c] one reference */
+    atomic_bool is_lost;
+    atomic_bool is_welcome;      /* WELCOME came: info is set */
+    bool is_given_back;          /* [f] BYE was sent: its end is expected */
+    bool is_down;                /* [f] its connection has ended, its death report is waited for */
+    bool has_death;              /* [f] death holds the report */
+    bool is_used;                /* [m] something was asked of it */
+    uint64_t down_at_ms;         /* [f] */
+    struct wire_death death;     /* [f] without output */
+    char reason[256];            /* [m] */
+    struct list calls;           /* [m] outstanding, oldest first */
+    uint32_t next_stream;        /* [m] */
+};
+
+struct trk_call {
+    struct list node;      /* [m] vm->calls */
+    atomic_uint refs;      /* the program's, and the table's while outstanding */
+    struct trk_vm *vm;     /* [c] one reference */
+    uint32_t stream;       /* [c] */
+    atomic_bool is_done;
+    int error;             /* [m] done without an answer */
+    uint64_t done_seq;     /* [m] order of finishing */
+    struct blob *body;     /* [m] REPLY, when done with one */
+    struct trk_reply reply; /* points into body */
+    struct waiter *waiter; /* [m] who waits for it, or NULL */
+};
+
+enum vmlist_state { VMLIST_FINDING, VMLIST_READY, VMLIST_FAILED, VMLIST_CLOSED };
+
+struct vmlist_entry {
+    struct slot *slot;
+    struct trk_vm *vm; /* one reference; what the program sees until the next refresh */
+};
+
+struct trk_vmlist {
+    struct list node;         /* [m] farm->vmlists */
+    atomic_uint refs;         /* the program's, the farm's while not closed, stages' */
+    struct trk_farm *farm;    /* [c] one reference */
+    uint32_t max;             /* [c] 0: all */
+    bool need_all;            /* [c] */
+    uint64_t deadline_ms;     /* [f] loop time */
+    uint32_t wait_ms;         /* [c] */
+    enum vmlist_state state;  /* [m] */
+    char text[512];           /* [m] why it failed */
+    struct slot **slots;      /* [m] written by the farm thread: the slots that serve it */
+    size_t slots_count, slots_cap;
+    struct vmlist_entry *entries; /* [m] as the program sees it */
+    size_t entries_count, entries_cap;
+    struct waiter *waiter;    /* [m] */
+};
+
+/* One injection, remembered. Scope: a list, or one slot. */
+struct injection {
+    struct list node; /* farm->injections, oldest first */
+    struct trk_vmlist *list;
+    struct slot *slot;
+    char *name;
+    struct blob *body; /* REQUEST */
+};
+
+struct notice {
+    struct list node;
+    struct trk_notice n;
+};
+
+/* Elements as they were added: consecutive indices, bytes one after the other. */
+struct block {
+    struct trk_work *work; /* one reference while it is posted */
+    uint64_t first;
+    uint32_t count, cap;
+    uint32_t left;         /* [f] elements not yet recorded; at 0 the bytes are dropped */
+    uint32_t *offsets;     /* count + 1, into bytes */
+    struct blob *bytes;    /* for a large element alone: a whole RUN body (is_run) */
+    bool is_run;
+};
+
+/* Results on their way: a run of one RESULT message. */
+struct parcel {
+    struct list node;       /* farm->puts, then work->ready */
+    struct trk_work *work;  /* one reference */
+    struct blob *body;      /* one reference; the pointers below are into it */
+    const uint8_t *statuses, *sizes, *payloads;
+    uint64_t first;
+    uint32_t count, attempt;
+    uint32_t at;            /* results taken */
+    size_t bytes;           /* of payloads */
+};
+
+/* One stage. [p]: the one program thread that uses it; [w]: under work->mutex. */
+struct trk_work {
+    struct list node;          /* [f] farm->works */
+    atomic_uint refs;
+    struct trk_farm *farm;     /* [c] one reference */
+    pthread_mutex_t mutex;
+    char *name;                /* [c] */
+    struct blob *function;     /* [c] body of STAGE but for the number, see drive.c */
+    struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
+    struct slot **slots;       /* [c] fixed */
+    size_t slots_count;        /* [c] */
+    bool ordered;              /* [c] */
+    uint64_t ahead_elements, ahead_bytes; /* [c] */
+
+    struct block *build;       /* [p] elements added, not handed on yet */
+    uint64_t build_since_ns;   /* [p] when its first element came */
+    uint64_t added, taken;     /* [p] */
+    uint64_t next_index;       /* [p] ordered: the one due */
+    bool is_closed;            /* [p] */
+    bool is_cancelled;         /* [p] */
+    struct parcel *current;    /* [p] being taken */
+    struct parcel **heap;      /* [p] ordered: parcels that came too early */
+    size_t heap_count, heap_cap;
+    atomic_size_t held_bytes;  /* elements not recorded and results not taken */
+
+    struct list ready;         /* [w] parcels for the program */
+    int error;                 /* [w] the work cannot go on */
+    struct waiter *waiter;     /* [w] */
+    struct trk_progress progress; /* [w] */
+
+    uint32_t stage;            /* [f] its number */
+    bool is_open;              /* [f] the scheduler knows it */
+    bool is_dirty;             /* [f] progress is to be copied */
+    struct block *blocks;      /* [f] by first; recorded ones in front are dropped */
+    size_t blocks_head, blocks_count, blocks_cap;
+    uint64_t *opened;          /* [f] by slot number: the lease that was told of the stage */
+    uint32_t opened_cap;       /* [f] */
+};
+
+struct listing; /* one trk_vms_list under way, see list.c */
+
+struct trk_farm {
+    atomic_uint refs;       /* the program's, and one per object that needs it */
+    struct net_loop *loop;  /* [c] until the farm is freed */
+    pthread_mutex_t mutex;
+    bool is_closed;         /* [m] trk_farm_close was called */
+    bool is_stopped;        /* [m] its thread has ended */
+    bool is_closing;        /* [f] */
+    bool insecure, lan;     /* [c] */
+    uint32_t dead_after_ms; /* [c] */
+    char runtime_dir[108];  /* [c] */
+    struct wire_hello hello; /* [c] but for purpose */
+    struct finder finders[FARM_MODULES_MAX]; /* [f] */
+    size_t finders_count;
+    uint64_t asked_at_ms, found_at_ms; /* [f] last question, last new supervisor; 0: never */
+    struct list supervisors; /* [f] */
+    struct list slots;       /* [m] written by the farm thread only */
+    uint32_t slots_count;
+    struct slot **slot_by_number; /* [f] */
+    uint32_t slots_cap;
+    struct list vmlists;     /* [m] */
+    struct list listings;    /* [f] */
+    struct list injections;  /* [f] */
+    struct sched *sched;     /* [f] */
+    struct ckpt *ckpt;       /* [f] */
+    struct list puts;        /* [f] parcels given to ckpt, in order */
+    struct list works;       /* [f] */
+    struct list acks;        /* [f] slots */
+    uint32_t next_stage;     /* [f] */
+    uint64_t done_seq;       /* [m] */
+    struct list notices;     /* [m] */
+    size_t notices_bytes;    /* [m] */
+    uint64_t notices_lost;   /* [m] bytes of output dropped because nobody took them */
+    struct waiter *notice_waiter; /* [m] */
+    uv_timer_t tick;         /* [f] the next thing due */
+    uv_prepare_t prepare;    /* [f] end of a turn: commit, acknowledge */
+    bool is_dirty;           /* [f] lists and connects are to be looked at this turn */
+    uint64_t wake_at_ns;     /* [f] from the scheduler; 0: none */
+    struct waiter *close_waiter; /* [m] */
+    char *hosts, *multicast; /* [c] owned */
+};
+
+/* farm.c */
+struct trk_farm *farm_ref(struct trk_farm *farm);
+void farm_unref(struct trk_farm *farm);
+int farm_usable(struct trk_farm *farm); /* 0, TRK_EFORKED, TRK_ECLOSED (with a sentence) */
+void farm_touch(struct trk_farm *farm); /* [f] look at lists and connects at the end of the turn */
+void farm_wake_in(struct trk_farm *farm, uint64_t ms); /* [f] a turn no later than that */
+
+/* find.c [f] */
+int find_open(struct trk_farm *farm);
+void find_ask(struct trk_farm *farm);
+bool find_is_complete(struct trk_farm *farm); /* all answers are in */
+void find_close(struct trk_farm *farm);
+void find_free(struct trk_farm *farm); /* after the loop has ended */
+struct slot *find_slot_of_vm(struct trk_farm *farm, const uint8_t incarnation[16]);
+
+/* lease.c [f] */
+void lease_fill(struct trk_farm *farm); /* gives lists what they lack, starts leases */
+void lease_release_unused(struct trk_farm *farm); /* gives back what no list wants */
+void lease_end(struct slot *slot);
+void lease_death(struct trk_farm *farm, const struct wire_death *death);
+void lease_check_down(struct trk_farm *farm); /* VMs whose death report did not come */
+bool lease_is_trying(struct trk_farm *farm);
+bool slot_is_usable(struct trk_farm *farm, const struct slot *slot);
+
+/* list.c */
+struct trk_vmlist *vmlist_ref(struct trk_vmlist *list);
+void vmlist_unref(struct trk_vmlist *list);
+bool vmlist_has(const struct trk_vmlist *list, const struct slot *slot);
+int vmlist_add(struct trk_vmlist *list, struct slot *slot);     /* [f] takes the mutex */
+void vmlist_check(struct trk_farm *farm);                       /* [f] ends connects that are done */
+void listing_check(struct trk_farm *farm);                      /* [f] */
+void vmlist_close_all(struct trk_farm *farm);                   /* [f] */
+
+/* call.c */
+void call_on_reply(struct trk_vm *vm, struct wire_message *msg); /* [f] takes the body */
+void call_fail_all(struct trk_vm *vm, int error);                /* [f] */
+struct trk_vm *vm_new(struct trk_farm *farm, struct slot *slot);
+void vm_set_lost(struct trk_vm *vm, const char *reason);         /* any thread */
+/* Sends an encoded REQUEST; out may be NULL. */
+int call_send(struct trk_vm *vm, struct blob *body, struct trk_call **out);
+
+/* inject.c [f] */
+void inject_replay(struct trk_farm *farm, struct slot *slot);
+void inject_replay_list(struct trk_farm *farm, struct slot *slot, struct trk_vmlist *list);
+void inject_forget_list(struct trk_farm *farm, struct trk_vmlist *list);
+void inject_free_all(struct trk_farm *farm);
+
+/* drive.c [f] */
+int drive_open(struct trk_farm *farm);
+void drive_vm_joined(struct slot *slot);
+void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_death *death);
+void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
+void drive_on_message(struct slot *slot, struct wire_message *msg); /* RESULT, RECALLED; takes body */
+void drive_turn_end(struct trk_farm *farm);
+void drive_close(struct trk_farm *farm);
+int drive_open_work(struct trk_work *work);
+int drive_add(struct trk_work *work, struct block *block); /* takes what is in block */
+void drive_close_input(struct trk_work *work);
+void drive_cancel(struct trk_work *work, bool interrupt);
+void drive_forget_work(struct trk_work *work);
+void drive_delivered(struct trk_work *work, uint64_t first, uint64_t count);
+
+/* work.c */
+struct trk_work *work_ref(struct trk_work *work);
+void work_unref(struct trk_work *work);
+void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
+void work_fail(struct trk_work *work, int error);  /* [f] */
+void parcel_free(struct parcel *parcel);
+
+/* block.c [f] */
+void block_fini(struct block *block);
+struct block *block_of(struct trk_work *work, uint64_t index);
+int blocks_put(struct trk_work *work, const struct block *block);
+void blocks_drop(struct trk_work *work, uint64_t first, uint64_t count); /* recorded */
+void blocks_free(struct trk_work *work);
+
+/* notice.c */
+void notice_put(struct trk_farm *farm, enum trk_notice_kind kind, const struct trk_vm *vm,
+                const void *text, size_t size);
+void notice_message(struct trk_farm *farm, enum trk_notice_kind kind, const struct trk_vm *vm,
+                    const char *format, ...) TRK_PRINTF(4, 5);
+void notice_free_all(struct trk_farm *farm);
+
+#endif

@@ -1,0 +1,443 @@
+/* SPDX-License-Identifier: MIT */
+/* find.c - who is there: discovery modules find supervisors, watch sessions tell of their VMs.
+ *
+ * A supervisor's address may be found again and again; there is one session per address, and one
+ * supervisor per id (the same one seen over unix and TCP counts once, the first stays). Slots are
+ * never forgotten while the farm lives, so their numbers can be the scheduler's. All of this is
+ * on the farm thread. */
+#include <arpa/inet.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "discovery/discovery_impl.h"
+#include "farm/farm_impl.h"
+
+static uint64_t now_ms(struct trk_farm *farm)
+{
+    return net_loop_now_ms(farm->loop);
+}
+
+/* --- slots ------------------------------------------------------------------------------- */
+
+static struct slot *slot_find(struct trk_farm *farm, const uint8_t supervisor[16], uint32_t index)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->info.index == index && memcmp(slot->info.supervisor, supervisor, 16) == 0) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+static struct slot *slot_new(struct trk_farm *farm)
+{
+    struct slot *slot = mem_zalloc(1, sizeof(*slot));
+
+    if (slot == NULL) {
+        return NULL;
+    }
+    if (farm->slots_count == farm->slots_cap) {
+        uint32_t cap = farm->slots_cap ? farm->slots_cap * 2 : 64;
+        struct slot **table = mem_realloc(farm->slot_by_number, cap * sizeof(*table));
+        if (table == NULL) {
+            mem_free(slot);
+            return NULL;
+        }
+        farm->slot_by_number = table;
+        farm->slots_cap = cap;
+    }
+    slot->number = farm->slots_count++;
+    list_init(&slot->ack_node);
+    farm->slot_by_number[slot->number] = slot;
+    pthread_mutex_lock(&farm->mutex);
+    list_push_back(&farm->slots, &slot->node);
+    pthread_mutex_unlock(&farm->mutex);
+    return slot;
+}
+
+struct slot *find_slot_of_vm(struct trk_farm *farm, const uint8_t incarnation[16])
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->vm != NULL && slot->vm->is_welcome &&
+            memcmp(slot->vm->info.incarnation, incarnation, 16) == 0) {
+            return slot;
+        }
+    }
+    return NULL;
+}
+
+/* "tcp::4711" means: at the host where its supervisor was reached. */
+static void complete_address(struct trk_vm_info *info, const struct supervisor *sup)
+{
+    char port[32];
+    const char *end;
+
+    if (strncmp(info->address, "tcp::", 5) != 0 || strncmp(sup->address, "tcp:", 4) != 0) {
+        return;
+    }
+    end = strrchr(sup->address, ':');
+    snprintf(port, sizeof(port), "%.30s", info->address + 5);
+    snprintf(info->address, sizeof(info->address), "%.*s:%s", (int)(end - sup->address),
+             sup->address, port);
+}
+
+static void slot_update(struct supervisor *sup, const struct trk_vm_info *info)
+{
+    struct trk_farm *farm = sup->farm;
+    struct slot *slot = slot_find(farm, sup->id, info->index);
+
+    if (slot == NULL && (slot = slot_new(farm)) == NULL) {
+        log_error("farm", "out of memory: VM %u of %s is not used", info->index, sup->address);
+        return;
+    }
+    if (slot->info.state != info->state ||
+        memcmp(slot->info.incarnation, info->incarnation, 16) != 0) {
+        slot->refusals = 0;
+        slot->retry_at_ms = 0;
+    }
+    slot->info = *info;
+    memcpy(slot->info.supervisor, sup->id, 16);
+    complete_address(&slot->info, sup);
+    slot->sup = sup;
+    if (slot->lease == LEASE_TRYING && (info->state == TRK_VM_FAILING ||
+                                        info->state == TRK_VM_STOPPING)) {
+        net_session_close(slot->vm->session, false); /* it will not answer soon */
+    }
+}
+
+/* --- supervisors --------------------------------------------------------------------------- */
+
+static void supervisor_lose(struct supervisor *sup)
+{
+    struct list *pos;
+
+    sup->state = SUP_GONE;
+    list_for_each(pos, &sup->farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->sup == sup) {
+            slot->sup = NULL;
+        }
+    }
+    net_session_unref(sup->session);
+    sup->session = NULL;
+    farm_touch(sup->farm);
+}
+
+/* Another supervisor entry with the same id that has answered. */
+static bool supervisor_is_known(struct supervisor *sup)
+{
+    struct list *pos;
+
+    list_for_each(pos, &sup->farm->supervisors) {
+        struct supervisor *other = container_of(pos, struct supervisor, node);
+        if (other != sup && other->state == SUP_ANSWERED && memcmp(other->id, sup->id, 16) == 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static int supervisor_on_welcome(struct supervisor *sup, struct blob *body)
+{
+    struct wire_welcome welcome;
+    int rc = wire_welcome_decode(&welcome, body);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (!welcome.is_accepted) {
+        notice_message(sup->farm, TRK_NOTICE_MESSAGE, NULL, "%s refused: %s", sup->address,
+                       welcome.reason);
+        return TRK_EDENIED;
+    }
+    memcpy(sup->id, welcome.supervisor, 16);
+    sup->has_id = true;
+    net_session_set_trusted(sup->session);
+    return supervisor_is_known(sup) ? TRK_ECLOSED : 0;
+}
+
+static int supervisor_on_vms(struct supervisor *sup, struct blob *body)
+{
+    struct wire_vms vms;
+    int rc = wire_vms_decode(&vms, body);
+
+    if (rc < 0) {
+        return rc;
+    }
+    for (size_t i = 0; i < vms.count; i++) {
+        slot_update(sup, &vms.infos[i]);
+    }
+    mem_free(vms.infos);
+    sup->state = SUP_ANSWERED;
+    farm_touch(sup->farm);
+    return 0;
+}
+
+static int supervisor_on_output(struct supervisor *sup, struct blob *body)
+{
+    struct wire_output output;
+    struct slot *slot;
+    int rc = wire_output_decode(&output, body);
+
+    if (rc < 0) {
+        return rc;
+    }
+    slot = find_slot_of_vm(sup->farm, output.vm);
+    if (slot != NULL) {
+        notice_put(sup->farm, TRK_NOTICE_OUTPUT, slot->vm, output.text, output.size);
+    } else {
+        /* Its handle has gone already; what it printed is still worth reading. */
+        struct trk_vm late = {.info = {.pid = output.pid, .index = output.index}};
+        notice_put(sup->farm, TRK_NOTICE_OUTPUT, &late, output.text, output.size);
+    }
+    return 0;
+}
+
+static int supervisor_on_death(struct supervisor *sup, struct blob *body)
+{
+    struct wire_death death;
+    int rc = wire_death_decode(&death, body);
+
+    if (rc == 0) {
+        lease_death(sup->farm, &death);
+    }
+    return rc;
+}
+
+static void supervisor_on_message(struct net_session *session, void *user,
+                                  struct wire_message *msg)
+{
+    struct supervisor *sup = user;
+    int rc;
+
+    if (!sup->has_id) {
+        rc = msg->type == WIRE_WELCOME ? supervisor_on_welcome(sup, msg->body) : TRK_ECORRUPT;
+    } else if (msg->type == WIRE_VMS) {
+        rc = supervisor_on_vms(sup, msg->body);
+    } else if (msg->type == WIRE_OUTPUT) {
+        rc = supervisor_on_output(sup, msg->body);
+    } else if (msg->type == WIRE_DEATH) {
+        rc = supervisor_on_death(sup, msg->body);
+    } else {
+        rc = TRK_ECORRUPT;
+    }
+    blob_unref(msg->body);
+    if (rc < 0) {
+        if (rc == TRK_ECORRUPT) {
+            log_warn("farm", "%s sent a damaged %s", sup->address, wire_type_name(msg->type));
+            net_count_drop();
+        }
+        net_session_close(session, false);
+    }
+}
+
+static void supervisor_on_close(struct net_session *session, void *user, int error,
+                                const char *why)
+{
+    struct supervisor *sup = user;
+
+    if (error < 0 && sup->state == SUP_CONNECTING) {
+        log_info("farm", "supervisor at %s: %s", sup->address, why);
+        if (error == TRK_EVERSION || error == TRK_EDENIED) {
+            notice_message(sup->farm, TRK_NOTICE_MESSAGE, NULL, "VMs at %s cannot be used: %s",
+                           sup->address, why);
+        }
+    }
+    supervisor_lose(sup);
+}
+
+static const struct net_session_ops supervisor_ops = {
+    .on_message = supervisor_on_message,
+    .on_close = supervisor_on_close,
+};
+
+static void supervisor_connect(struct supervisor *sup)
+{
+    struct trk_farm *farm = sup->farm;
+    struct net_session_options opt = {.ops = &supervisor_ops, .user = sup,
+                                      .dead_ms = farm->dead_after_ms};
+    struct wire_hello hello = farm->hello;
+    struct blob *body;
+
+    sup->state = SUP_GONE;
+    sup->has_id = false;
+    if (net_session_connect(farm->loop, sup->address, &opt, &sup->session) < 0) {
+        log_info("farm", "supervisor at %s: %s", sup->address, fail_text());
+        sup->session = NULL;
+        return;
+    }
+    sup->state = SUP_CONNECTING;
+    hello.purpose = WIRE_PURPOSE_WATCH;
+    body = wire_hello_encode(&hello);
+    if (body == NULL || net_session_send(sup->session, WIRE_HELLO, 0, body) < 0) {
+        net_session_close(sup->session, false);
+    }
+}
+
+static bool address_is_loopback(const char *address)
+{
+    return strncmp(address, "tcp:127.", 8) == 0 || strncmp(address, "tcp:[::1]", 9) == 0;
+}
+
+static void on_found(void *ctx, const char *address)
+{
+    struct finder *finder = ctx;
+    struct trk_farm *farm = finder->farm;
+    struct supervisor *sup;
+    struct list *pos;
+
+    list_for_each(pos, &farm->supervisors) {
+        sup = container_of(pos, struct supervisor, node);
+        if (strcmp(sup->address, address) == 0) {
+            if (sup->state == SUP_GONE) {
+                farm->found_at_ms = now_ms(farm);
+                supervisor_connect(sup);
+            }
+            return;
+        }
+    }
+    if (strncmp(address, "tcp:", 4) == 0 && !address_is_loopback(address) && !farm->insecure) {
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "VMs at %s are not used: connections to "
+                       "other machines are not encrypted yet; --insecure allows them", address);
+        return;
+    }
+    sup = mem_zalloc(1, sizeof(*sup));
+    if (sup == NULL || strlen(address) >= sizeof(sup->address)) {
+        mem_free(sup);
+        return; /* no real address is that long */
+    }
+    memcpy(sup->address, address, strlen(address) + 1);
+    sup->farm = farm;
+    list_push_back(&farm->supervisors, &sup->node);
+    farm->found_at_ms = now_ms(farm);
+    supervisor_connect(sup);
+    farm_touch(farm);
+}
+
+/* --- discovery modules --------------------------------------------------------------------- */
+
+static void on_readable(uv_poll_t *poll, int status, int events)
+{
+    struct finder *finder = poll->data;
+
+    finder->module->process(finder->state);
+    farm_touch(finder->farm);
+}
+
+static int finder_open(struct trk_farm *farm, const struct trk_discovery_module *module)
+{
+    struct trk_discovery_config config = {.runtime_dir = farm->runtime_dir, .hosts = farm->hosts,
+                                          .multicast = farm->multicast};
+    struct finder *finder = &farm->finders[farm->finders_count];
+    struct trk_discovery_sink sink = {.ctx = finder, .found = on_found};
+    int rc, fd;
+
+    finder->farm = farm;
+    finder->module = module;
+    rc = module->open(&config, &sink, &finder->state);
+    if (rc < 0) {
+        return rc;
+    }
+    farm->finders_count++;
+    fd = module->fd(finder->state);
+    if (fd >= 0 && uv_poll_init(net_loop_uv(farm->loop), &finder->poll, fd) == 0) {
+        finder->poll.data = finder;
+        finder->has_poll = true;
+        uv_poll_start(&finder->poll, UV_READABLE, on_readable);
+    }
+    return 0;
+}
+
+int find_open(struct trk_farm *farm)
+{
+    int rc = finder_open(farm, &discovery_local);
+
+    if (rc == 0 && farm->lan) {
+        rc = finder_open(farm, &discovery_multicast);
+    }
+    if (rc == 0 && farm->hosts != NULL) {
+        rc = finder_open(farm, &discovery_hosts);
+    }
+    return rc;
+}
+
+void find_ask(struct trk_farm *farm)
+{
+    farm->asked_at_ms = farm->found_at_ms = now_ms(farm);
+    for (size_t i = 0; i < farm->finders_count; i++) {
+        struct finder *finder = &farm->finders[i];
+        if (finder->module->ask(finder->state) < 0) {
+            log_warn("farm", "discovery %s: %s", finder->module->name, fail_text());
+        }
+    }
+    farm_touch(farm);
+}
+
+static bool is_quiet(struct trk_farm *farm)
+{
+    uint64_t now = now_ms(farm);
+
+    for (size_t i = 0; i < farm->finders_count; i++) {
+        if (!farm->finders[i].module->is_immediate) {
+            if (now >= farm->found_at_ms + FARM_QUIET_MS ||
+                now >= farm->asked_at_ms + FARM_ASK_MAX_MS) {
+                return true;
+            }
+            farm_wake_in(farm, farm->found_at_ms + FARM_QUIET_MS - now);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool find_is_complete(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->supervisors) {
+        if (container_of(pos, struct supervisor, node)->state == SUP_CONNECTING) {
+            return false;
+        }
+    }
+    return is_quiet(farm);
+}
+
+void find_close(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    for (size_t i = 0; i < farm->finders_count; i++) {
+        struct finder *finder = &farm->finders[i];
+        if (finder->has_poll) {
+            uv_close((uv_handle_t *)&finder->poll, NULL);
+        }
+        finder->module->close(finder->state);
+    }
+    farm->finders_count = 0;
+    list_for_each(pos, &farm->supervisors) {
+        struct supervisor *sup = container_of(pos, struct supervisor, node);
+        if (sup->session != NULL) {
+            net_session_close(sup->session, false); /* the memory waits for on_close: find_free */
+        }
+    }
+}
+
+void find_free(struct trk_farm *farm)
+{
+    struct list *node;
+
+    while ((node = list_pop_front(&farm->supervisors)) != NULL) {
+        struct supervisor *sup = container_of(node, struct supervisor, node);
+        net_session_unref(sup->session);
+        mem_free(sup);
+    }
+}

@@ -1,0 +1,395 @@
+/* SPDX-License-Identifier: MIT */
+/* lease.c - leases on VMs: asking for them, holding, losing and giving them back.
+ *
+ *   FREE --lease_start--> TRYING --WELCOME--> HELD --end of connection, death report--> FREE
+ *                           +----- refused, closed ----------------------------------> FREE
+ *
+ * A VM is lost when its connection ends. Its supervisor, when there is one, says within
+ * milliseconds how the process died and what it was running; that report is waited for
+ * FARM_DEATH_WAIT_MS, so that the loss has its cause from the start. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "farm/farm_impl.h"
+
+bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
+{
+    if (slot->sup == NULL || slot->refusals > 5) {
+        return false;
+    }
+    return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
+}
+
+bool lease_is_trying(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        if (container_of(pos, struct slot, node)->lease == LEASE_TRYING) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* --- the end of a lease --------------------------------------------------------------------- */
+
+static void describe_death(const struct trk_vm *vm, char *text, size_t size)
+{
+    const struct wire_death *d = &vm->death;
+    char what[96], where[96] = "";
+
+    if (!vm->has_death) {
+        snprintf(text, size, "its connection ended");
+        return;
+    }
+    if (d->signal != 0) {
+        const char *name = sigabbrev_np(d->signal);
+        snprintf(what, sizeof(what), "killed by SIG%s", name != NULL ? name : "?");
+    } else {
+        snprintf(what, sizeof(what), "its process ended with status %d", d->exit_status);
+    }
+    if (d->has_element) {
+        snprintf(where, sizeof(where), " while running element %llu",
+                 (unsigned long long)d->index_of_element);
+    }
+    snprintf(text, size, "%s%s, having used %llu MB at most", what, where,
+             (unsigned long long)(d->rss_max_bytes >> 20));
+}
+
+/* An element's own doing: a signal of its own, or an end of the process it asked for. */
+static enum sched_cause cause_of(const struct trk_vm *vm)
+{
+    if (!vm->has_death) {
+        return SCHED_CAUSE_LOSS;
+    }
+    if (vm->death.is_expected) {
+        return SCHED_CAUSE_EXPECTED;
+    }
+    switch (vm->death.signal) {
+    case 0:
+    case SIGSEGV:
+    case SIGBUS:
+    case SIGILL:
+    case SIGFPE:
+    case SIGABRT:
+    case SIGSYS:
+    case SIGXCPU:
+        return vm->death.has_element ? SCHED_CAUSE_OWN : SCHED_CAUSE_LOSS;
+    default:
+        return SCHED_CAUSE_LOSS;
+    }
+}
+
+/* All is known that will be: let the handle go, tell the scheduler. */
+static void finish_loss(struct slot *slot)
+{
+    struct trk_vm *vm = slot->vm;
+    struct trk_farm *farm = vm->farm;
+    char reason[256];
+
+    if (vm->is_given_back) {
+        snprintf(reason, sizeof(reason), "it was given back");
+    } else {
+        describe_death(vm, reason, sizeof(reason));
+    }
+    vm_set_lost(vm, reason);
+    if (slot->is_joined) {
+        drive_vm_lost(slot, cause_of(vm), vm->has_death ? &vm->death : NULL);
+        slot->is_joined = false;
+    }
+    if (!vm->is_given_back) {
+        log_info("farm", "VM %u (pid %u) is lost: %s", vm->info.index, vm->info.pid, reason);
+        if (!vm->has_death || !vm->death.is_expected) {
+            notice_message(farm, TRK_NOTICE_VM_LOST, vm, "%s", reason);
+        }
+    }
+    call_fail_all(vm, farm->is_closing ? TRK_ECLOSED : TRK_EVMLOST);
+    pthread_mutex_lock(&farm->mutex);
+    slot->vm = NULL;
+    pthread_mutex_unlock(&farm->mutex);
+    slot->lease = LEASE_FREE;
+    trk_vm_unref(vm);
+    farm_touch(farm);
+}
+
+void lease_check_down(struct trk_farm *farm)
+{
+    uint64_t now = net_loop_now_ms(farm->loop);
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        uint64_t wait = farm->is_closing ? 1000 : FARM_DEATH_WAIT_MS; /* last output, at the end */
+        if (slot->vm == NULL || !slot->vm->is_down) {
+            continue;
+        }
+        if (slot->vm->has_death || slot->sup == NULL || now >= slot->vm->down_at_ms + wait) {
+            finish_loss(slot);
+        } else {
+            farm_wake_in(farm, slot->vm->down_at_ms + wait - now);
+        }
+    }
+}
+
+void lease_death(struct trk_farm *farm, const struct wire_death *death)
+{
+    struct slot *slot = find_slot_of_vm(farm, death->vm);
+
+    if (slot == NULL) {
+        return; /* late: the loss has been dealt with */
+    }
+    slot->vm->has_death = true;
+    slot->vm->death = *death;
+    slot->vm->death.output = NULL;
+    slot->vm->death.output_size = 0;
+    /* Results it sent before its death may still be in the socket: its end comes by on_close. */
+    farm_touch(farm);
+}
+
+/* Gives a VM back, in order. */
+void lease_end(struct slot *slot)
+{
+    if (slot->lease == LEASE_FREE || slot->vm == NULL || slot->vm->is_given_back) {
+        return;
+    }
+    slot->vm->is_given_back = true;
+    if (slot->lease == LEASE_HELD &&
+        net_session_send(slot->vm->session, WIRE_BYE, 0, blob_new(0)) == 0) {
+        return; /* the VM closes when it has noted the end, so that nobody sees a stale state */
+    }
+    net_session_close(slot->vm->session, false);
+}
+
+/* --- sessions with VMs ---------------------------------------------------------------------- */
+
+static void refuse(struct slot *slot, const char *reason)
+{
+    slot->refusals++;
+    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) + 20;
+    log_info("farm", "VM %u at %s: %s", slot->info.index, slot->info.address, reason);
+}
+
+static int on_welcome(struct slot *slot, struct wire_message *msg)
+{
+    struct trk_vm *vm = slot->vm;
+    struct wire_welcome welcome;
+    int rc = msg->type == WIRE_WELCOME ? wire_welcome_decode(&welcome, msg->body) : TRK_ECORRUPT;
+
+    blob_unref(msg->body);
+    if (rc < 0) {
+        return rc;
+    }
+    if (!welcome.is_accepted) {
+        refuse(slot, welcome.reason);
+        return TRK_EDENIED;
+    }
+    vm->is_welcome = true;
+    vm->info = welcome.vm;
+    memcpy(vm->info.supervisor, slot->info.supervisor, 16);
+    vm->info.index = slot->info.index;
+    memcpy(vm->info.address, slot->info.address, sizeof(vm->info.address));
+    slot->info.state = TRK_VM_LEASED;
+    slot->lease = LEASE_HELD;
+    slot->refusals = 0;
+    slot->seq_seen = slot->seq_acked = 0;
+    slot->lease_number++;
+    net_session_set_trusted(vm->session);
+    if (vm->is_given_back) {
+        vm->is_given_back = false; /* BYE could not be sent before the lease was there */
+        lease_end(slot);
+        return 0;
+    }
+    inject_replay(vm->farm, slot);
+    drive_vm_joined(slot);
+    slot->is_joined = true;
+    log_info("farm", "VM %u on %s (pid %u) is ours", vm->info.index, vm->info.host, vm->info.pid);
+    farm_touch(vm->farm);
+    return 0;
+}
+
+static void vm_on_message(struct net_session *session, void *user, struct wire_message *msg)
+{
+    struct trk_vm *vm = user;
+    int rc = 0;
+
+    if (vm->slot->vm != vm) {
+        blob_unref(msg->body); /* of a session that is being closed */
+    } else if (!vm->is_welcome) {
+        rc = on_welcome(vm->slot, msg);
+    } else if (msg->type == WIRE_REPLY) {
+        call_on_reply(vm, msg);
+    } else if (msg->type == WIRE_RESULT || msg->type == WIRE_RECALLED) {
+        drive_on_message(vm->slot, msg);
+    } else {
+        rc = msg->type == WIRE_BYE ? 0 : TRK_ECORRUPT;
+        blob_unref(msg->body);
+    }
+    if (rc < 0) {
+        if (rc == TRK_ECORRUPT) {
+            log_warn("farm", "VM %u sent a damaged %s", vm->slot->info.index,
+                     wire_type_name(msg->type));
+            net_count_drop();
+        }
+        net_session_close(session, false);
+    }
+}
+
+static void vm_on_close(struct net_session *session, void *user, int error, const char *why)
+{
+    struct trk_vm *vm = user;
+    struct slot *slot = vm->slot;
+
+    farm_touch(vm->farm);
+    if (slot->vm == vm && !vm->is_welcome) {
+        if (error < 0 && slot->refusals == 0) {
+            refuse(slot, why);
+        }
+        pthread_mutex_lock(&vm->farm->mutex);
+        slot->vm = NULL;
+        pthread_mutex_unlock(&vm->farm->mutex);
+        slot->lease = LEASE_FREE;
+        trk_vm_unref(vm);
+    } else if (slot->vm == vm) {
+        vm->is_down = true;
+        vm->down_at_ms = net_loop_now_ms(vm->farm->loop);
+        if (vm->is_given_back && !vm->is_used) {
+            vm->down_at_ms = 0; /* its process goes on: there is no death to wait for */
+        }
+        if (vm->is_given_back && !vm->farm->is_closing) {
+            vm->down_at_ms = 0;
+        }
+    }
+    trk_vm_unref(vm); /* the session's */
+}
+
+static const struct net_session_ops vm_ops = {
+    .on_message = vm_on_message,
+    .on_close = vm_on_close,
+};
+
+static void lease_start(struct trk_farm *farm, struct slot *slot)
+{
+    struct trk_vm *vm = vm_new(farm, slot);
+    struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = FARM_HELLO_MS,
+                                      .dead_ms = farm->dead_after_ms};
+    struct wire_hello hello = farm->hello;
+    struct blob *body;
+
+    if (vm == NULL) {
+        return;
+    }
+    if (slot->info.state == TRK_VM_STARTING) {
+        opt.dead_ms = 0; /* silent until its interpreter is up; its supervisor knows if it fails */
+    }
+    if (net_session_connect(farm->loop, slot->info.address, &opt, &vm->session) < 0) {
+        slot->refusals++;
+        slot->retry_at_ms = net_loop_now_ms(farm->loop) + 20;
+        trk_vm_unref(vm);
+        return;
+    }
+    trk_vm_ref(vm); /* the session's, until on_close */
+    pthread_mutex_lock(&farm->mutex);
+    slot->vm = vm;
+    pthread_mutex_unlock(&farm->mutex);
+    slot->lease = LEASE_TRYING;
+    hello.purpose = WIRE_PURPOSE_LEASE;
+    body = wire_hello_encode(&hello);
+    if (body == NULL || net_session_send(vm->session, WIRE_HELLO, 0, body) < 0) {
+        net_session_close(vm->session, false);
+    }
+}
+
+/* --- who gets what --------------------------------------------------------------------------- */
+
+/* How many more VMs the list wants beyond those that serve it now. */
+static uint64_t list_room(const struct trk_vmlist *list)
+{
+    uint64_t live = 0;
+
+    if (list->state != VMLIST_FINDING && list->state != VMLIST_READY) {
+        return 0;
+    }
+    if (list->max == 0) {
+        return UINT32_MAX;
+    }
+    for (size_t i = 0; i < list->slots_count; i++) {
+        live += list->slots[i]->lease == LEASE_HELD && !list->slots[i]->vm->is_down;
+    }
+    return live < list->max ? list->max - live : 0;
+}
+
+/* A list counts a held VM as its own when the slot is in it; hands it over where there is room. */
+static void offer(struct trk_farm *farm, struct slot *slot)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->vmlists) {
+        struct trk_vmlist *list = container_of(pos, struct trk_vmlist, node);
+        if (!vmlist_has(list, slot) && list_room(list) > 0 && vmlist_add(list, slot) == 0) {
+            inject_replay_list(farm, slot, list);
+            drive_slot_in_list(slot, list);
+        }
+    }
+}
+
+void lease_fill(struct trk_farm *farm)
+{
+    uint64_t need = 0, trying = 0, now = net_loop_now_ms(farm->loop);
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        trying += slot->lease == LEASE_TRYING;
+        if (slot->lease == LEASE_HELD && !slot->vm->is_down && !slot->vm->is_given_back) {
+            offer(farm, slot);
+        }
+    }
+    list_for_each(pos, &farm->vmlists) {
+        uint64_t room = list_room(container_of(pos, struct trk_vmlist, node));
+        need = room > need ? room : need;
+    }
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (trying >= need) {
+            return;
+        }
+        if (slot->lease != LEASE_FREE || !slot_is_usable(farm, slot)) {
+            continue;
+        }
+        if (slot->retry_at_ms > now) {
+            farm_wake_in(farm, slot->retry_at_ms - now);
+            continue;
+        }
+        lease_start(farm, slot);
+        trying += slot->lease == LEASE_TRYING;
+    }
+}
+
+static bool is_wanted(struct trk_farm *farm, struct slot *slot)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->vmlists) {
+        if (vmlist_has(container_of(pos, struct trk_vmlist, node), slot)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void lease_release_unused(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->lease == LEASE_HELD && !is_wanted(farm, slot)) {
+            lease_end(slot);
+        }
+    }
+}

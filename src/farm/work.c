@@ -1,0 +1,595 @@
+/* SPDX-License-Identifier: MIT */
+/* work.c - the program's side of a stage: elements in, results out.
+ *
+ * Elements are gathered in blocks (a post per element would cost more than the element), results
+ * come as parcels. The window - elements added and not taken, bytes held on their behalf - is
+ * kept here, by the one thread that uses the work; nothing on the farm thread ever waits for it. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/fail.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "farm/farm_impl.h"
+
+#define BLOCK_ELEMENTS 1024u
+#define BLOCK_BYTES ((size_t)64 << 10)
+#define BLOCK_AGE_NS 1000000u      /* a slow iterable's elements are handed on after 1 ms */
+#define LARGE_BYTES ((size_t)32 << 10) /* from here an element goes alone, as a ready RUN body */
+
+struct trk_work *work_ref(struct trk_work *work)
+{
+    atomic_fetch_add_explicit(&work->refs, 1, memory_order_relaxed);
+    return work;
+}
+
+static void block_free(struct block *block)
+{
+    if (block != NULL) {
+        block_fini(block);
+        mem_free(block);
+    }
+}
+
+void work_unref(struct trk_work *work)
+{
+    struct list *node;
+
+    if (atomic_fetch_sub_explicit(&work->refs, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    while ((node = list_pop_front(&work->ready)) != NULL) {
+        struct parcel *parcel = container_of(node, struct parcel, node);
+        parcel->work = NULL;
+        parcel_free(parcel);
+    }
+    block_free(work->build);
+    blocks_free(work);
+    vmlist_unref(work->list);
+    blob_unref(work->function);
+    pthread_mutex_destroy(&work->mutex);
+    farm_unref(work->farm);
+    mem_free(work->opened);
+    mem_free(work->slots);
+    mem_free(work->heap);
+    mem_free(work->name);
+    mem_free(work);
+}
+
+void parcel_free(struct parcel *parcel)
+{
+    blob_unref(parcel->body);
+    if (parcel->work != NULL) {
+        work_unref(parcel->work);
+    }
+    mem_free(parcel);
+}
+
+void work_put(struct parcel *parcel)
+{
+    struct trk_work *work = parcel->work;
+
+    parcel->work = NULL; /* the queue's parcels hold no reference: no circle */
+    atomic_fetch_add(&work->held_bytes, parcel->bytes);
+    pthread_mutex_lock(&work->mutex);
+    list_push_back(&work->ready, &parcel->node);
+    if (work->waiter != NULL) {
+        waiter_post(work->waiter);
+        work->waiter = NULL;
+    }
+    pthread_mutex_unlock(&work->mutex);
+    work_unref(work);
+}
+
+void work_fail(struct trk_work *work, int error)
+{
+    pthread_mutex_lock(&work->mutex);
+    if (work->error == 0) {
+        work->error = error;
+    }
+    if (work->waiter != NULL) {
+        waiter_post(work->waiter);
+        work->waiter = NULL;
+    }
+    pthread_mutex_unlock(&work->mutex);
+}
+
+/* --- opening ------------------------------------------------------------------------------- */
+
+static void open_on_loop(void *arg)
+{
+    struct trk_work *work = arg;
+    int rc = work->farm->is_closing ? TRK_ECLOSED : drive_open_work(work);
+
+    if (rc < 0) {
+        work_fail(work, rc);
+    }
+    work_unref(work);
+}
+
+static int copy_slots(struct trk_work *work, const struct trk_work_options *opt)
+{
+    if (opt->list != NULL) {
+        work->list = vmlist_ref(opt->list);
+        return 0;
+    }
+    work->slots = mem_zalloc(opt->vms_count > 0 ? opt->vms_count : 1, sizeof(struct slot *));
+    if (work->slots == NULL) {
+        return TRK_ENOMEM;
+    }
+    for (size_t i = 0; i < opt->vms_count; i++) {
+        if (opt->vms[i]->farm != work->farm) {
+            return TRK_EINVAL;
+        }
+        work->slots[work->slots_count++] = opt->vms[i]->slot;
+    }
+    return 0;
+}
+
+static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_options *opt)
+{
+    struct trk_work *work = mem_zalloc(1, sizeof(*work));
+
+    if (work == NULL) {
+        return NULL;
+    }
+    atomic_init(&work->refs, 1);
+    work->farm = farm_ref(farm);
+    pthread_mutex_init(&work->mutex, NULL);
+    list_init(&work->node);
+    list_init(&work->ready);
+    work->ordered = opt->ordered;
+    work->ahead_elements = opt->ahead_elements != 0 ? opt->ahead_elements : 100000;
+    work->ahead_bytes = opt->ahead_bytes != 0 ? opt->ahead_bytes : (uint64_t)256 << 20;
+    work->name = mem_strdup(opt->name != NULL ? opt->name : "work");
+    work->function = blob_dup(opt->function, opt->function_size);
+    if (work->name == NULL || work->function == NULL) {
+        work_unref(work);
+        return NULL;
+    }
+    return work;
+}
+
+int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, struct trk_work **out)
+{
+    struct trk_work *work;
+    int rc = farm_usable(farm);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (opt->size != sizeof(*opt)) {
+        return fail(TRK_EVERSION, "the program was built for another Trickle");
+    }
+    if (opt->list == NULL && opt->vms_count == 0) {
+        return fail(TRK_EINVAL, "no VMs to run on: connect() gives some");
+    }
+    if (opt->function_size > TRK_ELEMENT_BYTES_MAX) {
+        return fail(TRK_ETOOBIG, "the function is %s", trk_strerror(TRK_ETOOBIG));
+    }
+    work = work_new(farm, opt);
+    if (work == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    rc = copy_slots(work, opt);
+    if (rc == 0) {
+        rc = net_loop_post(farm->loop, open_on_loop, work_ref(work));
+        if (rc < 0) {
+            work_unref(work);
+        }
+    }
+    if (rc < 0) {
+        work_unref(work);
+        return fail(rc, rc == TRK_EINVAL ? "a VM of another farm" : "%s", trk_strerror(rc));
+    }
+    *out = work;
+    return 0;
+}
+
+/* --- adding ---------------------------------------------------------------------------------- */
+
+static void add_on_loop(void *arg)
+{
+    struct block *block = arg;
+    struct trk_work *work = block->work;
+    size_t size = block->bytes->size;
+    int rc = drive_add(work, block);
+
+    if (rc < 0) {
+        atomic_fetch_sub(&work->held_bytes, size);
+        work_fail(work, rc);
+    }
+    mem_free(block);
+    work_unref(work);
+}
+
+static void close_on_loop(void *arg)
+{
+    struct trk_work *work = arg;
+
+    drive_close_input(work);
+    work_unref(work);
+}
+
+static int post_block(struct trk_work *work, struct block *block)
+{
+    int rc;
+
+    block->left = block->count;
+    block->work = work_ref(work);
+    rc = net_loop_post(work->farm->loop, add_on_loop, block);
+    if (rc < 0) {
+        work_unref(work);
+        block_free(block);
+        return fail(rc, "the farm is closed");
+    }
+    return 0;
+}
+
+int trk_work_flush(struct trk_work *work)
+{
+    struct block *block = work->build;
+
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork");
+    }
+    if (block == NULL) {
+        return 0;
+    }
+    work->build = NULL;
+    return post_block(work, block);
+}
+
+static struct block *block_new(uint64_t first, uint32_t cap, size_t bytes)
+{
+    struct block *block = mem_zalloc(1, sizeof(*block));
+
+    if (block == NULL) {
+        return NULL;
+    }
+    block->first = first;
+    block->cap = cap;
+    block->offsets = mem_alloc(((size_t)cap + 1) * sizeof(uint32_t));
+    block->bytes = blob_new(bytes);
+    if (block->offsets == NULL || block->bytes == NULL) {
+        block_free(block);
+        return NULL;
+    }
+    block->offsets[0] = 0;
+    return block;
+}
+
+static int add_large(struct trk_work *work, const void *element, size_t size)
+{
+    struct wire_part part = {element, size};
+    struct block *block;
+    int rc = trk_work_flush(work);
+
+    if (rc < 0) {
+        return rc;
+    }
+    block = block_new(work->added, 1, 0);
+    if (block == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    blob_unref(block->bytes);
+    block->bytes = wire_run_encode(0, 0, work->added, &part, 1);
+    if (block->bytes == NULL) {
+        block_free(block);
+        return fail(TRK_ENOMEM, "out of memory for an element of %zu bytes", size);
+    }
+    block->is_run = true;
+    block->count = 1;
+    work->added++;
+    atomic_fetch_add(&work->held_bytes, block->bytes->size);
+    return post_block(work, block);
+}
+
+static int add_small(struct trk_work *work, const void *element, size_t size)
+{
+    struct block *block = work->build;
+    uint64_t now = sys_now_ns();
+    int rc;
+
+    if (block != NULL && block->bytes->size + size > block->bytes->cap) {
+        if ((rc = trk_work_flush(work)) < 0) {
+            return rc;
+        }
+        block = NULL;
+    }
+    if (block == NULL) {
+        block = block_new(work->added, BLOCK_ELEMENTS, BLOCK_BYTES);
+        if (block == NULL) {
+            return fail(TRK_ENOMEM, "out of memory");
+        }
+        work->build = block;
+        work->build_since_ns = now;
+    }
+    memcpy(block->bytes->data + block->bytes->size, element, size);
+    block->bytes->size += size;
+    block->offsets[++block->count] = (uint32_t)block->bytes->size;
+    work->added++;
+    atomic_fetch_add_explicit(&work->held_bytes, size, memory_order_relaxed);
+    if (block->count == block->cap || now - work->build_since_ns > BLOCK_AGE_NS) {
+        return trk_work_flush(work);
+    }
+    return 0;
+}
+
+int trk_work_add(struct trk_work *work, const void *element, size_t size)
+{
+    uint64_t open = work->added - work->taken;
+
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork");
+    }
+    if (work->is_closed) {
+        return fail(TRK_ECLOSED, "elements were added after the end of the work list");
+    }
+    if (work->is_cancelled) {
+        return fail(TRK_ECANCELLED, "the work was cancelled");
+    }
+    if (size > TRK_ELEMENT_BYTES_MAX) {
+        return fail(TRK_ETOOBIG, "element %llu has %zu bytes: %s",
+                    (unsigned long long)work->added, size, trk_strerror(TRK_ETOOBIG));
+    }
+    if (open > 0 && (open >= work->ahead_elements ||
+                     atomic_load_explicit(&work->held_bytes, memory_order_relaxed) + size >
+                         work->ahead_bytes)) {
+        return TRK_FULL;
+    }
+    return size >= LARGE_BYTES ? add_large(work, element, size) : add_small(work, element, size);
+}
+
+int trk_work_close(struct trk_work *work)
+{
+    int rc = trk_work_flush(work);
+
+    if (rc < 0 || work->is_closed) {
+        return rc;
+    }
+    work->is_closed = true;
+    rc = net_loop_post(work->farm->loop, close_on_loop, work_ref(work));
+    if (rc < 0) {
+        work_unref(work);
+        return fail(rc, "the farm is closed");
+    }
+    return 0;
+}
+
+/* --- taking ------------------------------------------------------------------------------------ */
+
+/* What the program has taken, on its way to the scheduler. */
+struct taken {
+    struct trk_work *work;
+    uint64_t first, count;
+};
+
+static void taken_on_loop(void *arg)
+{
+    struct taken *taken = arg;
+
+    drive_delivered(taken->work, taken->first, taken->count);
+    work_unref(taken->work);
+    mem_free(taken);
+}
+
+static int finish_current(struct trk_work *work)
+{
+    struct parcel *parcel = work->current;
+    struct taken *taken = mem_alloc(sizeof(*taken));
+    int rc = TRK_ENOMEM;
+
+    if (taken != NULL) {
+        *taken = (struct taken){work_ref(work), parcel->first, parcel->count};
+        rc = net_loop_post(work->farm->loop, taken_on_loop, taken);
+        if (rc < 0) {
+            work_unref(work);
+            mem_free(taken);
+        }
+    }
+    work->current = NULL;
+    atomic_fetch_sub(&work->held_bytes, parcel->bytes);
+    parcel_free(parcel);
+    return rc == TRK_ENOMEM ? fail(rc, "out of memory") : 0; /* a closed farm has no use for it */
+}
+
+static int heap_push(struct trk_work *work, struct parcel *parcel)
+{
+    size_t i = work->heap_count;
+
+    if (i == work->heap_cap) {
+        size_t cap = work->heap_cap ? work->heap_cap * 2 : 64;
+        struct parcel **heap = mem_realloc(work->heap, cap * sizeof(struct parcel *));
+        if (heap == NULL) {
+            return fail(TRK_ENOMEM, "out of memory");
+        }
+        work->heap = heap;
+        work->heap_cap = cap;
+    }
+    work->heap_count++;
+    for (; i > 0 && work->heap[(i - 1) / 2]->first > parcel->first; i = (i - 1) / 2) {
+        work->heap[i] = work->heap[(i - 1) / 2];
+    }
+    work->heap[i] = parcel;
+    return 0;
+}
+
+static struct parcel *heap_pop(struct trk_work *work)
+{
+    struct parcel *top = work->heap[0];
+    struct parcel *last = work->heap[--work->heap_count];
+    size_t i = 0, n = work->heap_count;
+
+    for (;;) {
+        size_t child = 2 * i + 1;
+        if (child + 1 < n && work->heap[child + 1]->first < work->heap[child]->first) {
+            child++;
+        }
+        if (child >= n || work->heap[child]->first >= last->first) {
+            break;
+        }
+        work->heap[i] = work->heap[child];
+        i = child;
+    }
+    if (n > 0) {
+        work->heap[i] = last;
+    }
+    return top;
+}
+
+/* Takes the next parcel that is due from what has come. */
+static int take_ready(struct trk_work *work)
+{
+    struct list *node;
+    int rc = 0;
+
+    pthread_mutex_lock(&work->mutex);
+    do {
+        node = list_pop_front(&work->ready);
+        if (node != NULL && work->ordered) {
+            rc = heap_push(work, container_of(node, struct parcel, node));
+            if (rc < 0) {
+                list_push_front(&work->ready, node);
+            }
+        } else if (node != NULL) {
+            work->current = container_of(node, struct parcel, node);
+        }
+    } while (rc == 0 && node != NULL && work->ordered);
+    if (rc == 0 && work->error < 0 && work->current == NULL) {
+        rc = work->error;
+    }
+    pthread_mutex_unlock(&work->mutex);
+    if (work->ordered && work->heap_count > 0 && work->heap[0]->first == work->next_index) {
+        work->current = heap_pop(work);
+        work->next_index += work->current->count;
+        rc = 0;
+    }
+    return rc;
+}
+
+static void wait_ready(struct trk_work *work, int timeout_ms)
+{
+    struct waiter waiter;
+
+    if (waiter_init(&waiter) < 0) {
+        return;
+    }
+    pthread_mutex_lock(&work->mutex);
+    if (list_is_empty(&work->ready) && work->error == 0) {
+        work->waiter = &waiter;
+        pthread_mutex_unlock(&work->mutex);
+        waiter_wait(&waiter, timeout_ms);
+        pthread_mutex_lock(&work->mutex);
+        work->waiter = NULL;
+    }
+    pthread_mutex_unlock(&work->mutex);
+    waiter_fini(&waiter);
+}
+
+static void take_one(struct trk_work *work, struct trk_result *out)
+{
+    struct parcel *p = work->current;
+    uint32_t size = le_load_u32(p->sizes + (size_t)p->at * 4);
+
+    *out = (struct trk_result){.index = p->first + p->at, .status = p->statuses[p->at],
+                               .payload = p->payloads, .size = size, .attempts = p->attempt};
+    p->payloads += size;
+    p->at++;
+    work->taken++;
+}
+
+static int work_error(struct trk_work *work, int error)
+{
+    return fail(error, "the work cannot go on: %s", trk_strerror(error));
+}
+
+int trk_work_next(struct trk_work *work, int timeout_ms, struct trk_result *out)
+{
+    int rc = 0;
+
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork");
+    }
+    for (bool has_waited = false;; has_waited = true) {
+        if (work->current != NULL && work->current->at == work->current->count) {
+            rc = finish_current(work);
+        }
+        if (rc < 0 || work->is_cancelled || (work->is_closed && work->taken == work->added)) {
+            return rc < 0 ? rc : TRK_END;
+        }
+        if (work->current == NULL && (rc = take_ready(work)) < 0) {
+            return work_error(work, rc);
+        }
+        if (work->current != NULL) {
+            take_one(work, out);
+            return 0;
+        }
+        if (has_waited || timeout_ms == 0) {
+            return TRK_AGAIN;
+        }
+        if ((rc = trk_work_flush(work)) < 0) {
+            return rc;
+        }
+        wait_ready(work, timeout_ms);
+    }
+}
+
+void trk_work_progress(struct trk_work *work, struct trk_progress *out)
+{
+    pthread_mutex_lock(&work->mutex);
+    *out = work->progress;
+    pthread_mutex_unlock(&work->mutex);
+    out->added = work->added;
+    out->is_closed = work->is_closed;
+}
+
+/* --- ending ------------------------------------------------------------------------------------ */
+
+static void cancel_on_loop(void *arg)
+{
+    drive_cancel(arg, false);
+    work_unref(arg);
+}
+
+static void interrupt_on_loop(void *arg)
+{
+    drive_cancel(arg, true);
+    work_unref(arg);
+}
+
+static void free_on_loop(void *arg)
+{
+    drive_forget_work(arg);
+    work_unref(arg);
+}
+
+void trk_work_cancel(struct trk_work *work, bool interrupt)
+{
+    if (sys_is_forked() || work->is_cancelled) {
+        return;
+    }
+    work->is_cancelled = true;
+    if (net_loop_post(work->farm->loop, interrupt ? interrupt_on_loop : cancel_on_loop,
+                      work_ref(work)) < 0) {
+        work_unref(work);
+    }
+}
+
+void trk_work_free(struct trk_work *work)
+{
+    if (work == NULL || sys_is_forked()) {
+        return;
+    }
+    while (work->heap_count > 0) {
+        parcel_free(heap_pop(work));
+    }
+    if (work->current != NULL) {
+        parcel_free(work->current);
+        work->current = NULL;
+    }
+    if (net_loop_post(work->farm->loop, free_on_loop, work) < 0) {
+        work_unref(work); /* the farm has ended; it let go of the work itself */
+    }
+}
