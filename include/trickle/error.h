@@ -48,7 +48,7 @@ enum trk_error {
 
 /* Answers, not errors. */
 enum trk_answer {
-    TRK_AGAIN = 1, /* nothing yet: the timeout passed or a signal came; look at signals, call again */
+    TRK_AGAIN = 1, /* the timeout passed or a signal came: look at signals, call again */
     TRK_END = 2,   /* there will be no more */
     TRK_FULL = 3,  /* no room now: take results first, then offer the same element again */
 };

@@ -46,6 +46,10 @@ TRK_API TRK_MUST_USE int trk_farm_new(struct trk_farm **out, const struct trk_fa
  * output has arrived, stops the thread, frees the farm. Outstanding calls fail with
  * TRK_ECLOSED; vm, call, vmlist and work objects stay valid until their own free. */
 TRK_API void trk_farm_close(struct trk_farm *farm, uint32_t timeout_ms);
+/* A second reference, for a thread that takes notices while another closes the farm: from
+ * trk_farm_close on only trk_farm_notice may be called with it, until TRK_ECLOSED. */
+TRK_API struct trk_farm *trk_farm_ref(struct trk_farm *farm);
+TRK_API void trk_farm_unref(struct trk_farm *farm); /* never blocks */
 
 /* A sentence about what went wrong last on this thread in a call on any farm object, to be
  * shown to a person after a negative return. Valid until the thread's next Trickle call. */
@@ -172,7 +176,7 @@ TRK_API TRK_MUST_USE int trk_call_wait(struct trk_call *call, int timeout_ms,
 TRK_API TRK_MUST_USE int trk_call_wait_any(struct trk_call *const *calls, size_t n,
                                            int timeout_ms, size_t *which);
 TRK_API bool trk_call_is_done(const struct trk_call *call);
-TRK_API void trk_call_free(struct trk_call *call); /* NULL is fine; an answer still due is dropped */
+TRK_API void trk_call_free(struct trk_call *call); /* NULL is fine; an answer due is dropped */
 
 /* --- notices ------------------------------------------------------------------------- */
 

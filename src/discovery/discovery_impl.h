@@ -5,10 +5,12 @@
 
 #include "trickle/discovery.h"
 
-extern const struct trk_discovery_module discovery_local;     /* s-*.sock in the runtime dir; stale
-                                                                 ones are removed; watches with inotify */
-extern const struct trk_discovery_module discovery_multicast; /* UDP, TTL 1, every usable interface */
-extern const struct trk_discovery_module discovery_hosts;     /* a list of host:port */
+/* s-*.sock in the runtime dir; stale ones are removed; later ones are seen by inotify. */
+extern const struct trk_discovery_module discovery_local;
+/* UDP, TTL 1, every usable interface. */
+extern const struct trk_discovery_module discovery_multicast;
+/* A list of host:port. */
+extern const struct trk_discovery_module discovery_hosts;
 
 /* Supervisor's side: joins the group on every usable interface (again when interfaces change) and
  * answers questions; port: its TCP port. */

@@ -73,7 +73,7 @@ void vm_set_lost(struct trk_vm *vm, const char *reason)
     pthread_mutex_unlock(&vm->farm->mutex);
 }
 
-/* --- calls ------------------------------------------------------------------------------- */
+/* --- calls ---------------- */
 
 static void call_unref(struct trk_call *call)
 {

@@ -54,7 +54,7 @@ static struct trk_work *work_of(struct trk_farm *farm, uint32_t stage)
     return NULL;
 }
 
-/* --- assigning ------------------------------------------------------------------------------ */
+/* --- assigning ---------------- */
 
 static bool is_opened(struct trk_work *work, const struct slot *slot)
 {
@@ -126,7 +126,7 @@ static int send_run(struct trk_work *work, struct slot *slot, uint32_t attempt, 
     while (count > 0) {
         struct blob *body;
         uint32_t n = gather(work, first, count, parts, 1024);
-        if (n == 0) { /* a large element has its RUN body ready; the stage and attempt are set now */
+        if (n == 0) { /* a large element has its RUN body ready but for stage and attempt */
             struct block *block = block_of(work, first);
             le_store_u32(block->bytes->data, work->stage);
             le_store_u32(block->bytes->data + 4, attempt);
@@ -177,7 +177,7 @@ static void send_note(struct slot *slot, uint8_t type, const struct wire_note *n
     }
 }
 
-/* --- results -------------------------------------------------------------------------------- */
+/* --- results ---------------- */
 
 static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
                                  const struct wire_result *r, uint64_t first, uint32_t count)
@@ -243,7 +243,7 @@ static void put_failure(struct step *step, const struct sched_action *a)
     if (step->death != NULL && step->death->signal != 0) {
         signal_name = sigabbrev_np(step->death->signal);
     }
-    size = (uint32_t)snprintf(text, sizeof(text), "element %llu ended its VM in each of %u runs%s%s",
+    size = (uint32_t)snprintf(text, sizeof(text), "element %llu ended its VM in %u runs of it%s%s",
                               (unsigned long long)a->first, a->attempt,
                               signal_name != NULL ? "; the last was killed by SIG" : "",
                               signal_name != NULL ? signal_name : "");
@@ -382,7 +382,7 @@ void drive_on_message(struct slot *slot, struct wire_message *msg)
     }
 }
 
-/* --- VMs ------------------------------------------------------------------------------------- */
+/* --- VMs ---------------- */
 
 static bool serves(const struct trk_work *work, const struct slot *slot)
 {
@@ -449,7 +449,7 @@ void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_
     }
 }
 
-/* --- works ------------------------------------------------------------------------------------ */
+/* --- works ---------------- */
 
 int drive_open_work(struct trk_work *work)
 {
@@ -549,7 +549,7 @@ void drive_delivered(struct trk_work *work, uint64_t first, uint64_t count)
     }
 }
 
-/* --- the end of a turn -------------------------------------------------------------------------- */
+/* --- the end of a turn ---------------- */
 
 static void commit(struct trk_farm *farm)
 {

@@ -106,6 +106,18 @@ void trk_farm_unref(struct trk_farm *farm)
     }
 }
 
+struct trk_farm *trk_farm_ref(struct trk_farm *farm)
+{
+    return farm_ref(farm);
+}
+
+void trk_farm_unref(struct trk_farm *farm)
+{
+    if (farm != NULL && !sys_is_forked()) {
+        farm_unref(farm);
+    }
+}
+
 int farm_usable(struct trk_farm *farm)
 {
     bool is_closed;
@@ -120,7 +132,7 @@ int farm_usable(struct trk_farm *farm)
     return is_closed ? fail(TRK_ECLOSED, "the farm is closed") : 0;
 }
 
-/* --- turns ----------------------------------------------------------------------------- */
+/* --- turns ---------------- */
 
 static void on_tick(uv_timer_t *timer)
 {
@@ -161,7 +173,7 @@ static void on_prepare(uv_prepare_t *prepare)
     drive_turn_end(farm);
 }
 
-/* --- opening ----------------------------------------------------------------------------- */
+/* --- opening ---------------- */
 
 static bool env_is_set(const char *name)
 {
@@ -265,7 +277,7 @@ fail:
     return rc;
 }
 
-/* --- closing ----------------------------------------------------------------------------- */
+/* --- closing ---------------- */
 
 static bool has_open_vms(struct trk_farm *farm)
 {

@@ -290,7 +290,7 @@ struct trk_vmlist *vmlist_ref(struct trk_vmlist *list);
 void vmlist_unref(struct trk_vmlist *list);
 bool vmlist_has(const struct trk_vmlist *list, const struct slot *slot);
 int vmlist_add(struct trk_vmlist *list, struct slot *slot);     /* [f] takes the mutex */
-void vmlist_check(struct trk_farm *farm);                       /* [f] ends connects that are done */
+void vmlist_check(struct trk_farm *farm); /* [f] ends connects that are done */
 void listing_check(struct trk_farm *farm);                      /* [f] */
 void vmlist_close_all(struct trk_farm *farm);                   /* [f] */
 
@@ -313,7 +313,7 @@ int drive_open(struct trk_farm *farm);
 void drive_vm_joined(struct slot *slot);
 void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_death *death);
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
-void drive_on_message(struct slot *slot, struct wire_message *msg); /* RESULT, RECALLED; takes body */
+void drive_on_message(struct slot *slot, struct wire_message *msg); /* takes the body */
 void drive_turn_end(struct trk_farm *farm);
 void drive_close(struct trk_farm *farm);
 int drive_open_work(struct trk_work *work);

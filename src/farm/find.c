@@ -20,7 +20,7 @@ static uint64_t now_ms(struct trk_farm *farm)
     return net_loop_now_ms(farm->loop);
 }
 
-/* --- slots ------------------------------------------------------------------------------- */
+/* --- slots ---------------- */
 
 static struct slot *slot_find(struct trk_farm *farm, const uint8_t supervisor[16], uint32_t index)
 {
@@ -114,7 +114,7 @@ static void slot_update(struct supervisor *sup, const struct trk_vm_info *info)
     }
 }
 
-/* --- supervisors --------------------------------------------------------------------------- */
+/* --- supervisors ---------------- */
 
 static void supervisor_lose(struct supervisor *sup)
 {
@@ -323,7 +323,7 @@ static void on_found(void *ctx, const char *address)
     farm_touch(farm);
 }
 
-/* --- discovery modules --------------------------------------------------------------------- */
+/* --- discovery modules ---------------- */
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {

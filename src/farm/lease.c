@@ -36,7 +36,7 @@ bool lease_is_trying(struct trk_farm *farm)
     return false;
 }
 
-/* --- the end of a lease --------------------------------------------------------------------- */
+/* --- the end of a lease ---------------- */
 
 static void describe_death(const struct trk_vm *vm, char *text, size_t size)
 {
@@ -165,7 +165,7 @@ void lease_end(struct slot *slot)
     net_session_close(slot->vm->session, false);
 }
 
-/* --- sessions with VMs ---------------------------------------------------------------------- */
+/* --- sessions with VMs ---------------- */
 
 static void refuse(struct slot *slot, const char *reason)
 {
@@ -304,7 +304,7 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     }
 }
 
-/* --- who gets what --------------------------------------------------------------------------- */
+/* --- who gets what ---------------- */
 
 /* How many more VMs the list wants beyond those that serve it now. */
 static uint64_t list_room(const struct trk_vmlist *list)

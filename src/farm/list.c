@@ -64,7 +64,7 @@ int vmlist_add(struct trk_vmlist *list, struct slot *slot)
     return rc;
 }
 
-/* --- connecting, farm thread ------------------------------------------------------------------ */
+/* --- connecting, farm thread ---------------- */
 
 static void set_state(struct trk_vmlist *list, enum vmlist_state state)
 {
@@ -225,7 +225,7 @@ static void close_on_loop(void *arg)
     vmlist_unref(list);
 }
 
-/* --- connecting, program threads --------------------------------------------------------------- */
+/* --- connecting, program threads ---------------- */
 
 int trk_connect_start(struct trk_farm *farm, uint32_t max, bool need_all, uint32_t wait_ms,
                       struct trk_vmlist **out)
@@ -395,7 +395,7 @@ void trk_vmlist_free(struct trk_vmlist *list)
     }
 }
 
-/* --- listing ------------------------------------------------------------------------------------ */
+/* --- listing ---------------- */
 
 struct listing {
     struct list node; /* farm->listings */

@@ -95,7 +95,7 @@ void work_fail(struct trk_work *work, int error)
     pthread_mutex_unlock(&work->mutex);
 }
 
-/* --- opening ------------------------------------------------------------------------------- */
+/* --- opening ---------------- */
 
 static void open_on_loop(void *arg)
 {
@@ -187,7 +187,7 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
     return 0;
 }
 
-/* --- adding ---------------------------------------------------------------------------------- */
+/* --- adding ---------------- */
 
 static void add_on_loop(void *arg)
 {
@@ -358,7 +358,7 @@ int trk_work_close(struct trk_work *work)
     return 0;
 }
 
-/* --- taking ------------------------------------------------------------------------------------ */
+/* --- taking ---------------- */
 
 /* What the program has taken, on its way to the scheduler. */
 struct taken {
@@ -545,7 +545,7 @@ void trk_work_progress(struct trk_work *work, struct trk_progress *out)
     out->is_closed = work->is_closed;
 }
 
-/* --- ending ------------------------------------------------------------------------------------ */
+/* --- ending ---------------- */
 
 static void cancel_on_loop(void *arg)
 {
