@@ -152,8 +152,9 @@ def without_own_frames(traceback):
     from types import TracebackType
     kept = []
     while traceback is not None:
-        name = traceback.tb_frame.f_code.co_filename
-        if os.path.dirname(name) != PACKAGE and "trickle_command" not in traceback.tb_frame.f_globals:
+        frame = traceback.tb_frame
+        is_own = os.path.dirname(frame.f_code.co_filename) == PACKAGE
+        if not is_own and "trickle_command" not in frame.f_globals:
             kept.append(traceback)
         traceback = traceback.tb_next
     result = None
@@ -196,19 +197,17 @@ def command_run(args):
         return 0
     if not rest:
         raise UsageError("trickle run needs a program: trickle run [OPTIONS] PROGRAM [ARGS...]")
-    check_program(rest[0])
-    local = None
     if "--local" in found:
-        from trickle.local import LocalVMs
         for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
-        apply_farm_options(found)
-        local = LocalVMs(trickle_vm(), vm_count(found["--local"]))
-        import trickle  # noqa: F401, while the supervisor starts
-        if not local.wait_listening():
+    apply_farm_options(found)
+    check_program(rest[0])
+    if "--local" in found:
+        from trickle.local import LocalVMs
+        vms = LocalVMs(trickle_vm(), vm_count(found["--local"]))
+        import trickle  # noqa: F401, while the supervisor comes up
+        if not vms.wait_listening():
             raise UsageError("the VMs of --local could not be started")
-    else:
-        apply_farm_options(found)
     run_program(rest[0], rest[1:])
     return 0
 

@@ -73,13 +73,15 @@ def test_no_vms_is_an_empty_json_list(trickle_command):
 
 def test_program_is_main_as_under_python(program, trickle_command, tmp_path):
     path = program("import sys, __main__\n"
-                   "print(__name__, __file__, sys.argv, sys.path[0], __main__.__dict__ is globals())\n"
+                   "own = __main__.__dict__ is globals()\n"
+                   "print(__name__, __file__, sys.argv, sys.path[0], own)\n"
+                   "del own\n"
                    "print(sorted(n for n in globals() if not n.startswith('__')))\n")
     result = trickle_command(path, "--local", "a b")
     first, second = result.stdout.splitlines()
     assert first == f"__main__ {path} {[str(path), '--local', 'a b']} {tmp_path} True"
-    assert second == str(sorted(["sys", "connect", "inject", "fork", "join", "joinany", "forkwork",
-                                 "forkgen", "fetch", "same"]).__repr__())
+    assert second == repr(sorted(["sys", "connect", "inject", "fork", "join", "joinany", "forkwork",
+                                  "forkgen", "fetch", "same"]))
 
 
 def test_modules_beside_the_program_are_found(program, trickle_command, tmp_path):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 FUNCTION_LINES, FILE_LINES, COLUMNS = 70, 800, 100
 LEFTOVERS = re.compile(r"\b(" + "|".join(["TO" "DO", "FIX" "ME", "XX" "X", "HA" "CK"]) + r")\b")
 UNSAFE = re.compile(r"\b(strcpy|strcat|sprintf|vsprintf|strtok|gets|alloca)\s*\(")
-ALLOCATES = re.compile(r"\b(malloc|calloc|realloc|reallocarray|strdup|strndup|asprintf|vasprintf)\s*\(")
+ALLOCATES = re.compile(r"\b(malloc|calloc|realloc|reallocarray|strdup|strndup|v?asprintf)\s*\(")
 INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.M)
 C_STANDARD = set("assert ctype errno inttypes limits math setjmp signal stdarg stdatomic stdbool "
                  "stddef stdint stdio stdlib string".split())

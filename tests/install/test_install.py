@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""An installed copy outside the tree, in a place it was not configured for, works: the command,
+the VMs, the Python package, and a C program that is built with pkg-config."""
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+PROGRAM = "import sys\nvms = connect()\nprint(len(vms), sum(forkwork(vms, abs, [-1, 2])))\n"
+pytestmark = pytest.mark.xdist_group("install")
+
+
+def run(*args, **options):
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=300,
+                          stdin=subprocess.DEVNULL, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def prefix(build):
+    directory = Path(tempfile.mkdtemp(prefix="trk-install-"))
+    run("meson", "install", "-C", build, "--no-rebuild", "--destdir", directory)
+    yield next(directory.glob("**/bin")).parent
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def environment(trickle_command):
+    """Nothing in it leads to the tree or to the build directory."""
+    environment = dict(trickle_command.env)
+    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "TRICKLE_BUILD"):
+        environment.pop(name, None)
+    return environment
+
+
+@pytest.fixture
+def installed(trickle_command, environment, prefix):
+    trickle_command.env = environment
+    trickle_command.program = [str(prefix / "bin/trickle")]
+    return trickle_command
+
+
+def test_command_runs_a_program_on_its_own_vms(installed, tmp_path):
+    (tmp_path / "prog.py").write_text(PROGRAM)
+    result = installed("run", "--local=2", "prog.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "2 3\n"), result.stderr
+
+
+def test_command_works_through_a_link(installed, tmp_path):
+    (tmp_path / "t").symlink_to(installed.program[0])
+    installed.program = [str(tmp_path / "t")]
+    result = installed("--version")
+    assert result.stdout == "trickle 0.1.0\n", result.stderr
+
+
+def test_the_installed_package_is_the_one_that_is_used(installed, tmp_path, prefix):
+    (tmp_path / "prog.py").write_text("import trickle; print(trickle.__file__)\n"
+                                      "vms = connect()\nprint(vms[0].eval(\n"
+                                      "    '__import__(\"trickle\").__file__'))\n")
+    result = installed("run", "--local=1", tmp_path / "prog.py")
+    assert result.returncode == 0, result.stderr
+    for line in result.stdout.splitlines():
+        assert line.startswith(f"{prefix}/lib/"), result.stdout
+
+
+def test_package_is_imported_by_a_plain_python(prefix, environment, tmp_path):
+    package = next(prefix.glob("lib/python3*/*-packages/trickle"))
+    assert {p.name for p in package.iterdir()} >= {"__init__.py", "cli.py", "_trickle.abi3.so",
+                                                   "_trickle.pyi"}
+    environment["PYTHONPATH"] = str(package.parent)
+    code = "import trickle; print(trickle.connect.__name__)"
+    assert run("/usr/bin/python3", "-c", code, env=environment, cwd=tmp_path) == "connect\n"
+
+
+@pytest.mark.parametrize("linking", ["shared", "static"])
+def test_c_program_is_built_with_pkg_config(linking, prefix, installed, tmp_path):
+    directory = next(prefix.glob("lib/**/pkgconfig"))
+    environment = installed.env | {"PKG_CONFIG_PATH": str(directory)}
+    flags = run("pkg-config", "--cflags", "--libs", *(["--static"] * (linking == "static")),
+                "trickle", env=environment).split()
+    assert not [flag for flag in flags if flag.startswith("-I/usr/local")]
+    if linking == "static":
+        flags = [flag.replace("-ltrickle", "-l:libtrickle.a") for flag in flags]
+    else:
+        flags.append(f"-Wl,-rpath,{directory.parent}")
+    source = Path(__file__).parent / "count_vms.c"
+    run("gcc", "-Wall", "-Werror", "-o", tmp_path / "count_vms", source, *flags)
+    read, write = os.pipe()
+    vms = subprocess.Popen([prefix / "bin/trickle-vm", "-n", "2", "--ready-fd", str(write)],
+                           env=installed.env, pass_fds=[write], stdin=subprocess.DEVNULL)
+    os.close(write)
+    try:
+        assert os.read(read, 1) != b""
+        assert run(tmp_path / "count_vms", env=installed.env) == "2 python\n"
+    finally:
+        os.close(read)
+        vms.terminate()
+        vms.wait(timeout=10)
+
+
+def test_library_shows_only_the_public_names(prefix):
+    library = next(prefix.glob("lib/**/libtrickle.so"))
+    names = [line.split()[-1] for line in
+             run("nm", "-D", "--defined-only", library).splitlines()]
+    assert names and [name for name in names if not name.startswith("trk_")] == []
+
+
+def test_extension_shows_only_its_entry(prefix):
+    extension = next(prefix.glob("lib/python3*/*-packages/trickle/_trickle.abi3.so"))
+    names = [line.split()[-1] for line in
+             run("nm", "-D", "--defined-only", extension).splitlines()]
+    assert names == ["PyInit__trickle"]
+
+
+@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-vm.1",
+                                  "lib/systemd/user/trickle-vm.service",
+                                  "lib/systemd/system/trickle-vm@.service",
+                                  "include/trickle/trickle.h"])
+def test_also_installed(name, prefix):
+    assert (prefix / name).is_file()
+
+
+@pytest.mark.parametrize("page", ["trickle.1", "trickle-vm.1"])
+def test_manual_page_is_good_roff(page, root):
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    done = subprocess.run(["groff", "-man", "-ww", "-z", root / "man" / page],
+                          capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
