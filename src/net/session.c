@@ -1,0 +1,653 @@
+/* SPDX-License-Identifier: MIT */
+/* session.c - a connection on the loop; see session.h for what it promises.
+ *
+ *   CONNECTING --connected--> OPEN --flushed, our side shut down--> LINGER --> CLOSED
+ *        \______________________\_____ closed, lost, garbage, timeout _____/
+ *
+ * Everything that the loop does to a session ends in advance(): it looks at what is wanted (by
+ * anyone: the wishes are under the mutex) and moves on. Other threads only leave wishes and post
+ * the session's one task. Callbacks of the user never close a session under our feet for that
+ * reason: net_session_close leaves a wish, too.
+ *
+ * Writing is in session_out.c.
+ *
+ * Reading: once per readiness, at most NET_TURN_BYTES, so that a busy peer does not starve others.
+ * Inside a large fragment bytes go straight into the message, together with the next header in
+ * the same call.
+ *
+ * Closing with flush shuts our side down after the last byte and reads on (dropping what comes)
+ * until the peer closes, too: a socket closed with unread input is reset, and a reset may destroy
+ * our last messages on their way.
+ *
+ * The writer uses the descriptor without the mutex, so teardown waits until it has left; it never
+ * blocks in a system call. */
+#include <assert.h>
+#include <errno.h>
+#include <poll.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "net/session_impl.h"
+
+#define FLUSH_MS 500
+#define RETRY_FIRST_MS 2 /* a unix listener's backlog is full */
+#define RETRY_MAX_MS 100
+#define NEVER UINT64_MAX
+
+static uint64_t clock_ms(void) { return sys_now_ns() / 1000000; }
+
+/* --- references ------------------------------------------------------------------------- */
+
+struct net_session *net_session_ref(struct net_session *s)
+{
+    atomic_fetch_add_explicit(&s->refs, 1, memory_order_relaxed);
+    return s;
+}
+
+void net_session_unref(struct net_session *s)
+{
+    if (s == NULL || atomic_fetch_sub_explicit(&s->refs, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    assert(s->fd < 0);
+    outq_fini(&s->out);
+    wire_assembler_free(s->in);
+    pthread_cond_destroy(&s->writer_left);
+    pthread_mutex_destroy(&s->mutex);
+    mem_free(s);
+}
+
+/* --- closing ---------------------------------------------------------------------------- */
+
+static void on_handle_closed(uv_handle_t *handle)
+{
+    struct net_session *s = handle->data;
+    if (--s->handles_open == 0) {
+        net_session_unref(s);
+    }
+}
+
+/* The one way to CLOSED. Never called from inside a callback of the user. */
+static void teardown(struct net_session *s, int error, const char *format, ...)
+    TRK_PRINTF(3, 4);
+static void teardown(struct net_session *s, int error, const char *format, ...)
+{
+    if (s->phase == CLOSED) {
+        return;
+    }
+    s->phase = CLOSED;
+    char why[sizeof(s->why)]; /* format's arguments may be s->why itself */
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, sizeof(why), format, args);
+    va_end(args);
+    pthread_mutex_lock(&s->mutex);
+    s->is_closed = true;
+    while (s->is_writing) {
+        pthread_cond_wait(&s->writer_left, &s->mutex);
+    }
+    outq_fini(&s->out);
+    pthread_mutex_unlock(&s->mutex);
+    wire_assembler_free(s->in);
+    s->in = NULL;
+    if (s->has_poll) {
+        uv_close((uv_handle_t *)&s->poll, on_handle_closed); /* out of epoll at once */
+    }
+    if (s->fd >= 0) {
+        sys_fd_remove(s->fd);
+        close(s->fd);
+        s->fd = -1;
+    }
+    uv_close((uv_handle_t *)&s->timer, on_handle_closed);
+    net_loop_remove_closer(&s->closer);
+    log_debug("net", "%s: closed: %s", s->peer, why);
+    s->ops->on_close(s, s->user, error, why);
+}
+
+static void close_with_loop(struct net_closer *closer)
+{
+    struct net_session *s = container_of(closer, struct net_session, closer);
+    teardown(s, 0, "the event loop has ended");
+}
+
+void net_session_close(struct net_session *s, bool flush)
+{
+    enum close_wish wish = flush ? CLOSE_FLUSH : CLOSE_NOW;
+    pthread_mutex_lock(&s->mutex);
+    if (wish > s->wish) {
+        s->wish = wish;
+        net_session_poke(s);
+    }
+    pthread_mutex_unlock(&s->mutex);
+}
+
+/* --- reading ---------------------------------------------------------------------------- */
+
+/* For the assembler. Positive: stop, the session is being closed. */
+static int on_assembled(void *ctx, struct wire_message *msg)
+{
+    struct net_session *s = ctx;
+    s->has_greeted = true;
+    if (msg->type == WIRE_PING || msg->type == WIRE_PONG) {
+        blob_unref(msg->body);
+        if (msg->type == WIRE_PING) {
+            net_session_send_beat(s, WIRE_PONG);
+        }
+    } else {
+        s->ops->on_message(s, s->user, msg);
+    }
+    return s->wish == CLOSE_NOT ? 0 : 1;
+}
+
+/* Receives once and feeds the assembler. Returns recvmsg's answer or -errno; *asked: the most
+ * that it could have been; *rc: what the assembler says. */
+static ssize_t receive(struct net_session *s, size_t *asked, int *rc)
+{
+    uint8_t *scratch = net_loop_scratch(s->loop);
+    size_t room = 0;
+    bool is_wanted = s->wish == CLOSE_NOT;
+    uint8_t *direct = is_wanted ? wire_assembler_direct(s->in, &room) : NULL;
+    /* Behind a fragment only the next header: then the next fragment is read in place, too. */
+    size_t more = direct != NULL ? WIRE_HEADER_BYTES : NET_SCRATCH_BYTES;
+    struct iovec iov[2] = {{direct, room}, {scratch, more}};
+    struct msghdr msg = {.msg_iov = direct != NULL ? iov : iov + 1,
+                         .msg_iovlen = direct != NULL ? 2 : 1};
+    *asked = (direct != NULL ? room : 0) + more;
+    *rc = 0;
+    ssize_t n = recvmsg(s->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    if (n < 0) {
+        return -errno;
+    }
+    s->received_bytes += (uint64_t)n;
+    if (n == 0 || !is_wanted) {
+        return n;
+    }
+    s->received_ms = uv_now(net_loop_uv(s->loop));
+    size_t left = (size_t)n;
+    if (direct != NULL) {
+        size_t placed = left < room ? left : room;
+        *rc = wire_assembler_filled(s->in, placed, on_assembled, s);
+        left -= placed;
+    }
+    if (*rc == 0 && left > 0) {
+        *rc = wire_assembler_feed(s->in, scratch, left, on_assembled, s);
+    }
+    return n;
+}
+
+static void drop_garbage(struct net_session *s, int rc)
+{
+    if (rc != TRK_ENOMEM) {
+        net_count_drop();
+    }
+    log_info("net", "%s: connection dropped: %s", s->peer, trk_strerror(rc));
+    if (rc == TRK_EVERSION) {
+        teardown(s, rc, "%s speaks another version of Trickle's protocol", s->peer);
+    } else {
+        teardown(s, rc, "what %s sent was dropped: %s", s->peer, trk_strerror(rc));
+    }
+}
+
+/* Reads for one turn; may end in CLOSED. */
+static void read_in(struct net_session *s)
+{
+    size_t taken = 0;
+    while (taken < NET_TURN_BYTES && s->phase != CLOSED) {
+        size_t asked;
+        int rc;
+        ssize_t n = receive(s, &asked, &rc);
+        if (n == -EINTR) {
+            continue;
+        }
+        if (n == -EAGAIN) {
+            return;
+        }
+        if (rc < 0) {
+            drop_garbage(s, rc);
+            return;
+        }
+        if (n == 0 || (n < 0 && s->wish != CLOSE_NOT)) {
+            teardown(s, 0, "%s closed the connection", s->peer);
+            return;
+        }
+        if (n < 0) {
+            teardown(s, TRK_EIO, "connection to %s lost: %s", s->peer, strerror((int)-n));
+            return;
+        }
+        if ((size_t)n < asked) {
+            return; /* nothing is left: saves the call that would say so */
+        }
+        taken += (size_t)n;
+    }
+}
+
+/* A write has failed, so the peer has gone: reads what it left. Ends in CLOSED. */
+static void read_rest(struct net_session *s)
+{
+    uint64_t before;
+    do {
+        before = s->received_bytes;
+        read_in(s);
+    } while (s->phase != CLOSED && s->received_bytes != before);
+    teardown(s, TRK_EIO, "connection to %s lost: %s", s->peer, strerror(s->write_errno));
+}
+
+static bool has_input(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+    return poll(&p, 1, 0) > 0;
+}
+
+uint64_t net_session_silent_ms(struct net_session *s)
+{
+    uint64_t now = uv_now(net_loop_uv(s->loop));
+    uint64_t silent = now > s->received_ms ? now - s->received_ms : 0;
+    /* When it is this process that slept, the peer's bytes wait in the socket. */
+    if (silent > 100 && s->phase == OPEN && has_input(s->fd)) {
+        return 0;
+    }
+    return silent;
+}
+
+/* --- connecting ------------------------------------------------------------------------- */
+
+/* Leaves a failure to advance(): on_close must not come from inside net_session_connect. */
+static void fail_later(struct net_session *s, int error, const char *why)
+{
+    s->failed = error;
+    snprintf(s->why, sizeof(s->why), "cannot connect to %s: %s", s->peer, why);
+}
+
+/* s->fd has become a connection. */
+static void set_up(struct net_session *s)
+{
+    int rc = net_socket_check_peer(s->fd, &s->peer_pid);
+    if (rc != 0) {
+        net_count_drop();
+        fail_later(s, rc, fail_text());
+        return;
+    }
+    net_socket_tune(s->fd);
+    s->phase = OPEN;
+    s->received_ms = clock_ms();
+    pthread_mutex_lock(&s->mutex);
+    s->is_up = true;
+    net_session_write_out(s, NET_TURN_BYTES); /* the hello may be waiting already */
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void try_connect(struct net_session *s)
+{
+    s->retry_ms = 0;
+    int rc = connect(s->fd, (const struct sockaddr *)&s->address.sa, s->address.size);
+    if (rc == 0) {
+        set_up(s);
+    } else if (errno == EAGAIN) {
+        s->retry_ms = uv_now(net_loop_uv(s->loop)) + s->retry_wait_ms;
+        s->retry_wait_ms *= 2;
+        s->retry_wait_ms = s->retry_wait_ms < RETRY_MAX_MS ? s->retry_wait_ms : RETRY_MAX_MS;
+    } else if (errno != EINPROGRESS && errno != EINTR) {
+        fail_later(s, TRK_EIO, strerror(errno));
+    }
+}
+
+/* The descriptor of a connect under way is ready: it is connected or has failed. */
+static void finish_connect(struct net_session *s)
+{
+    int error = 0;
+    socklen_t size = sizeof(error);
+    if (getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0) {
+        error = errno;
+    }
+    if (error != 0) {
+        fail_later(s, TRK_EIO, strerror(error));
+        return;
+    }
+    set_up(s);
+}
+
+/* --- what moves on ---------------------------------------------------------------------- */
+
+static void on_poll(uv_poll_t *poll, int status, int events);
+static void on_timer(uv_timer_t *timer);
+
+static void watch(struct net_session *s, bool is_blocked)
+{
+    int events = UV_READABLE | (is_blocked ? UV_WRITABLE : 0);
+    if (s->phase == CONNECTING) {
+        events = s->retry_ms != 0 ? 0 : UV_WRITABLE;
+    }
+    if (events == s->poll_events) {
+        return;
+    }
+    s->poll_events = events;
+    int rc = events == 0 ? uv_poll_stop(&s->poll) : uv_poll_start(&s->poll, events, on_poll);
+    if (rc != 0) {
+        teardown(s, TRK_EIO, "cannot wait for %s: %s", s->peer, uv_strerror(rc));
+    }
+}
+
+static bool may_ping(struct net_session *s)
+{
+    if (s->phase != OPEN || !s->is_trusted) {
+        return false;
+    }
+    pthread_mutex_lock(&s->mutex);
+    /* Before it has our greeting the peer takes no ping for one. */
+    bool answer = s->out.messages_done > 0;
+    pthread_mutex_unlock(&s->mutex);
+    return answer;
+}
+
+static uint64_t ping_due_ms(struct net_session *s)
+{
+    uint64_t sent = atomic_load_explicit(&s->sent_ms, memory_order_relaxed);
+    return (sent > s->pinged_ms ? sent : s->pinged_ms) + s->ping_ms;
+}
+
+static uint64_t dead_due_ms(const struct net_session *s)
+{
+    return s->dead_ms != 0 && s->phase == OPEN ? s->received_ms + s->dead_ms : NEVER;
+}
+
+static uint64_t hello_due_ms(const struct net_session *s)
+{
+    return s->has_greeted ? NEVER : s->started_ms + s->hello_ms;
+}
+
+static uint64_t min_ms(uint64_t a, uint64_t b) { return a < b ? a : b; }
+
+static void set_timer(struct net_session *s)
+{
+    uint64_t due = min_ms(hello_due_ms(s), dead_due_ms(s));
+    if (s->retry_ms != 0) {
+        due = min_ms(due, s->retry_ms);
+    }
+    if (s->close_ms != 0) {
+        due = min_ms(due, s->close_ms);
+    }
+    if (s->phase == OPEN && s->is_trusted) {
+        due = min_ms(due, ping_due_ms(s));
+    }
+    /* A deadline that has moved on is noticed when the timer fires: cheaper than moving it. */
+    if (due < s->timer_due_ms) {
+        uint64_t now = uv_now(net_loop_uv(s->loop));
+        s->timer_due_ms = due;
+        uv_timer_start(&s->timer, on_timer, due > now ? due - now : 1, 0); /* cannot fail */
+    }
+}
+
+/* Closing with flush, one step further. */
+static void flush(struct net_session *s, bool is_written)
+{
+    if (s->close_ms == 0) {
+        s->close_ms = uv_now(net_loop_uv(s->loop)) + FLUSH_MS;
+    }
+    if (s->phase == OPEN && is_written) {
+        s->phase = LINGER;
+        shutdown(s->fd, SHUT_WR);
+    }
+}
+
+static void advance(struct net_session *s)
+{
+    if (s->phase == CLOSED) {
+        return;
+    }
+    if (s->owes_on_open && s->phase == OPEN) {
+        s->owes_on_open = false;
+        if (s->ops->on_open != NULL && s->wish == CLOSE_NOT) {
+            s->ops->on_open(s, s->user);
+        }
+    }
+    pthread_mutex_lock(&s->mutex);
+    bool is_blocked = s->is_blocked;
+    bool is_written = outq_is_empty(&s->out) && !s->is_writing;
+    bool is_broken = s->write_errno != 0;
+    enum close_wish wish = s->wish;
+    pthread_mutex_unlock(&s->mutex);
+    if (wish == CLOSE_NOW || (wish == CLOSE_FLUSH && is_broken)) {
+        teardown(s, 0, "closed by this side");
+        return;
+    }
+    if (s->failed != 0) {
+        teardown(s, s->failed, "%s", s->why);
+        return;
+    }
+    if (is_broken) {
+        read_rest(s);
+        return;
+    }
+    if (wish == CLOSE_FLUSH) {
+        flush(s, is_written);
+    }
+    set_timer(s);
+    watch(s, is_blocked);
+}
+
+static void on_task(void *arg)
+{
+    struct net_session *s = arg;
+    pthread_mutex_lock(&s->mutex);
+    s->is_posted = false;
+    pthread_mutex_unlock(&s->mutex);
+    advance(s);
+    net_session_unref(s);
+}
+
+static void on_poll(uv_poll_t *poll, int status, int events)
+{
+    struct net_session *s = poll->data;
+    if (status < 0) {
+        s->poll_events = 0; /* libuv has stopped it; reading will say what is wrong */
+        events = UV_READABLE;
+    }
+    if (s->phase == CONNECTING) {
+        finish_connect(s);
+    } else {
+        if ((events & UV_WRITABLE) != 0) {
+            pthread_mutex_lock(&s->mutex);
+            s->is_blocked = false;
+            net_session_write_out(s, NET_TURN_BYTES);
+            pthread_mutex_unlock(&s->mutex);
+        }
+        if ((events & UV_READABLE) != 0) {
+            read_in(s);
+        }
+    }
+    advance(s);
+}
+
+/* Returns true when the peer has been silent for too long. */
+static bool is_overdue(struct net_session *s, uint64_t now)
+{
+    return now >= hello_due_ms(s) || now >= dead_due_ms(s);
+}
+
+static void on_timer(uv_timer_t *timer)
+{
+    struct net_session *s = timer->data;
+    uint64_t now = uv_now(net_loop_uv(s->loop));
+    s->timer_due_ms = NEVER;
+    if (s->retry_ms != 0 && now >= s->retry_ms) {
+        try_connect(s);
+    }
+    if (is_overdue(s, now) && (s->phase == OPEN || s->phase == LINGER)) {
+        read_in(s); /* was it we who slept? */
+    }
+    if (s->phase == CLOSED) {
+        return;
+    }
+    if (now >= hello_due_ms(s)) {
+        bool was_up = s->phase != CONNECTING;
+        if (was_up) {
+            net_count_drop();
+        }
+        log_info("net", "%s: dropped: no %s in time", s->peer, was_up ? "hello" : "connection");
+        teardown(s, TRK_ETIMEDOUT, "%s did not answer within %u ms", s->peer, s->hello_ms);
+        return;
+    }
+    if (now >= dead_due_ms(s)) {
+        teardown(s, TRK_ETIMEDOUT, "nothing was heard from %s for %u ms", s->peer, s->dead_ms);
+        return;
+    }
+    if (s->close_ms != 0 && now >= s->close_ms) {
+        teardown(s, 0, "closed by this side");
+        return;
+    }
+    if (s->phase == OPEN && s->is_trusted && now >= ping_due_ms(s)) {
+        s->pinged_ms = now;
+        if (may_ping(s)) {
+            net_session_send_beat(s, WIRE_PING);
+        }
+    }
+    advance(s);
+}
+
+/* --- making ----------------------------------------------------------------------------- */
+
+static uint32_t or_default(uint32_t value, uint32_t otherwise)
+{
+    return value != 0 ? value : otherwise;
+}
+
+/* A session without a descriptor, one reference for the caller and one for the loop. Its timer is
+ * initialised, so from here on it ends by teardown only. */
+static struct net_session *session_new(struct net_loop *loop,
+                                       const struct net_session_options *opt)
+{
+    assert(net_loop_is_here(loop));
+    struct net_session *s = mem_zalloc(1, sizeof(*s));
+    struct wire_assembler *in = wire_assembler_new();
+    if (s == NULL || in == NULL) {
+        mem_free(s);
+        wire_assembler_free(in);
+        return NULL;
+    }
+    s->loop = loop;
+    s->ops = opt->ops;
+    s->user = opt->user;
+    s->hello_ms = or_default(opt->hello_ms, 5000);
+    s->ping_ms = or_default(opt->ping_ms, 1000);
+    s->dead_ms = opt->dead_ms;
+    s->fd = -1;
+    s->in = in;
+    s->timer_due_ms = NEVER;
+    s->retry_wait_ms = RETRY_FIRST_MS;
+    s->started_ms = clock_ms();
+    s->received_ms = s->started_ms;
+    s->pinged_ms = s->started_ms;
+    s->task = (struct net_task){.fn = on_task, .arg = s};
+    s->closer.close = close_with_loop;
+    atomic_init(&s->refs, 2);
+    atomic_init(&s->sent_ms, s->started_ms);
+    pthread_mutex_init(&s->mutex, NULL);
+    pthread_cond_init(&s->writer_left, NULL);
+    outq_init(&s->out);
+    uv_timer_init(net_loop_uv(loop), &s->timer); /* cannot fail */
+    s->timer.data = s;
+    s->handles_open = 1;
+    net_loop_add_closer(loop, &s->closer);
+    return s;
+}
+
+/* The session takes fd over, also on error. */
+static int adopt(struct net_session *s, int fd)
+{
+    s->fd = fd;
+    int rc = sys_fd_add(fd);
+    if (rc != 0) {
+        return fail(rc, "too many descriptors are open");
+    }
+    rc = uv_poll_init(net_loop_uv(s->loop), &s->poll, fd); /* makes it non-blocking, too */
+    if (rc != 0) {
+        return fail(TRK_EIO, "%s", uv_strerror(rc));
+    }
+    s->poll.data = s;
+    s->has_poll = true;
+    s->handles_open++;
+    return 0;
+}
+
+int net_session_connect(struct net_loop *loop, const char *address,
+                        const struct net_session_options *opt, struct net_session **out)
+{
+    struct net_address a;
+    int rc = net_address_parse(&a, address);
+    if (rc != 0) {
+        return rc;
+    }
+    struct net_session *s = session_new(loop, opt);
+    if (s == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    s->address = a;
+    s->owes_on_open = true;
+    snprintf(s->peer, sizeof(s->peer), "%s", address);
+    int fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0) {
+        fail_later(s, TRK_EIO, strerror(errno));
+    } else if ((rc = adopt(s, fd)) != 0) {
+        fail_later(s, rc, fail_text());
+    } else {
+        try_connect(s);
+    }
+    pthread_mutex_lock(&s->mutex);
+    net_session_poke(s);
+    pthread_mutex_unlock(&s->mutex);
+    *out = s;
+    return 0;
+}
+
+static void ignore_close(struct net_session *s, void *user, int error, const char *why) {}
+
+int net_session_accept(struct net_loop *loop, int fd, const struct net_session_options *opt,
+                       struct net_session **out)
+{
+    static const struct net_session_ops silent = {.on_close = ignore_close};
+    struct net_session *s = session_new(loop, opt);
+    if (s == NULL) {
+        close(fd);
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    net_address_of_peer(fd, s->peer, sizeof(s->peer));
+    int rc = adopt(s, fd);
+    if (rc == 0) {
+        set_up(s);
+        rc = s->failed;
+    }
+    if (rc == 0) {
+        advance(s);
+        *out = s;
+        return 0;
+    }
+    /* The caller never had it: what it learns is rc. */
+    log_info("net", "%s: connection refused: %s", s->peer, fail_text());
+    s->ops = &silent;
+    teardown(s, rc, "%s", fail_text());
+    net_session_unref(s);
+    return rc;
+}
+
+/* --- the rest --------------------------------------------------------------------------- */
+
+void net_session_set_trusted(struct net_session *s)
+{
+    assert(net_loop_is_here(s->loop));
+    if (s->phase == CLOSED) {
+        return;
+    }
+    s->is_trusted = true;
+    wire_assembler_set_trusted(s->in, true);
+    set_timer(s);
+}
+
+uint32_t net_session_peer_pid(const struct net_session *s) { return s->peer_pid; }
+
+const char *net_session_peer(const struct net_session *s) { return s->peer; }

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: MIT */
+/* session_impl.h - a session's state, and its writing half (session_out.c) for its life
+ * (session.c). */
+#ifndef NET_SESSION_IMPL_H
+#define NET_SESSION_IMPL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "net/address.h"
+#include "net/loop_impl.h"
+#include "net/outq.h"
+#include "net/session.h"
+
+#define NET_TURN_BYTES ((size_t)1 << 20) /* read or written per turn of the loop */
+
+enum phase { CONNECTING, OPEN, LINGER, CLOSED };
+enum close_wish { CLOSE_NOT, CLOSE_FLUSH, CLOSE_NOW }; /* only rises */
+
+struct net_session {
+    /* Fixed. */
+    struct net_loop *loop; /* not to be touched when is_closed: it may be gone */
+    const struct net_session_ops *ops;
+    void *user;
+    uint32_t hello_ms, ping_ms, dead_ms;
+    struct net_address address;      /* connects: where to */
+    char peer[NET_ADDRESS_TEXT];     /* for people */
+    atomic_uint refs;
+
+    /* Loop thread. */
+    enum phase phase;
+    int fd;                     /* -1: none. The writer uses it too, while is_writing */
+    uint32_t peer_pid;          /* unix sockets */
+    uv_poll_t poll;
+    uv_timer_t timer;           /* the earliest of all deadlines */
+    unsigned handles_open;      /* the loop's reference is dropped when the last is closed */
+    bool has_poll;              /* poll is initialised */
+    int poll_events;            /* what poll is started for; 0: stopped */
+    uint64_t timer_due_ms;      /* NEVER: timer not started */
+    struct net_closer closer;   /* net_loop_free */
+    struct wire_assembler *in;
+    bool is_trusted;            /* net_session_set_trusted */
+    bool has_greeted;           /* the peer's first message has come */
+    bool owes_on_open;          /* on_open is to be called */
+    int failed;                 /* TRK_E*: connecting failed, close with why */
+    char why[256];              /* sentence for on_close */
+    uint64_t started_ms;        /* when it was made: the hello is due from here */
+    uint64_t received_ms;       /* last sign of life */
+    uint64_t received_bytes;    /* since the start */
+    uint64_t pinged_ms;         /* last time a PING was due */
+    uint64_t close_ms;          /* the flush ends here; 0: none */
+    uint64_t retry_ms;          /* connect again then; 0: no */
+    uint32_t retry_wait_ms;     /* before the next retry */
+
+    /* Any thread, under the mutex. */
+    pthread_mutex_t mutex;
+    pthread_cond_t writer_left; /* is_writing has become false */
+    struct outq out;
+    bool is_up;                 /* connected: may be written to */
+    bool is_writing;            /* a thread is writing, mutex or not */
+    bool is_blocked;            /* the kernel takes no more: the loop goes on */
+    bool is_posted;             /* task is on its way */
+    bool is_closed;             /* torn down */
+    int write_errno;            /* a write failed: no more is written */
+    _Atomic enum close_wish wish; /* written under the mutex, read anywhere */
+    struct net_task task;       /* runs advance() */
+    atomic_ullong sent_ms;      /* last time bytes were written; sys clock */
+};
+
+/* Asks the loop thread to look at the session. Under the mutex. */
+void net_session_poke(struct net_session *s);
+/* Writes what is queued until the kernel takes no more or about budget bytes are written; what is
+ * left then is the loop's. Under the mutex, which is let go around system calls. */
+void net_session_write_out(struct net_session *s, size_t budget);
+/* PING, PONG: an empty message. */
+void net_session_send_beat(struct net_session *s, uint8_t type);
+
+#endif
