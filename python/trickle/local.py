@@ -8,9 +8,12 @@ killed run leaves behind is an empty directory; the next run removes it.
 """
 import atexit
 import os
+import select
 import stat
+import sys
 
 STOP_SECONDS = 5  # what a VM may take to finish what it runs, before it is ended
+POLL_SECONDS = 0.002  # between looks for the supervisor's socket; importing trickle takes longer
 
 
 class LocalVMs:
@@ -18,37 +21,34 @@ class LocalVMs:
         self.owner = os.getpid()
         self.directory = make_directory()
         os.environ["TRICKLE_RUNTIME"] = self.directory
-        self.ready, ready = os.pipe()
-        os.set_inheritable(ready, True)
-        import sys
-        arguments = [program, "-n", str(count), "--die-with-parent", "--ready-fd", str(ready),
-                     "--python", sys.executable]
+        arguments = [program, "-n", str(count), "--die-with-parent", "--python", sys.executable]
         # Its own process group: Ctrl-C is for the program, which then ends the VMs.
         self.pid = os.posix_spawn(program, arguments, os.environ, setpgroup=0, file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, 2, 1)])
-        os.close(ready)
         self.handle = os.pidfd_open(self.pid)
         atexit.register(self.stop)
 
     def wait_listening(self):
-        """Waits until the supervisor answers questions (its VMs may still be starting). False:
-        it has ended, after it said why."""
-        data = os.read(self.ready, 1)
-        os.close(self.ready)
-        return data != b""
+        """Waits until the supervisor has its socket: from then on its VMs are seen, and connect
+        waits for those that are still starting. False: it has ended, after it said why."""
+        while not any(name.startswith("s-") for name in os.listdir(self.directory)):
+            if select.select([self.handle], [], [], POLL_SECONDS)[0]:
+                return False
+        return True
 
     def stop(self):
         """Ends the supervisor and waits for it: when the run is over nothing of it is left."""
         if os.getpid() != self.owner:
             return  # a child that the program forked
-        import select
         import signal
         for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
             try:
                 signal.pidfd_send_signal(self.handle, number)
             except ProcessLookupError:
                 break
+            except OSError:
+                return  # the program closed all descriptors; the supervisor sees us end
             if select.select([self.handle], [], [], STOP_SECONDS)[0]:
                 break
         try:
