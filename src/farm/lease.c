@@ -275,16 +275,15 @@ static const struct net_session_ops vm_ops = {
 static void lease_start(struct trk_farm *farm, struct slot *slot)
 {
     struct trk_vm *vm = vm_new(farm, slot);
-    struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = FARM_HELLO_MS,
+    /* A VM that is starting is silent until its interpreter is up; its supervisor says if it fails. */
+    uint32_t hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
+    struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = hello_ms,
                                       .dead_ms = farm->dead_after_ms};
     struct wire_hello hello = farm->hello;
     struct blob *body;
 
     if (vm == NULL) {
         return;
-    }
-    if (slot->info.state == TRK_VM_STARTING) {
-        opt.dead_ms = 0; /* silent until its interpreter is up; its supervisor knows if it fails */
     }
     if (net_session_connect(farm->loop, slot->info.address, &opt, &vm->session) < 0) {
         slot->refusals++;

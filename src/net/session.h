@@ -35,7 +35,7 @@ struct net_session_options {
     void *user;
     uint32_t hello_ms; /* the peer's first message must come within this; 0: 5,000 */
     uint32_t ping_ms;  /* PING after so long without sending; 0: 1,000 */
-    uint32_t dead_ms;  /* close with TRK_ETIMEDOUT after so long without receiving; 0: never */
+    uint32_t dead_ms;  /* TRK_ETIMEDOUT after so long without receiving, once greeted; 0: never */
 };
 
 /* address: "unix:/path" or "tcp:host:port" (numeric). Asynchronous: failures come as on_close.
