@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: MIT */
+/* test_msg_work.c - what work and answers carry, and sums that must not be fooled. */
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/mem.h"
+#include "samples.h"
+
+START_TEST(request_carries_all_of_it)
+{
+    struct wire_request in = {.op = TRK_OP_SETATTR, .object = UINT64_MAX, .name = "n\xff",
+                              .name_size = 2, .payload = "pay\0load", .size = 8};
+    struct wire_request out;
+    struct blob *body = wire_request_encode(&in);
+
+    ck_assert_int_eq(wire_request_decode(&out, body), 0);
+    ck_assert_uint_eq(out.op, TRK_OP_SETATTR);
+    ck_assert_uint_eq(out.object, UINT64_MAX);
+    ck_assert_uint_eq(out.name_size, 2);
+    ck_assert_mem_eq(out.name, "n\xff", 2);
+    ck_assert_uint_eq(out.size, 8);
+    ck_assert_mem_eq(out.payload, "pay\0load", 8);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(request_may_be_bare)
+{
+    struct wire_request in = {.op = TRK_OP_FETCH, .object = 1}, out;
+    struct blob *body = wire_request_encode(&in);
+
+    ck_assert_int_eq(wire_request_decode(&out, body), 0);
+    ck_assert_uint_eq(out.name_size, 0);
+    ck_assert_uint_eq(out.size, 0);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(request_names_are_checked)
+{
+    static char name[4097];
+    struct wire_request in = {.op = TRK_OP_CALL, .name = name, .name_size = 4096}, out;
+    struct blob *body;
+
+    memset(name, 'n', sizeof(name));
+    body = wire_request_encode(&in);
+    ck_assert_int_eq(wire_request_decode(&out, body), 0);
+    body->data[16 + 4095] = '\0'; /* ends early for some, not for others */
+    ck_assert_int_eq(wire_request_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+    in.name_size = 4000;
+    in.payload = name;
+    in.size = 4000;
+    body = wire_request_encode(&in);
+    le_store_u32(body->data + 4, 4097); /* would fit into the body, but is too long */
+    ck_assert_int_eq(wire_request_decode(&out, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 4, UINT32_MAX);
+    ck_assert_int_eq(wire_request_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(unknown_operations_and_statuses_are_refused)
+{
+    struct blob *request = sample_body(SAMPLE_REQUEST), *reply = sample_body(SAMPLE_REPLY);
+    struct wire_request q;
+    struct wire_reply r;
+
+    request->data[0] = 0;
+    ck_assert_int_eq(wire_request_decode(&q, request), TRK_ECORRUPT);
+    request->data[0] = TRK_OP_FETCH + 1;
+    ck_assert_int_eq(wire_request_decode(&q, request), TRK_ECORRUPT);
+    reply->data[0] = TRK_STATUS_ERROR + 1;
+    ck_assert_int_eq(wire_reply_decode(&r, reply), TRK_ECORRUPT);
+    blob_unref(request);
+    blob_unref(reply);
+}
+END_TEST
+
+START_TEST(reply_head_is_what_encode_writes)
+{
+    struct wire_reply in = {.status = TRK_STATUS_ERROR, .payload = "why", .size = 3}, out;
+    struct blob *body = wire_reply_encode(&in);
+    uint8_t head[WIRE_REPLY_HEAD];
+
+    wire_reply_head(head, TRK_STATUS_ERROR);
+    ck_assert_mem_eq(body->data, head, sizeof(head));
+    ck_assert_int_eq(wire_reply_decode(&out, body), 0);
+    ck_assert_uint_eq(out.status, TRK_STATUS_ERROR);
+    ck_assert_mem_eq(out.payload, "why", 3);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(stage_carries_all_of_it)
+{
+    struct wire_stage in = {.stage = 7, .function = "code", .size = 4}, out;
+    struct blob *body = wire_stage_encode(&in);
+
+    ck_assert_int_eq(wire_stage_decode(&out, body), 0);
+    ck_assert_uint_eq(out.stage, 7);
+    ck_assert_uint_eq(out.size, 4);
+    ck_assert_mem_eq(out.function, "code", 4);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(run_carries_its_elements)
+{
+    static const struct wire_part parts[] = {{"one", 3}, {NULL, 0}, {"three", 5}};
+    struct blob *body = wire_run_encode(1, 2, 1000, parts, 3);
+    struct wire_run m;
+
+    ck_assert_int_eq(wire_run_decode(&m, body), 0);
+    ck_assert_uint_eq(m.stage, 1);
+    ck_assert_uint_eq(m.attempt, 2);
+    ck_assert_uint_eq(m.first, 1000);
+    ck_assert_uint_eq(m.count, 3);
+    ck_assert_uint_eq(le_load_u32(m.sizes), 3);
+    ck_assert_uint_eq(le_load_u32(m.sizes + 4), 0);
+    ck_assert_uint_eq(le_load_u32(m.sizes + 8), 5);
+    ck_assert_mem_eq(m.payloads, "onethree", 8);
+    ck_assert_uint_eq(body->size, WIRE_RUN_HEAD + 12 + 8);
+    blob_unref(body);
+}
+END_TEST
+
+/* Offsets of fields: RUN has its count at 16 and its index at 8, sizes from 24. */
+START_TEST(run_sums_are_not_fooled)
+{
+    static const struct wire_part parts[] = {{"abcd", 4}, {"efgh", 4}};
+    struct blob *body = wire_run_encode(1, 1, 0, parts, 2);
+    struct wire_run m;
+
+    le_store_u32(body->data + 24, 5); /* one too many */
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 28, 3); /* and one too few: together right */
+    ck_assert_int_eq(wire_run_decode(&m, body), 0);
+    le_store_u32(body->data + 24, UINT32_MAX); /* 8 modulo 2^32 */
+    le_store_u32(body->data + 28, 9);
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 24, 4);
+    le_store_u32(body->data + 28, 4);
+    le_store_u32(body->data + 16, 0); /* no elements */
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 16, UINT32_MAX);
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 16, 0x40000002); /* times 4 is 8 modulo 2^32 */
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u32(body->data + 16, 2);
+    le_store_u64(body->data + 8, UINT64_MAX - 1); /* indices run over */
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    le_store_u64(body->data + 8, UINT64_MAX - 2);
+    ck_assert_int_eq(wire_run_decode(&m, body), 0);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(run_that_claims_more_sizes_than_it_has_is_refused)
+{
+    struct blob *body = blob_new(WIRE_RUN_HEAD);
+    struct wire_run m;
+
+    memset(body->data, 0, WIRE_RUN_HEAD);
+    body->size = WIRE_RUN_HEAD;
+    le_store_u32(body->data + 16, 1);
+    ck_assert_int_eq(wire_run_decode(&m, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(result_carries_all_of_it)
+{
+    struct blob *body = sample_body(SAMPLE_RESULT);
+    struct wire_result m;
+
+    ck_assert_int_eq(wire_result_decode(&m, body), 0);
+    ck_assert_uint_eq(m.stage, 9);
+    ck_assert_uint_eq(m.attempt, 1);
+    ck_assert_uint_eq(m.count, 3);
+    ck_assert_uint_eq(m.first, 1000);
+    ck_assert_uint_eq(m.seq, 17);
+    ck_assert_uint_eq(m.busy_ns, 123456);
+    ck_assert_uint_eq(m.statuses[1], TRK_STATUS_EXCEPTION);
+    ck_assert_uint_eq(le_load_u32(m.sizes + 8), 4);
+    ck_assert_mem_eq(m.payloads, "abcde", 5);
+    ck_assert_uint_eq(body->size, WIRE_RESULT_HEAD + 3 * 5 + 5);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(result_statuses_are_checked)
+{
+    struct blob *body = sample_body(SAMPLE_RESULT);
+    struct wire_result m;
+
+    body->data[WIRE_RESULT_HEAD + 2] = TRK_STATUS_ERROR + 1;
+    ck_assert_int_eq(wire_result_decode(&m, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(note_carries_all_of_it)
+{
+    struct wire_note in = {.stage = UINT32_MAX, .count = UINT32_MAX, .flag = 1,
+                           .first = UINT64_MAX - UINT32_MAX, .seq = UINT64_MAX};
+    struct wire_note out;
+    struct blob *body = wire_note_encode(&in);
+
+    ck_assert_int_eq(wire_note_decode(&out, body), 0);
+    ck_assert_uint_eq(out.stage, in.stage);
+    ck_assert_uint_eq(out.count, in.count);
+    ck_assert_uint_eq(out.flag, in.flag);
+    ck_assert_uint_eq(out.first, in.first);
+    ck_assert_uint_eq(out.seq, in.seq);
+    le_store_u32(body->data + 8, 2); /* a flag nobody knows */
+    ck_assert_int_eq(wire_note_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+    in.first = UINT64_MAX;
+    body = wire_note_encode(&in);
+    ck_assert_int_eq(wire_note_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(large_payload_takes_one_allocation)
+{
+    size_t size = (size_t)16 << 20;
+    char *bytes = mem_zalloc(1, size);
+    struct wire_part part = {bytes, size};
+    struct blob *body;
+    struct wire_run m;
+
+    mem_fail_after(2);
+    body = wire_run_encode(1, 1, 0, &part, 1);
+    mem_fail_after(0);
+    ck_assert_ptr_nonnull(body);
+    ck_assert_int_eq(wire_run_decode(&m, body), 0);
+    ck_assert_uint_eq(le_load_u32(m.sizes), size);
+    blob_unref(body);
+    mem_free(bytes);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("msg_work");
+    TCase *tc = tcase_create("msg_work");
+    SRunner *sr;
+    int failed;
+
+    tcase_add_test(tc, request_carries_all_of_it);
+    tcase_add_test(tc, request_may_be_bare);
+    tcase_add_test(tc, request_names_are_checked);
+    tcase_add_test(tc, unknown_operations_and_statuses_are_refused);
+    tcase_add_test(tc, reply_head_is_what_encode_writes);
+    tcase_add_test(tc, stage_carries_all_of_it);
+    tcase_add_test(tc, run_carries_its_elements);
+    tcase_add_test(tc, run_sums_are_not_fooled);
+    tcase_add_test(tc, run_that_claims_more_sizes_than_it_has_is_refused);
+    tcase_add_test(tc, result_carries_all_of_it);
+    tcase_add_test(tc, result_statuses_are_checked);
+    tcase_add_test(tc, note_carries_all_of_it);
+    tcase_add_test(tc, large_payload_takes_one_allocation);
+    suite_add_tcase(s, tc);
+    sr = srunner_create(s);
+    srunner_run_all(sr, CK_ENV);
+    failed = srunner_ntests_failed(sr);
+    srunner_free(sr);
+    return failed != 0;
+}
