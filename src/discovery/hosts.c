@@ -1,0 +1,324 @@
+/* SPDX-License-Identifier: MIT */
+/* hosts.c - supervisors named in a list: "10.0.0.5:4711,[fe80::1%eth0]:4711,render1:4711".
+ *
+ * Numeric addresses are reported by ask() itself. Names are resolved by a thread of their own,
+ * because that may block for long, and are reported through process(), with all the addresses
+ * they have (a supervisor may listen on one of them only).
+ *
+ * The thread is detached: nobody waits for a slow name server when the farm closes. What it and
+ * the module share is a counted struct lookup, which is freed by the last of them. */
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+#include "base/list.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "discovery/discovery_impl.h"
+
+#define HOST_MAX 256
+#define ADDRESS_MAX 128
+
+/* One entry of the list, or one address of a name. */
+struct host {
+    struct list node;
+    char name[HOST_MAX]; /* entry: without brackets */
+    char port[8];
+    char address[ADDRESS_MAX]; /* "tcp:...": numeric entries and answers; else "" */
+};
+
+struct lookup {
+    atomic_int refs;
+    int event_fd;           /* there are answers */
+    struct list names;      /* struct host; fixed */
+    pthread_mutex_t mutex;  /* guards what follows */
+    struct list answers;    /* struct host, not yet reported */
+    bool is_running;        /* a thread is at work */
+};
+
+struct hosts {
+    struct trk_discovery_sink sink;
+    struct list numeric;   /* struct host */
+    struct lookup *lookup; /* NULL: no names */
+};
+
+static void free_all(struct list *head)
+{
+    struct list *node;
+    while ((node = list_pop_front(head)) != NULL) {
+        mem_free(container_of(node, struct host, node));
+    }
+}
+
+/* --- names ------------------------------------------------------------------------------ */
+
+static struct lookup *lookup_new(void)
+{
+    struct lookup *l = mem_zalloc(1, sizeof(*l));
+    if (l == NULL) {
+        return NULL;
+    }
+    l->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (l->event_fd < 0 || sys_fd_add(l->event_fd) != 0) {
+        if (l->event_fd >= 0) {
+            close(l->event_fd);
+        }
+        mem_free(l);
+        return NULL;
+    }
+    atomic_init(&l->refs, 1);
+    list_init(&l->names);
+    list_init(&l->answers);
+    pthread_mutex_init(&l->mutex, NULL);
+    return l;
+}
+
+static void lookup_unref(struct lookup *l)
+{
+    if (l == NULL || atomic_fetch_sub(&l->refs, 1) != 1) {
+        return;
+    }
+    sys_fd_remove(l->event_fd);
+    close(l->event_fd);
+    free_all(&l->names);
+    free_all(&l->answers);
+    pthread_mutex_destroy(&l->mutex);
+    mem_free(l);
+}
+
+/* "tcp:HOST:PORT" of a socket address. */
+static bool format(const struct addrinfo *info, char *address, size_t size)
+{
+    char host[ADDRESS_MAX - 16], port[8];
+    if (getnameinfo(info->ai_addr, info->ai_addrlen, host, sizeof(host), port, sizeof(port),
+                    NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
+        return false;
+    }
+    snprintf(address, size, info->ai_family == AF_INET6 ? "tcp:[%s]:%s" : "tcp:%s:%s", host,
+             port);
+    return true;
+}
+
+static void resolve(struct lookup *l, const struct host *h)
+{
+    const struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_ADDRCONFIG | AI_NUMERICSERV};
+    struct addrinfo *all;
+    int rc = getaddrinfo(h->name, h->port, &hints, &all);
+    if (rc != 0) {
+        log_warn("discovery", "cannot find the host %s: %s", h->name, gai_strerror(rc));
+        return;
+    }
+    for (const struct addrinfo *info = all; info != NULL; info = info->ai_next) {
+        struct host *answer = mem_zalloc(1, sizeof(*answer));
+        if (answer == NULL || !format(info, answer->address, sizeof(answer->address))) {
+            mem_free(answer);
+            continue;
+        }
+        pthread_mutex_lock(&l->mutex);
+        list_push_back(&l->answers, &answer->node);
+        pthread_mutex_unlock(&l->mutex);
+    }
+    freeaddrinfo(all);
+    uint64_t one = 1;
+    (void)!write(l->event_fd, &one, sizeof(one));
+}
+
+static void *lookup_main(void *arg)
+{
+    struct lookup *l = arg;
+    const struct list *node;
+    pthread_setname_np(pthread_self(), "trickle-names");
+    list_for_each(node, &l->names) {
+        if (atomic_load(&l->refs) > 1) { /* else nobody wants to know any more */
+            resolve(l, container_of(node, struct host, node));
+        }
+    }
+    pthread_mutex_lock(&l->mutex);
+    l->is_running = false;
+    pthread_mutex_unlock(&l->mutex);
+    lookup_unref(l);
+    return NULL;
+}
+
+static int lookup_start(struct lookup *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    bool was_running = l->is_running;
+    l->is_running = true;
+    pthread_mutex_unlock(&l->mutex);
+    if (was_running) {
+        return 0; /* its answers are yet to come */
+    }
+    pthread_attr_t attr;
+    pthread_t thread;
+    sigset_t old;
+    pthread_attr_init(&attr);
+    pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+    atomic_fetch_add(&l->refs, 1);
+    int error = sys_block_signals(&old) != 0 ? EAGAIN : 0;
+    if (error == 0) {
+        error = pthread_create(&thread, &attr, lookup_main, l);
+        sys_restore_signals(&old);
+    }
+    pthread_attr_destroy(&attr);
+    if (error != 0) {
+        atomic_fetch_sub(&l->refs, 1);
+        l->is_running = false; /* no thread: no lock needed */
+        return fail(TRK_EIO, "cannot start a thread: %s", strerror(error));
+    }
+    return 0;
+}
+
+/* --- the list --------------------------------------------------------------------------- */
+
+/* Takes one entry apart: [text, text+size). */
+static int parse_entry(struct host *h, const char *text, size_t size)
+{
+    const char *colon = memrchr(text, ':', size);
+    size_t host_size = colon != NULL ? (size_t)(colon - text) : 0;
+    size_t port_size = colon != NULL ? size - host_size - 1 : 0;
+    bool has_brackets = host_size > 2 && text[0] == '[' && colon[-1] == ']';
+    const char *host = text + (has_brackets ? 1 : 0);
+    host_size -= has_brackets ? 2 : 0;
+    if (host_size == 0 || host_size >= sizeof(h->name) || port_size == 0 || port_size > 5 ||
+        (!has_brackets && memchr(host, ':', host_size) != NULL)) {
+        return fail(TRK_EINVAL, "hosts: \"%.*s\" is not of the form HOST:PORT (IPv6: [HOST]:PORT)",
+                    (int)(size < 200 ? size : 200), text);
+    }
+    memcpy(h->name, host, host_size);
+    memcpy(h->port, colon + 1, port_size);
+    long port = strspn(h->port, "0123456789") == port_size ? atol(h->port) : 0;
+    if (port < 1 || port > 65535) {
+        return fail(TRK_EINVAL, "hosts: \"%.*s\": the port must be a number from 1 to 65535",
+                    (int)(size < 200 ? size : 200), text);
+    }
+    const struct addrinfo hints = {.ai_family = has_brackets ? AF_INET6 : AF_INET,
+                                   .ai_socktype = SOCK_STREAM,
+                                   .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
+    struct addrinfo *info;
+    if (getaddrinfo(h->name, h->port, &hints, &info) == 0) {
+        (void)!format(info, h->address, sizeof(h->address));
+        freeaddrinfo(info);
+    } else if (has_brackets) {
+        return fail(TRK_EINVAL, "hosts: \"%.*s\" is not an IPv6 address with a port",
+                    (int)(size < 200 ? size : 200), text);
+    }
+    return 0;
+}
+
+static int add_entry(struct hosts *hosts, const char *text, size_t size)
+{
+    struct host *h = mem_zalloc(1, sizeof(*h));
+    if (h == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    int rc = parse_entry(h, text, size);
+    if (rc == 0 && h->address[0] == '\0' && hosts->lookup == NULL) {
+        hosts->lookup = lookup_new();
+        rc = hosts->lookup == NULL ? fail(TRK_EIO, "cannot prepare to look up %s", h->name) : 0;
+    }
+    if (rc != 0) {
+        mem_free(h);
+        return rc;
+    }
+    list_push_back(h->address[0] != '\0' ? &hosts->numeric : &hosts->lookup->names, &h->node);
+    return 0;
+}
+
+static void hosts_close(void *state)
+{
+    struct hosts *hosts = state;
+    free_all(&hosts->numeric);
+    lookup_unref(hosts->lookup);
+    mem_free(hosts);
+}
+
+static int hosts_open(const struct trk_discovery_config *config,
+                      const struct trk_discovery_sink *sink, void **state)
+{
+    struct hosts *hosts = mem_zalloc(1, sizeof(*hosts));
+    if (hosts == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    hosts->sink = *sink;
+    list_init(&hosts->numeric);
+    const char *at = config->hosts != NULL ? config->hosts : "";
+    while (*at != '\0') {
+        size_t size = strcspn(at, ",");
+        size_t blanks = strspn(at, " \t");
+        size_t end = size;
+        while (end > blanks && (at[end - 1] == ' ' || at[end - 1] == '\t')) {
+            end--;
+        }
+        int rc = add_entry(hosts, at + blanks, end - blanks);
+        if (rc != 0) {
+            hosts_close(hosts);
+            return rc;
+        }
+        at += size + (at[size] == ',' ? 1 : 0);
+    }
+    *state = hosts;
+    return 0;
+}
+
+static int hosts_ask(void *state)
+{
+    struct hosts *hosts = state;
+    const struct list *node;
+    list_for_each(node, &hosts->numeric) {
+        hosts->sink.found(hosts->sink.ctx, container_of(node, struct host, node)->address);
+    }
+    return hosts->lookup != NULL ? lookup_start(hosts->lookup) : 0;
+}
+
+static int hosts_fd(void *state)
+{
+    const struct hosts *hosts = state;
+    return hosts->lookup != NULL ? hosts->lookup->event_fd : -1;
+}
+
+static void hosts_process(void *state)
+{
+    struct hosts *hosts = state;
+    struct lookup *l = hosts->lookup;
+    uint64_t count;
+    if (l == NULL) {
+        return;
+    }
+    (void)!read(l->event_fd, &count, sizeof(count));
+    for (;;) {
+        pthread_mutex_lock(&l->mutex);
+        struct list *node = list_pop_front(&l->answers);
+        pthread_mutex_unlock(&l->mutex);
+        if (node == NULL) {
+            return;
+        }
+        struct host *answer = container_of(node, struct host, node);
+        hosts->sink.found(hosts->sink.ctx, answer->address);
+        mem_free(answer);
+    }
+}
+
+const struct trk_discovery_module discovery_hosts = {
+    .abi = TRK_DISCOVERY_ABI,
+    .size = sizeof(struct trk_discovery_module),
+    .name = "hosts",
+    .is_immediate = false, /* names take their time */
+    .open = hosts_open,
+    .ask = hosts_ask,
+    .fd = hosts_fd,
+    .process = hosts_process,
+    .close = hosts_close,
+};
