@@ -275,7 +275,8 @@ static const struct net_session_ops vm_ops = {
 static void lease_start(struct trk_farm *farm, struct slot *slot)
 {
     struct trk_vm *vm = vm_new(farm, slot);
-    /* A VM that is starting is silent until its interpreter is up; its supervisor says if it fails. */
+    /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
+     * says so. */
     uint32_t hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
     struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = hello_ms,
                                       .dead_ms = farm->dead_after_ms};

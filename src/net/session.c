@@ -353,7 +353,8 @@ static uint64_t ping_due_ms(struct net_session *s)
 
 static uint64_t dead_due_ms(const struct net_session *s)
 {
-    return s->dead_ms != 0 && s->has_greeted && s->phase == OPEN ? s->received_ms + s->dead_ms : NEVER;
+    bool counts = s->dead_ms != 0 && s->has_greeted && s->phase == OPEN;
+    return counts ? s->received_ms + s->dead_ms : NEVER;
 }
 
 static uint64_t hello_due_ms(const struct net_session *s)
