@@ -106,18 +106,6 @@ void trk_farm_unref(struct trk_farm *farm)
     }
 }
 
-struct trk_farm *trk_farm_ref(struct trk_farm *farm)
-{
-    return farm_ref(farm);
-}
-
-void trk_farm_unref(struct trk_farm *farm)
-{
-    if (farm != NULL && !sys_is_forked()) {
-        farm_unref(farm);
-    }
-}
-
 int farm_usable(struct trk_farm *farm)
 {
     bool is_closed;
