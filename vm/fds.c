@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: MIT */
+/* fds.c - TRICKLE_VM_FDS as text and back. */
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "trickle/error.h"
+#include "vm/host.h"
+
+int vm_fds_format(const struct vm_fds *fds, char *text, unsigned size)
+{
+    char hex[33];
+    for (int i = 0; i < 16; i++) {
+        snprintf(hex + 2 * i, 3, "%02x", fds->supervisor[i]);
+    }
+    int n = snprintf(text, size,
+                     "listen=%d,tcp=%d,control=%d,page=%d,index=%u,cores=%u,tcpport=%u,"
+                     "supervisor=%s",
+                     fds->listen, fds->tcp, fds->control, fds->page, fds->index, fds->cores,
+                     fds->tcp_port, hex);
+    return n > 0 && (unsigned)n < size ? 0 : TRK_EINVAL;
+}
+
+static bool parse_hex(uint8_t out[16], const char *hex)
+{
+    if (strlen(hex) != 32 || strspn(hex, "0123456789abcdef") != 32) {
+        return false;
+    }
+    for (int i = 0; i < 16; i++) {
+        char two[3] = {hex[2 * i], hex[2 * i + 1], '\0'};
+        out[i] = (uint8_t)strtoul(two, NULL, 16);
+    }
+    return true;
+}
+
+int vm_fds_parse(struct vm_fds *out, const char *text)
+{
+    char hex[33];
+    int end = 0;
+    struct vm_fds fds;
+    unsigned port;
+    int n = sscanf(text,
+                   "listen=%9d,tcp=%9d,control=%9d,page=%9d,index=%9u,cores=%9u,tcpport=%9u,"
+                   "supervisor=%32[0-9a-f]%n",
+                   &fds.listen, &fds.tcp, &fds.control, &fds.page, &fds.index, &fds.cores, &port,
+                   hex, &end);
+    if (n != 8 || text[end] != '\0' || port > 65535 || !parse_hex(fds.supervisor, hex) ||
+        fds.listen < 0 || fds.tcp < -1 || fds.control < 0 || fds.page < 0) {
+        return TRK_EINVAL;
+    }
+    fds.tcp_port = (uint16_t)port;
+    *out = fds;
+    return 0;
+}

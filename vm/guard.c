@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/* guard.c - see guard.h. The guard is forked, not started anew: it needs no file of its own and
+ * cannot fail to load. The supervisor has one thread, so the child may use the whole library. */
+#include "vm/guard.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+
+int guard_init(struct guard *g, uint32_t count, const char **files)
+{
+    memset(g, 0, sizeof(*g));
+    g->count = count;
+    g->files = files;
+    if (pipe2(g->pipe, O_CLOEXEC) < 0) {
+        return fail(TRK_EIO, "cannot make a pipe: %s", strerror(errno));
+    }
+    void *at = mmap(NULL, count * sizeof(*g->groups), PROT_READ | PROT_WRITE,
+                    MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) {
+        return fail(TRK_ENOMEM, "cannot make shared memory: %s", strerror(errno));
+    }
+    g->groups = at;
+    return 0;
+}
+
+void guard_kill_session(pid_t leader)
+{
+    kill(-leader, SIGKILL);
+    DIR *dir = opendir("/proc");
+    if (dir == NULL) {
+        return;
+    }
+    struct dirent *entry;
+    while ((entry = readdir(dir)) != NULL) {
+        pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? atoi(entry->d_name) : 0;
+        if (pid > 1 && getsid(pid) == leader) {
+            kill(pid, SIGKILL);
+        }
+    }
+    closedir(dir);
+}
+
+static void clean_up(const struct guard *g)
+{
+    for (uint32_t i = 0; i < g->count; i++) {
+        pid_t leader = atomic_load(&g->groups[i]);
+        if (leader > 1) {
+            guard_kill_session(leader);
+        }
+    }
+    for (const char **file = g->files; *file != NULL; file++) {
+        unlink(*file);
+    }
+}
+
+/* All descriptors but the pipe: a socket that the guard kept would look alive when it is dead. */
+static void close_others(int keep)
+{
+    int null = open("/dev/null", O_RDWR);
+    if (keep <= 2) {
+        keep = fcntl(keep, F_DUPFD, 3);
+    }
+    for (int fd = 0; fd <= 2; fd++) {
+        dup2(null, fd);
+    }
+    dup2(keep, 3);
+    closefrom(4);
+}
+
+static _Noreturn void guard_main(const struct guard *g)
+{
+    char byte;
+    setsid(); /* a Ctrl-C at the terminal is not for us */
+    signal(SIGHUP, SIG_IGN);
+    signal(SIGINT, SIG_IGN);
+    signal(SIGTERM, SIG_IGN);
+    prctl(PR_SET_NAME, "trickle-guard");
+    close_others(g->pipe[0]);
+    while (read(3, &byte, 1) < 0 && errno == EINTR) {
+    }
+    clean_up(g);
+    _exit(0);
+}
+
+int guard_start(struct guard *g)
+{
+    /* A handler of ours that runs in the child would write into the parent's loop. */
+    sigset_t all, old;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &old);
+    pid_t pid = fork();
+    if (pid == 0) {
+        for (int number = 1; number < NSIG; number++) {
+            signal(number, SIG_DFL);
+        }
+        sigemptyset(&old);
+        sigprocmask(SIG_SETMASK, &old, NULL);
+        guard_main(g);
+    }
+    sigprocmask(SIG_SETMASK, &old, NULL);
+    if (pid < 0) {
+        return fail(TRK_EIO, "cannot start the guard process: %s", strerror(errno));
+    }
+    g->pid = pid;
+    return 0;
+}
+
+void guard_stop(struct guard *g)
+{
+    close(g->pipe[1]);
+    close(g->pipe[0]);
+    if (g->pid > 0) {
+        while (waitpid(g->pid, NULL, 0) < 0 && errno == EINTR) {
+        }
+    }
+    munmap(g->groups, g->count * sizeof(*g->groups));
+}

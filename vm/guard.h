@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: MIT */
+/* guard.h - a tiny process that cleans up behind a supervisor that died in whatever way.
+ *
+ * It waits for the end of a pipe whose other end only the supervisor holds. Then it kills what is
+ * left of the VMs (their process groups and sessions) and removes the socket files. */
+#ifndef VM_GUARD_H
+#define VM_GUARD_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct guard {
+    pid_t pid;          /* of the guard; 0: none */
+    int pipe[2];        /* never written; the supervisor keeps both ends to start it again */
+    atomic_int *groups; /* shared: process group of each VM; 0: none */
+    uint32_t count;
+    const char **files; /* to be removed; borrowed, as are the names; NULL at its end */
+};
+
+/* Makes the shared table. 0 or TRK_E* with a sentence. */
+int guard_init(struct guard *g, uint32_t count, const char **files);
+/* Forks the guard (again). */
+int guard_start(struct guard *g);
+/* The supervisor ends in order: lets the guard go, waits for it. */
+void guard_stop(struct guard *g);
+
+/* Kills all processes of a session and its process group (a VM is the leader of both). */
+void guard_kill_session(pid_t leader);
+
+#endif

@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: MIT */
+/* host.c - trk_vm_serve(): takes over what the supervisor handed down, and starts both halves. */
+#include "vm/host.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+#include "base/sys.h"
+#include "vm/host_impl.h"
+
+static struct host the_host; /* one per process, until it ends */
+
+static int take_fds(struct host *h)
+{
+    const char *text = getenv(VM_FDS_ENV);
+    if (text == NULL) {
+        return fail(TRK_EINVAL, "%s is not set: VMs are started by trickle-vm", VM_FDS_ENV);
+    }
+    if (vm_fds_parse(&h->fds, text) < 0) {
+        return fail(TRK_EINVAL, "%s cannot be read: %s", VM_FDS_ENV, text);
+    }
+    unsetenv(VM_FDS_ENV);
+    /* What user code starts must not inherit these: its sockets would outlive this process. */
+    if (sys_fd_add(h->fds.listen) < 0 || sys_fd_add(h->fds.control) < 0 ||
+        (h->fds.tcp >= 0 && sys_fd_add(h->fds.tcp) < 0)) {
+        return fail(TRK_EINVAL, "the descriptors that %s names are not open", VM_FDS_ENV);
+    }
+    return 0;
+}
+
+static int map_page(struct host *h)
+{
+    void *at = mmap(NULL, sizeof(struct vm_page), PROT_READ | PROT_WRITE, MAP_SHARED,
+                    h->fds.page, 0);
+    if (at == MAP_FAILED) {
+        return fail(TRK_EIO, "cannot map the page shared with the supervisor: %s",
+                    strerror(errno));
+    }
+    close(h->fds.page);
+    /* A child that user code forks has no business in it. */
+    (void)madvise(at, sizeof(struct vm_page), MADV_DONTFORK);
+    h->page = at;
+    if (h->page->magic != VM_PAGE_MAGIC) {
+        munmap(at, sizeof(struct vm_page));
+        return fail(TRK_EVERSION, "the supervisor is of another version of Trickle");
+    }
+    return 0;
+}
+
+static void describe_module(struct host *h)
+{
+    snprintf(h->page->module, sizeof(h->page->module), "%s", h->module->name);
+    snprintf(h->page->version, sizeof(h->page->version), "%s", h->module->version);
+}
+
+static int start(struct host *h)
+{
+    int rc = take_fds(h);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = map_page(h);
+    if (rc < 0) {
+        return rc;
+    }
+    sys_host_name(h->host_name, sizeof(h->host_name));
+    describe_module(h);
+    h->pid = getpid();
+    h->agent = agent_new();
+    if (h->agent == NULL || host_compute_init(h) < 0) {
+        return fail(TRK_ENOMEM, "out of memory at the start of the VM");
+    }
+    if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0) {
+        return fail(TRK_EIO, "cannot make a lock");
+    }
+    rc = host_net_start(h);
+    return rc < 0 ? fail(rc, "cannot start the net thread: %s", trk_strerror(rc)) : 0;
+}
+
+int trk_vm_serve(const struct trk_rai_module *module, void *state)
+{
+    static atomic_flag has_served = ATOMIC_FLAG_INIT;
+    struct host *h = &the_host;
+    if (module->abi != TRK_RAI_ABI || module->size < sizeof(struct trk_rai_module)) {
+        return fail(TRK_EVERSION, "the RAI module %s is for another version of Trickle",
+                    module->name);
+    }
+    if (atomic_flag_test_and_set(&has_served)) {
+        return fail(TRK_ECLOSED, "a process can be a VM only once");
+    }
+    h->module = module;
+    h->module_state = state;
+    int rc = start(h);
+    if (rc < 0) {
+        return rc;
+    }
+    host_compute(h);
+    return 0;
+}

@@ -1,0 +1,394 @@
+/* SPDX-License-Identifier: MIT */
+/* host_compute.c - the computing half of a VM: take a job, run it, send what it gave.
+ *
+ * Jobs are taken one at a time under the lock, so that all the others can be recalled and
+ * cancelled until the last moment; the lock is free nearly always. Around an element stand: the
+ * note in the page (so that the supervisor can name the element should it kill the process), one
+ * reading of the clock (the end of one element is the start of the next), and the look at the
+ * process number: user code may have forked, and its child comes back here too.
+ *
+ * Results are gathered and sent when 1 ms has passed since the last sending, when 64 KiB are
+ * there, at the end of a batch, and before anything else is done or waited for. A result larger
+ * than that travels alone, straight from the reply buffer. Each message is held in the agent
+ * before it is sent. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/sys.h"
+#include "vm/host_impl.h"
+#include "wire/msg.h"
+
+#define FLUSH_NS 1000000u
+#define FLUSH_BYTES 65536u
+#define GATHER_MAX 4096u
+#define NAME_MAX_BYTES 4096u /* of a request, see wire/msg.h */
+
+struct gather {
+    uint32_t stage, attempt, count;
+    uint64_t first;   /* index of result 0; they are consecutive */
+    uint64_t busy_ns; /* computing on these */
+    size_t bytes;
+    uint8_t statuses[GATHER_MAX];
+    uint32_t sizes[GATHER_MAX];
+    uint8_t payloads[2 * FLUSH_BYTES]; /* below the limit, one more fits */
+};
+
+/* A stage that failed to open: each of its elements is answered with this. */
+struct failed_stage {
+    struct failed_stage *next;
+    uint32_t stage;
+    int status;
+    struct blob *payload;
+};
+
+int host_compute_init(struct host *h)
+{
+    rai_reply_init(&h->reply);
+    h->gather = mem_zalloc(1, sizeof(*h->gather));
+    return h->gather != NULL ? 0 : TRK_ENOMEM;
+}
+
+/* No memory for what keeps a result safe. The process ends: the initiator sees it at once and
+ * gives the elements to another VM, which is better than to stumble on. */
+static _Noreturn void out_of_memory(void)
+{
+    log_error("vm", "out of memory: this VM ends and starts again");
+    _exit(HOST_EXIT_MEMORY);
+}
+
+/* User code forked, and its child returned into our loop: it must not touch anything here. */
+static void leave_if_forked(const struct host *h)
+{
+    if (getpid() != h->pid) {
+        _exit(0);
+    }
+}
+
+/* --- sending ------------------------------------------------------------------------- */
+
+static void send_to_holder(struct host *h, uint8_t type, uint32_t stream, struct blob *body)
+{
+    pthread_mutex_lock(&h->lock);
+    struct net_session *s = h->session != NULL ? net_session_ref(h->session) : NULL;
+    pthread_mutex_unlock(&h->lock);
+    if (s == NULL) {
+        blob_unref(body); /* the lease has ended */
+        return;
+    }
+    int rc = net_session_send(s, type, stream, body);
+    net_session_unref(s);
+    if (rc == TRK_ENOMEM) {
+        out_of_memory();
+    }
+    if (rc < 0) { /* the lease has ended, or is about to */
+        log_debug("vm", "%s not sent: %s", wire_type_name(type), trk_strerror(rc));
+    }
+}
+
+/* Holds and sends one RESULT message. payloads is what sizes add up to. */
+static void send_results(struct host *h, struct wire_result *head, const uint8_t *statuses,
+                         const uint32_t *sizes, const void *payloads, size_t size)
+{
+    pthread_mutex_lock(&h->lock);
+    bool has_lease = h->session != NULL;
+    head->seq = has_lease ? agent_next_seq(h->agent) : 0;
+    pthread_mutex_unlock(&h->lock);
+    if (!has_lease) {
+        return;
+    }
+    struct blob *body = wire_result_encode(head, statuses, sizes, payloads, size);
+    if (body == NULL) {
+        out_of_memory();
+    }
+    pthread_mutex_lock(&h->lock);
+    int rc = h->session != NULL ? agent_hold(h->agent, head->seq, body) : 0;
+    pthread_mutex_unlock(&h->lock);
+    if (rc < 0) {
+        out_of_memory();
+    }
+    send_to_holder(h, WIRE_RESULT, 0, body);
+}
+
+static void flush(struct host *h)
+{
+    struct gather *g = h->gather;
+    if (g->count == 0) {
+        return;
+    }
+    struct wire_result head = {.stage = g->stage,
+                               .attempt = g->attempt,
+                               .first = g->first,
+                               .count = g->count,
+                               .busy_ns = g->busy_ns};
+    send_results(h, &head, g->statuses, g->sizes, g->payloads, g->bytes);
+    g->count = 0;
+    g->bytes = 0;
+    g->busy_ns = 0;
+}
+
+static void send_alone(struct host *h, const struct agent_job *job, uint8_t status,
+                       uint64_t busy_ns)
+{
+    uint32_t size = (uint32_t)rai_reply_size(&h->reply);
+    struct wire_result head = {.stage = job->stage,
+                               .attempt = job->attempt,
+                               .first = job->index,
+                               .count = 1,
+                               .busy_ns = busy_ns};
+    send_results(h, &head, &status, &size, rai_reply_bytes(&h->reply), size);
+}
+
+/* Adds the answer in the reply buffer to what is gathered. */
+static void gather_add(struct gather *g, const struct trk_rai_reply *reply,
+                       const struct agent_job *job, uint8_t status, uint64_t busy_ns)
+{
+    size_t size = rai_reply_size(reply);
+    if (g->count == 0) {
+        g->stage = job->stage;
+        g->attempt = job->attempt;
+        g->first = job->index;
+    }
+    g->statuses[g->count] = status;
+    g->sizes[g->count] = (uint32_t)size;
+    memcpy(g->payloads + g->bytes, rai_reply_bytes(reply), size);
+    g->bytes += size;
+    g->busy_ns += busy_ns;
+    g->count++;
+}
+
+/* --- jobs ---------------------------------------------------------------------------- */
+
+static struct failed_stage *failed_find(struct host *h, uint32_t stage)
+{
+    struct failed_stage *f = h->failed;
+    while (f != NULL && f->stage != stage) {
+        f = f->next;
+    }
+    return f;
+}
+
+static void reply_begin(struct host *h, size_t prefix)
+{
+    if (rai_reply_begin(&h->reply, prefix) < 0) {
+        out_of_memory();
+    }
+}
+
+static void run_request(struct host *h, const struct agent_job *job)
+{
+    char name[NAME_MAX_BYTES + 1];
+    size_t name_size = job->request.name_size;
+    int status = TRK_STATUS_ERROR;
+    reply_begin(h, WIRE_REPLY_HEAD);
+    if (name_size <= NAME_MAX_BYTES) {
+        memcpy(name, job->request.name, name_size);
+        name[name_size] = '\0';
+        struct trk_rai_request request = {.op = (enum trk_op)job->request.op,
+                                          .object = job->request.object,
+                                          .name = name,
+                                          .payload = job->request.payload,
+                                          .size = job->request.size};
+        status = h->module->request(h->module_state, &request, &h->reply);
+        leave_if_forked(h);
+    }
+    atomic_store(&h->is_running, false);
+    status = rai_reply_end(&h->reply, status);
+    if (job->stream == 0 && status == TRK_STATUS_OK) {
+        return; /* nobody waits for it; a failure may still be of interest */
+    }
+    struct blob *body = rai_reply_take(&h->reply);
+    wire_reply_head(body->data, (uint8_t)status);
+    send_to_holder(h, WIRE_REPLY, job->stream, body);
+}
+
+static void open_stage(struct host *h, const struct agent_job *job)
+{
+    reply_begin(h, 0);
+    int status = h->module->stage_open(h->module_state, job->stage, job->payload, job->size,
+                                       &h->reply);
+    leave_if_forked(h);
+    atomic_store(&h->is_running, false);
+    status = rai_reply_end(&h->reply, status);
+    if (status == TRK_STATUS_OK) {
+        return;
+    }
+    struct failed_stage *f = mem_zalloc(1, sizeof(*f));
+    if (f == NULL) {
+        out_of_memory();
+    }
+    f->stage = job->stage;
+    f->status = status;
+    f->payload = rai_reply_take(&h->reply);
+    f->next = h->failed;
+    h->failed = f;
+}
+
+static void close_stage(struct host *h, const struct agent_job *job)
+{
+    struct failed_stage **at = &h->failed;
+    while (*at != NULL && (*at)->stage != job->stage) {
+        at = &(*at)->next;
+    }
+    if (*at != NULL) {
+        struct failed_stage *f = *at;
+        *at = f->next;
+        blob_unref(f->payload);
+        mem_free(f);
+    } else {
+        h->module->stage_close(h->module_state, job->stage);
+        leave_if_forked(h);
+    }
+    atomic_store(&h->is_running, false);
+}
+
+static int run_module(struct host *h, const struct agent_job *job)
+{
+    const struct failed_stage *f = h->failed != NULL ? failed_find(h, job->stage) : NULL;
+    if (f != NULL) {
+        int rc = trk_rai_reply_write(&h->reply, f->payload->data, f->payload->size);
+        (void)rc; /* the reply remembers it */
+        return f->status;
+    }
+    struct trk_rai_element element = {.stage = job->stage,
+                                      .attempt = job->attempt,
+                                      .index = job->index,
+                                      .payload = job->payload,
+                                      .size = job->size};
+    return h->module->run(h->module_state, &element, &h->reply);
+}
+
+/* Runs one element that started at now_ns; returns when it ended. */
+static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_t now_ns)
+{
+    struct gather *g = h->gather;
+    struct vm_page *page = h->page;
+    if (g->count > 0 && (g->stage != job->stage || g->attempt != job->attempt ||
+                         g->first + g->count != job->index)) {
+        flush(h);
+    }
+    reply_begin(h, 0);
+    page->stage = job->stage;
+    page->attempt = job->attempt;
+    page->index = job->index;
+    page->start_ns = now_ns;
+    atomic_store_explicit(&page->has_element, 1, memory_order_release);
+    int status = run_module(h, job);
+    leave_if_forked(h);
+    atomic_store_explicit(&page->has_element, 0, memory_order_release);
+    atomic_store(&h->is_running, false);
+    uint64_t end_ns = sys_now_ns();
+    status = rai_reply_end(&h->reply, status);
+
+    if (rai_reply_size(&h->reply) > FLUSH_BYTES) {
+        flush(h);
+        send_alone(h, job, (uint8_t)status, end_ns - now_ns);
+    } else {
+        gather_add(g, &h->reply, job, (uint8_t)status, end_ns - now_ns);
+        if (!job->is_last && g->bytes < FLUSH_BYTES && g->count < GATHER_MAX &&
+            end_ns - h->flushed_ns < FLUSH_NS) {
+            return end_ns;
+        }
+        flush(h);
+    }
+    /* Sending took its time, which is no element's. */
+    h->flushed_ns = sys_now_ns();
+    return h->flushed_ns;
+}
+
+static void wait_for_work(struct host *h)
+{
+    const struct trk_rai_module *module = h->module;
+    if (module->wait_begin != NULL) {
+        module->wait_begin(h->module_state);
+    }
+    while (sem_wait(&h->wake) < 0 && errno == EINTR) {
+    }
+    if (module->wait_end != NULL) {
+        module->wait_end(h->module_state);
+    }
+}
+
+enum next { NEXT_JOB, NEXT_WAIT, NEXT_FLUSH, NEXT_DRAINED, NEXT_END };
+
+static enum next next_job(struct host *h, struct agent_job *job, bool is_drained)
+{
+    enum next next = NEXT_JOB;
+    pthread_mutex_lock(&h->lock);
+    if (h->is_ending) {
+        next = NEXT_END;
+    } else if (h->is_draining && !is_drained) {
+        next = NEXT_DRAINED;
+    } else {
+        if (!h->is_draining) {
+            agent_next(h->agent, job);
+        }
+        if (job->kind != AGENT_NOTHING) {
+            h->run++;
+            h->run_is_element = job->kind == AGENT_ELEMENT;
+            h->run_stage = job->stage;
+            atomic_store_explicit(&h->is_running, true, memory_order_relaxed);
+        } else if (h->gather->count > 0) {
+            next = NEXT_FLUSH;
+        } else {
+            h->is_waiting = true;
+            next = NEXT_WAIT;
+        }
+    }
+    pthread_mutex_unlock(&h->lock);
+    return next;
+}
+
+static uint64_t run_job(struct host *h, struct agent_job *job, uint64_t now_ns)
+{
+    if (job->kind == AGENT_ELEMENT) {
+        /* 0: something else came before; the first element starts now. */
+        now_ns = run_element(h, job, now_ns != 0 ? now_ns : sys_now_ns());
+    } else {
+        flush(h);
+        if (job->kind == AGENT_REQUEST) {
+            run_request(h, job);
+        } else if (job->kind == AGENT_STAGE) {
+            open_stage(h, job);
+        } else {
+            close_stage(h, job);
+        }
+        now_ns = 0;
+    }
+    agent_job_done(job);
+    return now_ns;
+}
+
+void host_compute(struct host *h)
+{
+    uint64_t now_ns = 0;
+    bool is_drained = false;
+    for (;;) {
+        struct agent_job job = {.kind = AGENT_NOTHING};
+        switch (next_job(h, &job, is_drained)) {
+        case NEXT_JOB:
+            now_ns = run_job(h, &job, now_ns);
+            break;
+        case NEXT_FLUSH:
+            flush(h);
+            now_ns = 0;
+            break;
+        case NEXT_DRAINED:
+            flush(h);
+            is_drained = true;
+            if (net_loop_post(h->loop, host_net_drained, h) < 0) {
+                return; /* the net thread is gone: nobody to say goodbye to */
+            }
+            break;
+        case NEXT_WAIT:
+            wait_for_work(h);
+            now_ns = 0;
+            break;
+        case NEXT_END:
+            return;
+        }
+    }
+}

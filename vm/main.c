@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: MIT */
+/* main.c - trickle-vm: options, and what must be in order before anything starts. */
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "trickle/trickle.h"
+#include "vm/supervisor.h"
+
+#ifndef TRICKLE_PYTHON
+#define TRICKLE_PYTHON "python3"
+#endif
+#ifndef TRICKLE_PKGDIR
+#define TRICKLE_PKGDIR ""
+#endif
+
+#define VMS_MAX 1024
+#define EXIT_USAGE 2
+#define BOOT "trickle/_boot.py"
+
+static const char help[] =
+    "Usage: trickle-vm [OPTION]...\n"
+    "\n"
+    "Starts Trickle VMs on this machine and looks after them until it is stopped. Programs of\n"
+    "the same user on this machine find them; nothing listens on a network unless asked to.\n"
+    "\n"
+    "  -n, --count N           how many VMs (default: one per core)\n"
+    "      --python PATH       the Python that runs the VMs, of any version from 3.11 on or of a\n"
+    "                          venv (default: " TRICKLE_PYTHON ")\n"
+    "      --rai MODULE        what the VMs run: python\n"
+    "      --listen ADDR[:PORT]\n"
+    "                          listen on TCP too; ADDR is numeric. Loopback addresses are open\n"
+    "                          to all users of this machine; others need --insecure\n"
+    "      --lan               answer questions by multicast; needs --listen and --insecure\n"
+    "      --insecure          allow plain TCP without any protection\n"
+    "      --runtime DIR       directory of the sockets (default: $TRICKLE_RUNTIME, else\n"
+    "                          /tmp/trickle-UID)\n"
+    "      --log LEVEL         error, warn, info or debug (default: $TRICKLE_LOG, else warn)\n"
+    "      --ready-fd FD       write \"ready\" to this descriptor when all VMs are up\n"
+    "      --die-with-parent   end when the process that started this one ends\n"
+    "  -h, --help              show this and exit\n"
+    "  -V, --version           show the version and exit\n"
+    "\n"
+    "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
+
+enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_RUNTIME, OPT_LOG,
+       OPT_READY_FD, OPT_DIE_WITH_PARENT, OPT_EXEC };
+
+static const struct option long_options[] = {
+    {"count", required_argument, NULL, 'n'},
+    {"python", required_argument, NULL, OPT_PYTHON},
+    {"rai", required_argument, NULL, OPT_RAI},
+    {"listen", required_argument, NULL, OPT_LISTEN},
+    {"lan", no_argument, NULL, OPT_LAN},
+    {"insecure", no_argument, NULL, OPT_INSECURE},
+    {"runtime", required_argument, NULL, OPT_RUNTIME},
+    {"log", required_argument, NULL, OPT_LOG},
+    {"ready-fd", required_argument, NULL, OPT_READY_FD},
+    {"die-with-parent", no_argument, NULL, OPT_DIE_WITH_PARENT},
+    {"exec", required_argument, NULL, OPT_EXEC}, /* for tests: a VM program of one's own */
+    {"help", no_argument, NULL, 'h'},
+    {"version", no_argument, NULL, 'V'},
+    {NULL, 0, NULL, 0},
+};
+
+/* What the options said, before it is checked. */
+struct arguments {
+    struct supervisor_options opt;
+    const char *listen; /* ADDR[:PORT] */
+    bool is_insecure;
+    bool dies_with_parent;
+    char listen_host[INET6_ADDRSTRLEN];
+    char python[PATH_MAX], boot[PATH_MAX];
+};
+
+TRK_PRINTF(1, 2)
+static _Noreturn void usage_error(const char *format, ...)
+{
+    va_list args;
+    fprintf(stderr, "trickle-vm: ");
+    va_start(args, format);
+    vfprintf(stderr, format, args);
+    va_end(args);
+    fprintf(stderr, "\n");
+    exit(EXIT_USAGE);
+}
+
+static uint32_t parse_number(const char *option, const char *text, long min, long max)
+{
+    char *end;
+    errno = 0;
+    long value = strtol(text, &end, 10);
+    if (errno != 0 || end == text || *end != '\0' || value < min || value > max) {
+        usage_error("%s %s: give a number from %ld to %ld", option, text, min, max);
+    }
+    return (uint32_t)value;
+}
+
+static void parse_option(struct arguments *a, int option)
+{
+    switch (option) {
+    case 'n':
+        a->opt.count = parse_number("-n", optarg, 1, VMS_MAX);
+        break;
+    case OPT_PYTHON:
+        a->opt.python = optarg;
+        break;
+    case OPT_RAI:
+        if (strcmp(optarg, "python") != 0) {
+            usage_error("--rai %s: there is no such module; there is: python", optarg);
+        }
+        break;
+    case OPT_LISTEN:
+        a->listen = optarg;
+        break;
+    case OPT_LAN:
+        a->opt.lan = true;
+        break;
+    case OPT_INSECURE:
+        a->is_insecure = true;
+        break;
+    case OPT_RUNTIME:
+        a->opt.runtime_dir = optarg;
+        setenv("TRICKLE_RUNTIME", optarg, 1); /* for programs that VMs start */
+        break;
+    case OPT_LOG:
+        if (log_set_level(optarg) < 0) {
+            usage_error("--log %s: give error, warn, info or debug", optarg);
+        }
+        setenv("TRICKLE_LOG", optarg, 1); /* for the VMs */
+        break;
+    case OPT_READY_FD:
+        a->opt.ready_fd = (int)parse_number("--ready-fd", optarg, 0, INT_MAX);
+        break;
+    case OPT_DIE_WITH_PARENT:
+        a->dies_with_parent = true;
+        break;
+    case OPT_EXEC:
+        a->opt.exec = optarg;
+        break;
+    case 'h':
+        fputs(help, stdout);
+        exit(0);
+    case 'V':
+        puts("trickle-vm " TRK_VERSION);
+        exit(0);
+    default:
+        fprintf(stderr, "trickle-vm: try trickle-vm --help\n");
+        exit(EXIT_USAGE);
+    }
+}
+
+static bool is_numeric(const char *host)
+{
+    struct in6_addr addr;
+    return inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1;
+}
+
+static bool is_loopback(const char *host)
+{
+    struct in_addr v4;
+    struct in6_addr v6;
+    if (inet_pton(AF_INET, host, &v4) == 1) {
+        return ntohl(v4.s_addr) >> 24 == 127;
+    }
+    return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
+}
+
+/* "10.0.0.1", "10.0.0.1:80", "::1", "[::1]:80" */
+static void parse_listen(struct arguments *a)
+{
+    const char *text = a->listen, *host = text, *port = NULL;
+    size_t size = strlen(text);
+    if (text[0] == '[') {
+        const char *end = strchr(text, ']');
+        host = text + 1;
+        size = end != NULL ? (size_t)(end - host) : 0;
+        port = end != NULL && end[1] == ':' ? end + 2 : NULL;
+        if (end == NULL || (end[1] != ':' && end[1] != '\0')) {
+            usage_error("--listen %s: give ADDR or ADDR:PORT, IPv6 as [ADDR]:PORT", text);
+        }
+    } else if (strchr(text, ':') != NULL && strchr(text, ':') == strrchr(text, ':')) {
+        size = (size_t)(strchr(text, ':') - text);
+        port = text + size + 1;
+    }
+    if (size == strlen("localhost") && strncmp(host, "localhost", size) == 0) {
+        host = "127.0.0.1";
+        size = strlen(host);
+    }
+    if (size < sizeof(a->listen_host)) {
+        memcpy(a->listen_host, host, size);
+    }
+    if (!is_numeric(a->listen_host)) {
+        usage_error("--listen %s: give a numeric address, as 127.0.0.1 or [::1]", text);
+    }
+    if (port != NULL) {
+        a->opt.listen_port = (uint16_t)parse_number("--listen: port", port, 0, 65535);
+    }
+    a->opt.listen_host = a->listen_host;
+}
+
+static void check_network(struct arguments *a)
+{
+    if (a->listen != NULL) {
+        parse_listen(a);
+    }
+    const char *host = a->opt.listen_host;
+    if (a->opt.lan && (host == NULL || is_loopback(host) || !a->is_insecure)) {
+        usage_error("--lan: VMs cannot be protected on a network yet; if all who can reach this "
+                    "machine may run code as you, type: trickle-vm --lan --listen ADDR "
+                    "--insecure");
+    }
+    if (host != NULL && !is_loopback(host) && !a->is_insecure) {
+        usage_error("--listen %s: VMs cannot be protected on a network yet; if all who can reach "
+                    "this machine may run code as you, add --insecure", a->listen);
+    }
+    if (host != NULL && a->is_insecure) {
+        fprintf(stderr, "trickle-vm: warning: --insecure: whoever can reach %s can run code as "
+                        "this user\n", host);
+    } else if (a->is_insecure) {
+        fprintf(stderr, "trickle-vm: warning: --insecure does nothing without --listen ADDR\n");
+    }
+}
+
+static bool has_boot(struct arguments *a, const char *dir)
+{
+    int n = snprintf(a->boot, sizeof(a->boot), "%s/" BOOT, dir);
+    return n > 0 && (size_t)n < sizeof(a->boot) && access(a->boot, R_OK) == 0;
+}
+
+/* Where the Python package is: as told, beside this program in a build directory (where it may
+ * be a link into a subdirectory), or as installed. */
+static void find_package(struct arguments *a)
+{
+    const char *told = getenv("TRICKLE_PKGDIR");
+    char exe[PATH_MAX], dir[PATH_MAX + 16];
+    if (told != NULL && told[0] != '\0') {
+        if (!has_boot(a, told)) {
+            usage_error("TRICKLE_PKGDIR=%s: there is no " BOOT " in it", told);
+        }
+        return;
+    }
+    ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
+    if (n > 0) {
+        exe[n] = '\0';
+        const char *place = dirname(exe);
+        snprintf(dir, sizeof(dir), "%s/python", place);
+        if (has_boot(a, dir)) {
+            return;
+        }
+        snprintf(dir, sizeof(dir), "%s/../python", place);
+        if (has_boot(a, dir)) {
+            return;
+        }
+    }
+    if (!has_boot(a, TRICKLE_PKGDIR)) {
+        usage_error("Trickle's Python package was not found (%s); install it or set "
+                    "TRICKLE_PKGDIR", a->boot);
+    }
+}
+
+/* As a shell would find it, so that a wrong name is told now and not by each VM. */
+static void find_python(struct arguments *a)
+{
+    const char *name = a->opt.python;
+    const char *path = strchr(name, '/') != NULL ? NULL : getenv("PATH");
+    struct stat st;
+    do {
+        size_t size = path != NULL ? strcspn(path, ":") : 0;
+        int n = path != NULL ? snprintf(a->python, sizeof(a->python), "%.*s/%s", (int)size, path,
+                                        name)
+                             : snprintf(a->python, sizeof(a->python), "%s", name);
+        if (n > 0 && (size_t)n < sizeof(a->python) && access(a->python, X_OK) == 0 &&
+            stat(a->python, &st) == 0 && S_ISREG(st.st_mode)) {
+            a->opt.python = a->python;
+            return;
+        }
+        path = path != NULL && path[size] == ':' ? path + size + 1 : NULL;
+    } while (path != NULL);
+    usage_error("--python %s: there is no such program", name);
+}
+
+/* Descriptors 0 to 2 are open, and nothing else that we were given goes on to the VMs. */
+static void tidy_fds(void)
+{
+    int fd;
+    do {
+        fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    } while (fd >= 0 && fd <= 2);
+    if (fd > 2) {
+        close(fd);
+    }
+    for (fd = 0; fd <= 2; fd++) {
+        fcntl(fd, F_SETFD, 0);
+    }
+    long max = sysconf(_SC_OPEN_MAX);
+    for (fd = 3; fd < max && fd < 4096; fd++) {
+        int flags = fcntl(fd, F_GETFD);
+        if (flags >= 0) {
+            fcntl(fd, F_SETFD, flags | FD_CLOEXEC);
+        }
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static struct arguments a = {.opt = {.python = TRICKLE_PYTHON, .ready_fd = -1}};
+    pid_t parent = getppid();
+    int option;
+    while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {
+        parse_option(&a, option);
+    }
+    if (optind < argc) {
+        usage_error("%s: options only are expected; try trickle-vm --help", argv[optind]);
+    }
+    if (a.dies_with_parent) {
+        prctl(PR_SET_PDEATHSIG, SIGTERM);
+        if (getppid() != parent) {
+            return 0; /* it has ended before we could ask to be told */
+        }
+    }
+    check_network(&a);
+    if (a.opt.exec == NULL) {
+        find_python(&a);
+        find_package(&a);
+        a.opt.boot = a.boot;
+    }
+    a.opt.multicast = getenv("TRICKLE_MULTICAST");
+    tidy_fds();
+    int rc = supervisor_run(&a.opt);
+    if (rc < 0) {
+        const char *why = fail_text();
+        fprintf(stderr, "trickle-vm: %s\n", why[0] != '\0' ? why : trk_strerror(rc));
+        return 1;
+    }
+    return 0;
+}

@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: MIT */
+/* supervisor.h - trickle-vm: one supervisor, its VMs, those who watch them. One thread.
+ *
+ *   main.c        options
+ *   supervisor.c  start, signals, the end
+ *   child.c       one VM: its process, sockets, page, output; restarts
+ *   watch.c       initiators that watch: VMS, OUTPUT, DEATH
+ *   guard.c       what cleans up when this process is killed */
+#ifndef VM_SUPERVISOR_H
+#define VM_SUPERVISOR_H
+
+#include <stdbool.h>
+#include <sys/resource.h>
+#include <sys/types.h>
+#include <uv.h>
+
+#include "base/list.h"
+#include "discovery/discovery_impl.h"
+#include "net/loop.h"
+#include "net/session.h"
+#include "vm/guard.h"
+#include "vm/host.h"
+#include "vm/page.h"
+#include "wire/msg.h"
+
+#define OUTPUT_KEPT 65536u  /* last output kept per VM */
+#define DEATH_OUTPUT 4096u  /* of it, this much goes into a DEATH */
+#define SOCKET_PATH_MAX 108 /* of a unix socket */
+#define UNPROVED_MAX 64     /* connections that have not said HELLO yet */
+
+struct supervisor_options {
+    uint32_t count;          /* VMs */
+    const char *python;      /* interpreter of the python module */
+    const char *boot;        /* its program: .../trickle/_boot.py */
+    const char *exec;        /* run this instead; NULL: python */
+    const char *listen_host; /* TCP: numeric, without brackets; NULL: none */
+    uint16_t listen_port;    /* 0: any */
+    bool lan;                /* answer multicast questions */
+    const char *multicast;   /* "group:port" or NULL: the default */
+    const char *runtime_dir; /* or NULL */
+    int ready_fd;            /* -1: none */
+};
+
+/* A descriptor watched by the loop. */
+struct watched_fd;
+
+/* One VM: a place that processes come and go in. */
+struct vm_child {
+    struct supervisor *sup;
+    uint32_t index;
+    /* For all its processes. */
+    char unix_path[SOCKET_PATH_MAX];
+    int listen_fd, tcp_fd; /* tcp_fd -1: none */
+    uint16_t tcp_port;
+    int page_fd;
+    struct vm_page *page;
+    uv_timer_t restart_timer;
+    /* Of the process that runs now. */
+    pid_t pid; /* 0: none */
+    uint64_t start_ns;
+    struct watched_fd *control, *output;
+    bool is_ready;   /* it has accepted connections */
+    bool was_leased; /* it has had a lease */
+    bool has_ended;  /* it has said that its lease is over */
+    uint8_t *ring;   /* its last OUTPUT_KEPT bytes of output */
+    uint64_t printed; /* bytes of output so far; modulo OUTPUT_KEPT: where the next one goes */
+    /* Over its processes. */
+    uint32_t failures; /* deaths right after the start, in a row */
+    char note[TRK_VM_TEXT_MAX]; /* the last unexpected death; "" */
+};
+
+struct supervisor {
+    struct supervisor_options opt;
+    uint8_t id[16];
+    char host_name[64];
+    uint32_t cores;
+    char unix_path[SOCKET_PATH_MAX];
+    const char **files; /* the socket files, for the guard; NULL at the end */
+    int unix_fd, tcp_fd; /* tcp_fd -1: none */
+    uint16_t tcp_port;
+    struct net_loop *loop;
+    struct net_listener *unix_listener, *tcp_listener;
+    struct discovery_responder *responder;
+    struct watched_fd *responder_fd;
+    uv_signal_t signals[3]; /* TERM, INT, CHLD */
+    struct guard guard;
+    struct vm_child *vms;
+    struct list watchers;
+    uint32_t unproved; /* watchers that have not said HELLO */
+    uint32_t watching; /* watchers that were accepted */
+    bool is_announced; /* all VMs are idle or failing, and that was said */
+    bool is_stopping;
+    bool is_ended; /* no VM is left, the last sessions close */
+};
+
+/* supervisor.c */
+int supervisor_run(const struct supervisor_options *opt); /* until it has ended; 0 or TRK_E* */
+void supervisor_vm_changed(struct supervisor *sup); /* a VM became idle, failed, or is gone */
+
+/* fn: something can be read (or the other end is closed). Takes fd over, also on error (NULL). */
+struct watched_fd *watched_fd_new(struct supervisor *sup, int fd, void (*fn)(void *user),
+                                  void *user);
+int watched_fd_get(const struct watched_fd *w);
+void watched_fd_close(struct watched_fd *w); /* NULL is fine */
+
+/* child.c */
+int child_init(struct vm_child *vm, struct supervisor *sup, uint32_t index, const char *path);
+void child_start(struct vm_child *vm);
+void child_died(struct vm_child *vm, int status, const struct rusage *usage);
+void child_drain(struct vm_child *vm); /* to end after what it runs */
+void child_kill(struct vm_child *vm);  /* to end now */
+void child_fini(struct vm_child *vm);
+bool child_is_settled(const struct vm_child *vm); /* idle or failing */
+enum trk_vm_state child_state(const struct vm_child *vm);
+void child_info(const struct vm_child *vm, bool is_tcp, struct trk_vm_info *info);
+
+/* output.c: what VMs print */
+void output_read(struct vm_child *vm, size_t limit); /* at most about limit bytes */
+size_t output_last(const struct vm_child *vm, char *text, size_t size); /* copies the last ones */
+void output_last_line(const struct vm_child *vm, char *text, size_t size);
+
+/* watch.c */
+void watch_accept_unix(void *sup, int fd);
+void watch_accept_tcp(void *sup, int fd);
+void watch_push(struct supervisor *sup, const struct vm_child *vm); /* the VM has changed */
+void watch_output(const struct vm_child *vm, const void *text, size_t size);
+void watch_death(struct supervisor *sup, const struct wire_death *death);
+void watch_close_all(struct supervisor *sup);
+
+#endif

@@ -1,0 +1,231 @@
+/* SPDX-License-Identifier: MIT */
+/* watch.c - initiators (and `trickle vms`) that watch this supervisor's VMs.
+ *
+ *   HELLO(watch) -> WELCOME, VMS(all); then VMS for each change, at once; OUTPUT and DEATH for VMs
+ *   whose lease is of the incarnation that the HELLO named
+ *
+ * A watcher that does not read must not fill our memory: beyond a bound its output is dropped and
+ * the gap named; VMS and DEATH always go, they are few. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "vm/supervisor.h"
+
+#define OUTPUT_QUEUED_MAX ((size_t)4 << 20)
+
+struct watcher {
+    struct list link; /* in supervisor.watchers */
+    struct supervisor *sup;
+    struct net_session *session; /* our reference; known from the first callback on */
+    struct wire_hello hello;     /* when is_proved */
+    bool is_proved;
+    bool is_accepted; /* gets what there is */
+    bool is_tcp;
+    uint64_t dropped; /* bytes of output since the last that went */
+};
+
+static void send_message(struct watcher *w, uint8_t type, struct blob *body)
+{
+    if (body == NULL || net_session_send(w->session, type, 0, body) < 0) {
+        /* It would miss something for good: rather let it connect and ask again. */
+        net_session_close(w->session, false);
+    }
+}
+
+static void send_all(struct watcher *w)
+{
+    struct supervisor *sup = w->sup;
+    struct wire_vms vms = {.is_all = true, .count = sup->opt.count};
+    vms.infos = mem_zalloc(vms.count, sizeof(*vms.infos));
+    struct blob *body = NULL;
+    if (vms.infos != NULL) {
+        memcpy(vms.supervisor, sup->id, 16);
+        for (uint32_t i = 0; i < sup->opt.count; i++) {
+            child_info(&sup->vms[i], w->is_tcp, &vms.infos[i]);
+        }
+        body = wire_vms_encode(&vms);
+        mem_free(vms.infos);
+    }
+    send_message(w, WIRE_VMS, body);
+}
+
+static void on_hello(struct watcher *w, const struct blob *body)
+{
+    struct wire_welcome welcome = {.is_accepted = true};
+    if (wire_hello_decode(&w->hello, body) < 0) {
+        net_count_drop();
+        net_session_close(w->session, false);
+        return;
+    }
+    memcpy(welcome.supervisor, w->sup->id, 16);
+    if (w->hello.purpose != WIRE_PURPOSE_WATCH) {
+        welcome.is_accepted = false;
+        snprintf(welcome.reason, sizeof(welcome.reason),
+                 "this is a supervisor, which can only be watched; its VMs can be leased");
+        send_message(w, WIRE_WELCOME, wire_welcome_encode(&welcome));
+        net_session_close(w->session, true);
+        return;
+    }
+    net_session_set_trusted(w->session);
+    w->is_accepted = true;
+    w->sup->watching++;
+    send_message(w, WIRE_WELCOME, wire_welcome_encode(&welcome));
+    send_all(w);
+}
+
+static void on_message(struct net_session *s, void *user, struct wire_message *msg)
+{
+    struct watcher *w = user;
+    w->session = s;
+    if (!w->is_proved && msg->type == WIRE_HELLO) {
+        w->is_proved = true;
+        w->sup->unproved--;
+        on_hello(w, msg->body);
+    } else if (msg->type == WIRE_BYE && w->is_accepted) {
+        net_session_close(s, true);
+    } else {
+        net_count_drop();
+        net_session_close(s, false);
+    }
+    blob_unref(msg->body);
+}
+
+static void on_close(struct net_session *s, void *user, int error, const char *why)
+{
+    struct watcher *w = user;
+    struct supervisor *sup = w->sup;
+    log_debug("vm", "watcher %s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
+    if (!w->is_proved) {
+        sup->unproved--;
+    }
+    if (w->is_accepted && --sup->watching == 0 && sup->is_ended) {
+        net_loop_stop(sup->loop);
+    }
+    list_remove(&w->link);
+    mem_free(w);
+    net_session_unref(s);
+}
+
+static const struct net_session_ops watcher_ops = {.on_message = on_message,
+                                                   .on_close = on_close};
+
+static void accept_watcher(struct supervisor *sup, int fd, bool is_tcp)
+{
+    struct watcher *w = sup->unproved < UNPROVED_MAX ? mem_zalloc(1, sizeof(*w)) : NULL;
+    if (w == NULL) {
+        close(fd);
+        net_count_drop();
+        return;
+    }
+    struct net_session_options opt = {.ops = &watcher_ops,
+                                      .user = w,
+                                      .dead_ms = is_tcp ? 60000 : 0};
+    struct net_session *s;
+    w->sup = sup;
+    w->is_tcp = is_tcp;
+    sup->unproved++;
+    list_push_back(&sup->watchers, &w->link);
+    if (net_session_accept(sup->loop, fd, &opt, &s) < 0) {
+        sup->unproved--;
+        list_remove(&w->link);
+        mem_free(w);
+    }
+}
+
+void watch_accept_unix(void *sup, int fd)
+{
+    accept_watcher(sup, fd, false);
+}
+
+void watch_accept_tcp(void *sup, int fd)
+{
+    accept_watcher(sup, fd, true);
+}
+
+void watch_push(struct supervisor *sup, const struct vm_child *vm)
+{
+    struct list *pos;
+    list_for_each(pos, &sup->watchers) {
+        struct watcher *w = container_of(pos, struct watcher, link);
+        if (w->is_accepted) {
+            struct trk_vm_info info;
+            struct wire_vms vms = {.is_all = false, .infos = &info, .count = 1};
+            memcpy(vms.supervisor, sup->id, 16);
+            child_info(vm, w->is_tcp, &info);
+            send_message(w, WIRE_VMS, wire_vms_encode(&vms));
+        }
+    }
+}
+
+/* Who holds the lease; the youngest connection when it has several (an older one may be dead). */
+static struct watcher *holder_of(struct supervisor *sup, const uint8_t lease[16])
+{
+    struct list *pos;
+    struct watcher *found = NULL;
+    list_for_each(pos, &sup->watchers) {
+        struct watcher *w = container_of(pos, struct watcher, link);
+        if (w->is_accepted && memcmp(w->hello.incarnation, lease, 16) == 0) {
+            found = w;
+        }
+    }
+    return found;
+}
+
+static void send_output(struct watcher *w, const struct vm_child *vm, const void *text,
+                        size_t size)
+{
+    struct wire_output output = {.pid = (uint32_t)vm->pid,
+                                 .index = vm->index,
+                                 .text = text,
+                                 .size = size};
+    memcpy(output.vm, vm->page->incarnation, 16);
+    send_message(w, WIRE_OUTPUT, wire_output_encode(&output));
+}
+
+void watch_output(const struct vm_child *vm, const void *text, size_t size)
+{
+    struct watcher *w = NULL;
+    if (atomic_load(&vm->page->has_lease)) {
+        w = holder_of(vm->sup, vm->page->lease);
+    }
+    if (w == NULL) {
+        log_debug("vm", "VM %u (pid %d) printed: %.*s", vm->index, (int)vm->pid, (int)size,
+                  (const char *)text);
+        return;
+    }
+    if (net_session_queued(w->session) > OUTPUT_QUEUED_MAX) {
+        w->dropped += size;
+        return;
+    }
+    if (w->dropped > 0) {
+        char note[64];
+        int n = snprintf(note, sizeof(note), "\n... %" PRIu64 " bytes of output dropped\n",
+                         w->dropped);
+        w->dropped = 0;
+        send_output(w, vm, note, (size_t)n);
+    }
+    send_output(w, vm, text, size);
+}
+
+void watch_death(struct supervisor *sup, const struct wire_death *death)
+{
+    struct watcher *w = holder_of(sup, death->lease);
+    if (w != NULL) {
+        send_message(w, WIRE_DEATH, wire_death_encode(death));
+    }
+}
+
+void watch_close_all(struct supervisor *sup)
+{
+    struct list *pos;
+    list_for_each(pos, &sup->watchers) {
+        struct watcher *w = container_of(pos, struct watcher, link);
+        if (w->is_accepted) {
+            net_session_close(w->session, true);
+        }
+    }
+}
