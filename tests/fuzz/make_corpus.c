@@ -1,0 +1,155 @@
+/* SPDX-License-Identifier: MIT */
+/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon}: valid inputs, always the
+ * same, for a fuzzer to start from. Run it again when a format changes:
+ *   build/tests/fuzz/make_corpus tests/fuzz/corpus */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include "../wire/samples.h"
+#include "base/buf.h"
+#include "wire/beacon.h"
+#include "wire/frame.h"
+
+static const char *root;
+static bool has_failed;
+
+/* Writes b into a file and empties it. */
+static void save(const char *target, const char *name, struct buf *b)
+{
+    struct blob *bytes = buf_take(b);
+    char path[4096];
+    FILE *file;
+
+    snprintf(path, sizeof(path), "%s/%s", root, target);
+    mkdir(path, 0777);
+    snprintf(path, sizeof(path), "%s/%s/%s", root, target, name);
+    file = fopen(path, "wb");
+    if (bytes == NULL || file == NULL ||
+        fwrite(bytes->data, 1, bytes->size, file) != bytes->size) {
+        fprintf(stderr, "%s: %s\n", path, strerror(errno));
+        has_failed = true;
+    }
+    if (file != NULL && fclose(file) != 0) {
+        has_failed = true;
+    }
+    blob_unref(bytes);
+}
+
+static void save_messages(void)
+{
+    for (int kind = 0; kind < SAMPLE_KIND_COUNT; kind++) {
+        struct blob *body = sample_body((enum sample_kind)kind);
+        struct buf b;
+
+        buf_init(&b);
+        buf_put_u8(&b, (uint8_t)kind);
+        buf_put(&b, body->data, body->size);
+        save("msg", sample_name((enum sample_kind)kind), &b);
+        blob_unref(body);
+    }
+}
+
+static void save_beacons(void)
+{
+    static const char *const names[] = {"ask", "answer", "here"};
+
+    for (uint8_t kind = WIRE_BEACON_ASK; kind <= WIRE_BEACON_HERE; kind++) {
+        struct wire_beacon beacon = {.kind = kind, .tcp_port = 8407};
+        uint8_t bytes[WIRE_BEACON_BYTES];
+        struct buf b;
+
+        memset(beacon.nonce, 'n', sizeof(beacon.nonce));
+        memset(beacon.supervisor, 's', sizeof(beacon.supervisor));
+        wire_beacon_put(bytes, &beacon);
+        buf_init(&b);
+        buf_put(&b, bytes, sizeof(bytes));
+        save("beacon", names[kind - WIRE_BEACON_ASK], &b);
+    }
+}
+
+/* What fuzz_frame takes first. */
+static void start_stream(struct buf *b, uint8_t options)
+{
+    buf_init(b);
+    buf_put_u8(b, options);
+    buf_put_u8(b, 7);
+}
+
+static void put_frame(struct buf *b, struct wire_header h, uint64_t total, const char *text)
+{
+    uint8_t head[WIRE_HEADER_BYTES];
+
+    h.length = (uint32_t)(strlen(text) + (total > 0 ? 8 : 0));
+    wire_header_put(head, &h);
+    buf_put(b, head, sizeof(head));
+    if (total > 0) {
+        buf_put_u64(b, total);
+    }
+    buf_put(b, text, strlen(text));
+}
+
+static void put_sample(struct buf *b, uint8_t type, enum sample_kind kind)
+{
+    struct blob *body = sample_body(kind);
+    struct wire_header h = {type, 0, 1, (uint32_t)body->size};
+    uint8_t head[WIRE_HEADER_BYTES];
+
+    wire_header_put(head, &h);
+    buf_put(b, head, sizeof(head));
+    buf_put(b, body->data, body->size);
+    blob_unref(body);
+}
+
+static void save_streams(void)
+{
+    const struct wire_header first = {WIRE_RUN, WIRE_FIRST | WIRE_MORE, 7, 0};
+    const struct wire_header more = {WIRE_RUN, WIRE_MORE, 7, 0};
+    const struct wire_header last = {WIRE_RUN, 0, 7, 0};
+    const struct wire_header ping = {WIRE_PING, 0, 0, 0};
+    struct buf b;
+
+    start_stream(&b, 2);
+    put_sample(&b, WIRE_HELLO, SAMPLE_HELLO);
+    put_sample(&b, WIRE_REQUEST, SAMPLE_REQUEST);
+    put_sample(&b, WIRE_RUN, SAMPLE_RUN);
+    save("frame", "greeting_then_work", &b);
+
+    start_stream(&b, 1);
+    put_frame(&b, first, 12, "abcd");
+    put_frame(&b, ping, 0, "");
+    put_frame(&b, more, 0, "efg");
+    put_frame(&b, last, 0, "hijkl");
+    put_frame(&b, ping, 0, "");
+    save("frame", "fragments", &b);
+
+    start_stream(&b, 1);
+    put_frame(&b, first, WIRE_MESSAGE_MAX, "abcd");
+    save("frame", "largest_total", &b);
+
+    start_stream(&b, 0);
+    put_sample(&b, WIRE_WELCOME, SAMPLE_WELCOME);
+    put_frame(&b, ping, 0, "");
+    save("frame", "stranger", &b);
+
+    start_stream(&b, 1);
+    put_sample(&b, WIRE_VMS, SAMPLE_VMS);
+    put_sample(&b, WIRE_OUTPUT, SAMPLE_OUTPUT);
+    put_sample(&b, WIRE_DEATH, SAMPLE_DEATH);
+    save("frame", "supervisor", &b);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc != 2) {
+        fprintf(stderr, "usage: make_corpus FOLDER\n");
+        return 2;
+    }
+    root = argv[1];
+    mkdir(root, 0777);
+    save_messages();
+    save_beacons();
+    save_streams();
+    return has_failed ? 1 : 0;
+}
