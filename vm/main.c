@@ -241,12 +241,12 @@ static bool has_boot(struct arguments *a, const char *dir)
     return n > 0 && (size_t)n < sizeof(a->boot) && access(a->boot, R_OK) == 0;
 }
 
-/* Where the Python package is: as told, beside this program in a build directory (where it may
- * be a link into a subdirectory), or as installed. */
+/* Where the Python package is: as told, beside this program in a build directory, or where it is
+ * installed (TRICKLE_PKGDIR of the build: from the directory of this program). */
 static void find_package(struct arguments *a)
 {
     const char *told = getenv("TRICKLE_PKGDIR");
-    char exe[PATH_MAX], dir[PATH_MAX + 16];
+    char exe[PATH_MAX], dir[PATH_MAX + sizeof(TRICKLE_PKGDIR) + 16];
     if (told != NULL && told[0] != '\0') {
         if (!has_boot(a, told)) {
             usage_error("TRICKLE_PKGDIR=%s: there is no " BOOT " in it", told);
@@ -254,19 +254,14 @@ static void find_package(struct arguments *a)
         return;
     }
     ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
-    if (n > 0) {
-        exe[n] = '\0';
-        const char *place = dirname(exe);
-        snprintf(dir, sizeof(dir), "%s/python", place);
-        if (has_boot(a, dir)) {
-            return;
-        }
-        snprintf(dir, sizeof(dir), "%s/../python", place);
-        if (has_boot(a, dir)) {
-            return;
-        }
+    exe[n > 0 ? n : 0] = '\0';
+    const char *place = dirname(exe);
+    snprintf(dir, sizeof(dir), "%s/python", place);
+    if (has_boot(a, dir)) {
+        return;
     }
-    if (!has_boot(a, TRICKLE_PKGDIR)) {
+    snprintf(dir, sizeof(dir), "%s/%s", TRICKLE_PKGDIR[0] == '/' ? "" : place, TRICKLE_PKGDIR);
+    if (!has_boot(a, dir)) {
         usage_error("Trickle's Python package was not found (%s); install it or set "
                     "TRICKLE_PKGDIR", a->boot);
     }
