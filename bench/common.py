@@ -55,9 +55,9 @@ class Bench:
         return max(int(self.size(count) * self.options.scale), 1)
 
     def start_vms(self):
-        from trickle.cli import trickle_vm
+        from trickle.cli import trickle_vm, vm_environment
         from trickle.local import LocalVMs
-        vms = LocalVMs(trickle_vm(), VMS)
+        vms = LocalVMs(trickle_vm(), VMS, vm_environment())
         assert vms.wait_listening(), "the VMs did not start"
 
     def compare(self, what, unit, ours, others, smaller_is_better=False):

@@ -132,6 +132,11 @@ def trickle_vm():
     return path
 
 
+def vm_environment():
+    """The VMs load the package that this is, wherever it was found."""
+    return os.environ | {"TRICKLE_PKGDIR": os.path.dirname(PACKAGE)}
+
+
 def excepthook(kind, error, traceback):
     """Prints an exception of the program without frames of this package, also in its causes."""
     if os.environ.get("TRICKLE_LOG") != "debug":
@@ -204,7 +209,7 @@ def command_run(args):
     check_program(rest[0])
     if "--local" in found:
         from trickle.local import LocalVMs
-        vms = LocalVMs(trickle_vm(), vm_count(found["--local"]))
+        vms = LocalVMs(trickle_vm(), vm_count(found["--local"]), vm_environment())
         import trickle  # noqa: F401, while the supervisor comes up
         if not vms.wait_listening():
             raise UsageError("the VMs of --local could not be started")
@@ -231,7 +236,7 @@ def command_vm(args):
     path = trickle_vm()
     if not any(a == "--python" or a.startswith("--python=") for a in args):
         args = ["--python", sys.executable, *args]  # a venv's trickle makes that venv's VMs
-    os.execv(path, ["trickle-vm", *args])
+    os.execve(path, ["trickle-vm", *args], vm_environment())
 
 
 def command_vms(args):

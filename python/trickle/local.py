@@ -17,13 +17,14 @@ POLL_SECONDS = 0.002  # between looks for the supervisor's socket; importing tri
 
 
 class LocalVMs:
-    def __init__(self, program, count):
+    def __init__(self, program, count, environment):
         self.owner = os.getpid()
         self.directory = make_directory()
         os.environ["TRICKLE_RUNTIME"] = self.directory
         arguments = [program, "-n", str(count), "--die-with-parent", "--python", sys.executable]
         # Its own process group: Ctrl-C is for the program, which then ends the VMs.
-        self.pid = os.posix_spawn(program, arguments, os.environ, setpgroup=0, file_actions=[
+        environment["TRICKLE_RUNTIME"] = self.directory
+        self.pid = os.posix_spawn(program, arguments, environment, setpgroup=0, file_actions=[
             (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
             (os.POSIX_SPAWN_DUP2, 2, 1)])
         self.handle = os.pidfd_open(self.pid)
