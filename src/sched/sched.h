@@ -40,7 +40,7 @@ enum sched_event_type {
     SCHED_VM_LOST,      /* vm, cause, and stage/first of the element that was running if known */
     SCHED_VM_DRAINING,  /* vm: gets nothing new */
     SCHED_STAGE_OPENED, /* stage: number chosen by the caller, not in use */
-    SCHED_STAGE_VM,     /* stage, vm, flag: the vm serves this stage from now on (flag 1) or no more (0)*/
+    SCHED_STAGE_VM,     /* stage, vm, flag: flag 1: the vm serves this stage, 0: no more */
     SCHED_WORK_ADDED,   /* stage, count, bytes: elements next..next+count-1 (next counts from 0) */
     SCHED_WORK_CLOSED,  /* stage */
     SCHED_RESULT,       /* stage, vm, attempt, first, count, failed, busy_ns */
@@ -48,7 +48,7 @@ enum sched_event_type {
     SCHED_DELIVERED,    /* stage, first, count: taken by the program */
     SCHED_RECALLED,     /* stage, vm, first, count: the vm gave these back unstarted */
     SCHED_CANCEL,       /* stage: nothing new starts, what is queued is recalled */
-    SCHED_STAGE_CLOSED, /* stage: forget it (cancelled or finished) */
+    SCHED_STAGE_CLOSED, /* stage: forget it; only after its SCHED_DONE */
     SCHED_TICK,         /* time has passed */
     SCHED_EVENT_COUNT
 };
@@ -70,7 +70,8 @@ struct sched_event {
     uint32_t failed; /* RESULT: how many of these are failures (for counters only) */
     uint32_t flag;
     enum sched_cause cause;
-    bool has_element; /* VM_LOST: stage and first name the element that was running */
+    bool has_element; /* VM_LOST: stage and first name the element that was running. Without it
+                         a SCHED_CAUSE_LOSS counts for the first one the VM had not answered. */
 };
 
 enum sched_action_type {
@@ -102,12 +103,16 @@ struct sched_actions {
 
 /* Applies one event. now_ns must not go backwards. Returns 0; TRK_EFULL or TRK_ENOMEM as above
  * with s unchanged; TRK_EINVAL: an event that contradicts the contract (unknown stage or vm in an
- * event of ours), s unchanged. Reports about stages, VMs, attempts that are not current are no
- * error: they give SCHED_DROP. */
+ * event of ours, RECORDED or DELIVERED of an element that is not so far), s unchanged. Reports
+ * about stages, VMs, attempts that are not current are no error: they give SCHED_DROP. Between
+ * CANCEL and STAGE_CLOSED what was under way about the stage (WORK_ADDED, WORK_CLOSED, STAGE_VM,
+ * RECORDED, DELIVERED) has no effect. */
 TRK_MUST_USE int sched_step(struct sched *s, const struct sched_event *ev, uint64_t now_ns,
                             struct sched_actions *actions);
 
 struct sched_stage_info {
+    /* How many elements are in each state now; added is their sum until the stage is cancelled. A
+     * quarantined one is returned until recorded. failed is a count apart, not a state. */
     uint64_t added, pending, assigned, returned, recorded, delivered, failed;
     uint64_t reissued;  /* assignments beyond an element's first */
     uint64_t dropped;   /* reports without effect: late, duplicate, unknown */
@@ -117,7 +122,7 @@ struct sched_stage_info {
 };
 TRK_MUST_USE int sched_stage_get(const struct sched *s, uint32_t stage,
                                  struct sched_stage_info *out);
-/* Attempts that were started for an element (1 normally). */
+/* Attempts that were started for an element (1 normally); 0 once delivered and forgotten. */
 uint32_t sched_attempts(const struct sched *s, uint32_t stage, uint64_t index);
 size_t sched_memory(const struct sched *s); /* bytes held */
 

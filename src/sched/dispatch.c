@@ -1,0 +1,228 @@
+/* SPDX-License-Identifier: MIT */
+/* dispatch.c - after each event: what goes to which VM, and what is asked back.
+ *
+ * Stages take turns, a batch each, while there is a VM with room for them. When a stage has
+ * nothing pending and a VM that serves it is idle, batches that another VM has probably not
+ * started are recalled, half at a time: the one rule against stragglers, at the end of a stage
+ * and whenever work is scarce. A VM owes at most one answer to a recall, and no more recalls are
+ * out than VMs are idle.
+ *
+ * Whether a recall is worth it depends on the time that the VM still needs for what comes before:
+ * its expected time less what has passed since its last report, or, when that has been exceeded,
+ * as long again as it has been silent. When only time can make it worth it, SCHED_WAKE_AT. */
+#include <assert.h>
+
+#include "sched/core.h"
+#include "sched/place.h"
+
+#define RECALL_LOOKS 4               /* candidates looked at per step; the others come next */
+#define ESTIMATE_MAX (UINT64_C(1) << 42) /* so that sums over a VM's batches do not overflow */
+
+static struct place place_of(const struct sched *s, const struct stage *st, uint64_t first)
+{
+    return (struct place){
+        .batch_ns = s->opt.batch_ns,
+        .batch_max = s->opt.batch_max,
+        .batch_bytes = s->opt.batch_bytes,
+        .in_flight = s->opt.in_flight,
+        .element_ns = st->element_ns,
+        .batch_now = st->batch_now,
+        .mean_bytes = sched_segments_mean_bytes(&st->elements, first),
+        .pending = sched_stage_pending(st),
+        .vms = st->vms,
+        .is_closed = st->is_closed,
+    };
+}
+
+/* The slot of the VM that a blamed element killed last, or SCHED_NONE. */
+static size_t slot_to_avoid(const struct sched *s, const struct stage *st,
+                            const struct element_range *next)
+{
+    const uint64_t *value;
+    const struct vm *vm;
+    if (!next->is_blamed) {
+        return SCHED_NONE;
+    }
+    value = sched_map_find(&s->blame, st->number, next->first);
+    assert(value != NULL);
+    vm = sched_vms_find(&s->vms, sched_blame_unpack(*value).vm);
+    return vm != NULL ? vm->slot : SCHED_NONE;
+}
+
+static void assign(struct sched *s, struct stage *st, struct vm *vm,
+                   const struct element_range *range, bool is_long)
+{
+    struct batch *b;
+    struct sched_action *a;
+    if (vm->load == 0) {
+        vm->report_ns = s->now_ns;
+    }
+    b = sched_batch_begin(vm, st, range);
+    sched_segments_assign(&st->elements, range, vm->slot, sched_batch_index(b));
+    b->attempt = sched_segments_get(&st->elements, range->first)->attempt;
+    b->is_long = is_long;
+    sched_vm_refresh(&s->vms, vm);
+    if (b->attempt > 1) {
+        st->reissued += range->count;
+    }
+    a = sched_action_add(s, SCHED_ASSIGN);
+    a->stage = st->number;
+    a->vm = vm->number;
+    a->attempt = b->attempt;
+    a->first = range->first;
+    a->count = range->count;
+}
+
+/* Assigns one batch of the stage if there is a VM for it. */
+static bool assign_one(struct sched *s, struct stage *st)
+{
+    struct element_range range;
+    struct place p;
+    size_t slot;
+    if (!sched_segments_peek(&st->elements, 1, &range)) {
+        return false;
+    }
+    p = place_of(s, st, range.first);
+    slot = sched_place_vm(s->vms.room, sched_place_load_max(&p), &st->serves,
+                          slot_to_avoid(s, st, &range));
+    if (slot == SCHED_NONE) {
+        return false;
+    }
+    if (!sched_segments_peek(&st->elements, sched_place_size(&p), &range)) {
+        return false;
+    }
+    assign(s, st, s->vms.slots[slot], &range, range.is_blamed || sched_place_is_long(&p));
+    return true;
+}
+
+static bool has_room(const struct sched *s)
+{
+    for (uint32_t load = 0; load < s->opt.in_flight; load++) {
+        if (sched_bits_next(&s->vms.room[load], 0) != SCHED_NONE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A stage that was served goes to the end of the queue and is looked at again; one that found no
+ * VM keeps its place. Assigning only takes room away, so one pass is enough. */
+static void assign_all(struct sched *s)
+{
+    struct list *pos = s->hungry.next;
+    while (pos != &s->hungry && has_room(s)) {
+        struct stage *st = container_of(pos, struct stage, in_hungry);
+        struct list *next = pos->next;
+        if (assign_one(s, st)) {
+            sched_stage_settle(s, st);
+            if (!list_is_empty(&st->in_hungry)) {
+                list_remove(&st->in_hungry);
+                list_push_back(&s->hungry, &st->in_hungry);
+                next = next == &s->hungry ? pos : next;
+            }
+        }
+        pos = next;
+    }
+}
+
+/* How many of a batch to ask back: half of what has not started, rounded up. */
+static uint32_t recall_size(const struct batch *b)
+{
+    uint32_t unstarted = sched_batch_unstarted(b);
+    assert(unstarted > 0);
+    return unstarted / 2 + unstarted % 2;
+}
+
+/* When it is worth asking for the end of this batch. */
+static uint64_t recall_due_ns(const struct sched *s, const struct batch *b)
+{
+    uint64_t worth = s->opt.batch_ns / 2;
+    uint64_t before = 0; /* expected time for what the VM does before the part to recall */
+    uint64_t passed = s->now_ns - b->vm->report_ns;
+    struct list *pos;
+    list_for_each(pos, &b->vm->queue) {
+        const struct batch *ahead = container_of(pos, struct batch, in_vm);
+        uint64_t each = ahead->stage->element_ns;
+        each = each < ESTIMATE_MAX ? each : ESTIMATE_MAX;
+        before += each * (ahead == b ? b->left - recall_size(b) : ahead->left);
+        if (ahead == b) {
+            break;
+        }
+    }
+    if (before > passed + worth || (passed > before && passed > worth)) {
+        return s->now_ns;
+    }
+    return b->vm->report_ns + (before > worth ? before : worth) + 1;
+}
+
+static void recall_part(struct sched *s, struct batch *b)
+{
+    struct vm *vm = b->vm;
+    uint32_t wanted = recall_size(b);
+    uint64_t first = b->first + b->count;
+    uint64_t end = b->first;
+    while (wanted > 0) {
+        first--;
+        assert(first >= b->first);
+        if (sched_batch_element(b, first) != NULL) {
+            wanted--;
+            end = end > first ? end : first + 1;
+        }
+    }
+    vm->recall = b->stage;
+    vm->recall_first = first;
+    vm->recall_count = end - first;
+    s->vms.recalls++;
+    sched_action_range(s, SCHED_RECALL, b->stage, first, end - first);
+    s->actions[s->action_count - 1].vm = vm->number;
+    sched_vm_refresh(&s->vms, vm);
+}
+
+/* Is there an idle VM that could take over from this batch, and nothing else for it? */
+static bool is_missed(const struct sched *s, const struct batch *b)
+{
+    return sched_stage_pending(b->stage) == 0 &&
+           sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0) != SCHED_NONE;
+}
+
+/* Recalls what idle VMs could do. Returns when to look again, UINT64_MAX: when something comes. */
+static uint64_t recall_some(struct sched *s)
+{
+    uint64_t wake_ns = UINT64_MAX;
+    struct list *seen = NULL; /* the first one that was passed over */
+    for (int looks = 0; looks < RECALL_LOOKS && s->vms.recalls < s->vms.idle; looks++) {
+        struct list *pos = s->vms.recallable.next;
+        struct batch *b = container_of(pos, struct batch, in_recallable);
+        uint64_t due_ns;
+        if (list_is_empty(&s->vms.recallable) || pos == seen) {
+            return wake_ns;
+        }
+        due_ns = is_missed(s, b) ? recall_due_ns(s, b) : UINT64_MAX;
+        if (due_ns <= s->now_ns) {
+            recall_part(s, b);
+            continue;
+        }
+        wake_ns = due_ns < wake_ns ? due_ns : wake_ns;
+        list_remove(pos);
+        list_push_back(&s->vms.recallable, pos);
+        seen = seen != NULL ? seen : pos;
+    }
+    if (s->vms.recalls < s->vms.idle && !list_is_empty(&s->vms.recallable)) {
+        uint64_t soon = s->now_ns + s->opt.batch_ns; /* the others in turn */
+        wake_ns = soon < wake_ns ? soon : wake_ns;
+    }
+    return wake_ns;
+}
+
+void sched_dispatch(struct sched *s)
+{
+    uint64_t wake_ns = UINT64_MAX;
+    assign_all(s);
+    if (s->vms.idle > 0) {
+        wake_ns = recall_some(s);
+    }
+    if (wake_ns != UINT64_MAX && (wake_ns < s->wake_ns || s->wake_ns <= s->now_ns)) {
+        sched_action_add(s, SCHED_WAKE_AT)->at_ns = wake_ns;
+        s->wake_ns = wake_ns;
+    }
+}

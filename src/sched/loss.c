@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT */
+/* loss.c - VMs that come and go, and whose fault it was.
+ *
+ * Of a lost VM's elements at most one is blamed: the one named by the report of its death. When
+ * a VM vanished without any report, that is the first element it had not answered for, and only
+ * with a loss, of which an element may have many. Without that, an element that takes its whole
+ * machine down would do so for ever. The others run again, unblamed.
+ *
+ * A blamed element goes out alone, so that its next victim loses nobody else's work. When it has
+ * had its share of deaths or losses it is quarantined: the caller records the failure. */
+#include <assert.h>
+
+#include "base/mem.h"
+#include "sched/core.h"
+
+struct blame sched_blame_unpack(uint64_t value)
+{
+    return (struct blame){.own_deaths = (uint16_t)value, .losses = (uint16_t)(value >> 16),
+                          .vm = (uint32_t)(value >> 32)};
+}
+
+uint64_t sched_blame_pack(struct blame b)
+{
+    return b.own_deaths | (uint64_t)b.losses << 16 | (uint64_t)b.vm << 32;
+}
+
+/* Most actions one step can give with so many VMs: a report split element by element, or all
+ * batches recalled (cancel); then every place filled, one recall per VM; DONE and WAKE_AT. */
+static size_t actions_max(const struct sched *s, size_t vms)
+{
+    return s->opt.batch_max + vms * (2 * (size_t)s->opt.in_flight + 1) + 8;
+}
+
+static int actions_reserve(struct sched *s, size_t vms)
+{
+    struct sched_action *grown;
+    size_t capacity = s->action_capacity > 0 ? s->action_capacity : actions_max(s, 16);
+    while (capacity < actions_max(s, vms)) {
+        capacity *= 2;
+    }
+    if (capacity == s->action_capacity) {
+        return 0;
+    }
+    grown = mem_realloc(s->actions, capacity * sizeof *grown);
+    if (grown == NULL) {
+        return TRK_ENOMEM;
+    }
+    s->actions = grown;
+    s->action_capacity = capacity;
+    return 0;
+}
+
+int sched_on_vm_joined(struct sched *s, const struct sched_event *ev)
+{
+    struct list *pos;
+    struct vm *vm;
+    if (sched_vms_find(&s->vms, ev->vm) != NULL) {
+        return TRK_EINVAL;
+    }
+    /* Reserved now: the loss of any VM may add one blame, and losses cannot fail. */
+    if (sched_map_reserve(&s->blame, s->blame.count + s->vms.count + 1) < 0 ||
+        actions_reserve(s, s->vms.count + 1) < 0 || sched_vms_add(&s->vms, ev->vm, &vm) < 0) {
+        return TRK_ENOMEM;
+    }
+    list_for_each(pos, &s->stages) {
+        struct stage *st = container_of(pos, struct stage, in_sched);
+        if (sched_bits_reserve(&st->serves, s->vms.capacity) < 0) {
+            sched_vms_remove(&s->vms, vm);
+            return TRK_ENOMEM;
+        }
+    }
+    return 0;
+}
+
+static void serve_nothing(struct sched *s, const struct vm *vm)
+{
+    struct list *pos;
+    list_for_each(pos, &s->stages) {
+        sched_stage_serve(container_of(pos, struct stage, in_sched), vm->slot, false);
+    }
+}
+
+/* Notes a death or loss. True: that was its last. */
+static bool blame_add(struct sched *s, const struct stage *st, uint64_t index,
+                      enum sched_cause cause, uint32_t vm)
+{
+    uint64_t *value = sched_map_find(&s->blame, st->number, index);
+    struct blame b;
+    if (value == NULL) {
+        value = sched_map_put(&s->blame, st->number, index, 0);
+    }
+    b = sched_blame_unpack(*value);
+    b.vm = vm;
+    if (cause == SCHED_CAUSE_OWN) {
+        b.own_deaths++;
+    } else {
+        assert(cause == SCHED_CAUSE_LOSS);
+        b.losses++;
+    }
+    *value = sched_blame_pack(b);
+    return b.own_deaths >= s->opt.max_own_deaths || b.losses >= s->opt.max_losses;
+}
+
+static void element_quarantine(struct sched *s, struct stage *st, uint64_t index,
+                               const struct sched_event *ev)
+{
+    const struct element *e = sched_segments_get(&st->elements, index);
+    struct sched_action *a = sched_action_add(s, SCHED_FAIL);
+    a->stage = st->number;
+    a->vm = ev->vm;
+    a->first = index;
+    a->count = 1;
+    a->cause = ev->cause;
+    a->attempt = e->attempt;
+    sched_map_remove(&s->blame, st->number, index);
+    sched_segments_finish(&st->elements, index, ELEMENT_FAILED);
+    st->failed++;
+}
+
+/* What a lost VM had of one batch runs again, but for an element that has had its share.
+ * *is_blamed: the guilty one has been found. */
+static void batch_lose(struct sched *s, struct batch *b, const struct sched_event *ev,
+                       bool *is_blamed)
+{
+    struct stage *st = b->stage;
+    for (uint64_t i = b->first; i < b->first + b->count; i++) {
+        struct element *e = sched_batch_element(b, i);
+        bool is_guilty;
+        if (e == NULL) {
+            continue;
+        }
+        is_guilty = ev->has_element ? st->number == ev->stage && i == ev->first
+                                    : ev->cause == SCHED_CAUSE_LOSS;
+        is_guilty = is_guilty && !*is_blamed && ev->cause != SCHED_CAUSE_EXPECTED;
+        *is_blamed = *is_blamed || is_guilty;
+        b->left--;
+        if (is_guilty && blame_add(s, st, i, ev->cause, ev->vm)) {
+            element_quarantine(s, st, i, ev);
+            continue;
+        }
+        if (is_guilty) {
+            sched_element_blame(e, true);
+        }
+        sched_segments_put_back(&st->elements, i, false);
+    }
+    assert(b->left == 0);
+    sched_batch_end(b);
+    sched_stage_settle(s, st);
+}
+
+int sched_on_vm_lost(struct sched *s, const struct sched_event *ev)
+{
+    struct vm *vm = sched_vms_find(&s->vms, ev->vm);
+    struct list *pos, *tmp;
+    bool is_blamed = false;
+    if (vm == NULL || ev->cause > SCHED_CAUSE_EXPECTED) {
+        return TRK_EINVAL;
+    }
+    list_for_each_safe(pos, tmp, &vm->queue) {
+        batch_lose(s, container_of(pos, struct batch, in_vm), ev, &is_blamed);
+    }
+    serve_nothing(s, vm);
+    sched_vms_remove(&s->vms, vm);
+    return 0;
+}
+
+void sched_recall_all(struct sched *s, const struct batch *b)
+{
+    sched_action_range(s, SCHED_RECALL, b->stage, b->first, b->count);
+    s->actions[s->action_count - 1].vm = b->vm->number;
+}
+
+int sched_on_vm_draining(struct sched *s, const struct sched_event *ev)
+{
+    struct vm *vm = sched_vms_find(&s->vms, ev->vm);
+    struct list *pos;
+    if (vm == NULL) {
+        return TRK_EINVAL;
+    }
+    if (vm->is_draining) {
+        return 0;
+    }
+    vm->is_draining = true;
+    serve_nothing(s, vm);
+    list_for_each(pos, &vm->queue) {
+        sched_recall_all(s, container_of(pos, struct batch, in_vm));
+    }
+    sched_vm_recall_end(&s->vms, vm); /* all of it is asked back now */
+    sched_vm_refresh(&s->vms, vm);
+    return 0;
+}
+
+int sched_on_stage_vm(struct sched *s, const struct sched_event *ev)
+{
+    struct stage *st = sched_stage_find(s, ev->stage);
+    struct vm *vm = sched_vms_find(&s->vms, ev->vm);
+    struct list *pos;
+    if (st == NULL || vm == NULL) {
+        return TRK_EINVAL;
+    }
+    if (st->is_cancelled || vm->is_draining ||
+        sched_bits_test(&st->serves, vm->slot) == (ev->flag != 0)) {
+        return 0;
+    }
+    sched_stage_serve(st, vm->slot, ev->flag != 0);
+    list_for_each(pos, &vm->queue) {
+        const struct batch *b = container_of(pos, struct batch, in_vm);
+        if (ev->flag == 0 && b->stage == st) {
+            sched_recall_all(s, b); /* what runs may finish there */
+        }
+    }
+    return 0;
+}

@@ -1,0 +1,255 @@
+/* SPDX-License-Identifier: MIT */
+/* report.c - what VMs and the program report about elements.
+ *
+ * A result counts if its element has none yet and its attempt was ever made, whoever sends it:
+ * the VM it is assigned to now, one that was given up, one that got it before a re-issue. The
+ * copy that still runs elsewhere is then no longer waited for, and what it reports is dropped.
+ * Everything else in a report is an event with an outcome: SCHED_DROP, counted. */
+#include <assert.h>
+
+#include "sched/core.h"
+
+static bool is_wanted(const struct element *e, uint32_t attempt)
+{
+    enum element_state state = e != NULL ? sched_element_state(e) : ELEMENT_DELIVERED;
+    return (state == ELEMENT_PENDING || state == ELEMENT_ASSIGNED) && attempt > 0 &&
+           attempt <= e->attempt;
+}
+
+/* Takes an element's result; returns the batch it was assigned to or NULL. */
+static struct batch *element_take(struct sched *s, struct stage *st, uint64_t index,
+                                  const struct element *e)
+{
+    struct batch *b = NULL;
+    if (sched_element_state(e) == ELEMENT_ASSIGNED) {
+        b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
+        assert(b->stage == st && b->left > 0);
+        b->left--;
+    }
+    if (sched_element_is_blamed(e)) {
+        sched_map_remove(&s->blame, st->number, index);
+    }
+    sched_segments_finish(&st->elements, index, ELEMENT_RETURNED);
+    return b;
+}
+
+static void run_end(struct sched *s, struct stage *st, const struct sched_event *ev,
+                    uint64_t first, uint64_t count, bool is_stored)
+{
+    if (count == 0) {
+        return;
+    }
+    sched_action_range(s, is_stored ? SCHED_STORE : SCHED_DROP, st, first, count);
+    s->actions[s->action_count - 1].vm = ev->vm;
+    s->actions[s->action_count - 1].attempt = ev->attempt;
+    if (!is_stored) {
+        st->dropped += count;
+    }
+}
+
+/* Drops what the VM reports although it is wanted; what that VM had to do of it runs again. */
+static struct batch *element_redo(struct sched *s, struct stage *st, uint64_t index,
+                                  const struct element *e, uint32_t vm)
+{
+    struct batch *b;
+    if (sched_element_state(e) != ELEMENT_ASSIGNED ||
+        s->vms.slots[sched_element_vm(e)]->number != vm) {
+        return NULL;
+    }
+    b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
+    assert(b->stage == st && b->left > 0);
+    b->left--;
+    sched_segments_put_back(&st->elements, index, false);
+    return b;
+}
+
+struct split {
+    struct vm *touched;   /* its batches have changed, sched_vm_refresh() is due */
+    uint64_t stored;      /* elements stored */
+    uint32_t whole;       /* size of the largest batch that ended */
+    uint32_t runs;        /* actions given */
+};
+
+/* A batch has lost an element to the report. */
+static void split_touch(struct sched *s, struct split *split, struct batch *b)
+{
+    if (split->touched != NULL && split->touched != b->vm) {
+        sched_vm_refresh(&s->vms, split->touched);
+    }
+    split->touched = b->vm;
+    if (b->left == 0) {
+        split->whole = b->count > split->whole ? b->count : split->whole;
+        sched_batch_end(b);
+    }
+}
+
+/* Splits the report into runs to store and runs to drop. The room for actions is bounded: a
+ * report that would need more runs than a batch has elements (none of ours does) loses its end. */
+static void result_split(struct sched *s, struct stage *st, const struct sched_event *ev,
+                         struct split *split)
+{
+    uint64_t end = ev->first + ev->count;
+    uint64_t added = st->elements.added;
+    uint64_t run = ev->first;
+    bool is_run_stored = false;
+    for (uint64_t i = ev->first; i < end && i < added; i++) {
+        const struct element *e = sched_segments_get(&st->elements, i);
+        bool has_room = split->runs < s->opt.batch_max + 2;
+        bool is_wanted_here = is_wanted(e, ev->attempt);
+        bool is_stored = is_wanted_here && has_room;
+        struct batch *b = NULL;
+        if (is_stored != is_run_stored) {
+            run_end(s, st, ev, run, i - run, is_run_stored);
+            split->runs++;
+            run = i;
+            is_run_stored = is_stored;
+        }
+        if (is_stored) {
+            b = element_take(s, st, i, e);
+            split->stored++;
+        } else if (is_wanted_here) {
+            b = element_redo(s, st, i, e, ev->vm);
+        }
+        if (b != NULL) {
+            split_touch(s, split, b);
+        }
+    }
+    if (is_run_stored && end > added) {
+        run_end(s, st, ev, run, added - run, true);
+        run = added;
+        is_run_stored = false;
+    }
+    run_end(s, st, ev, run, end - run, is_run_stored);
+    if (split->touched != NULL) {
+        sched_vm_refresh(&s->vms, split->touched);
+    }
+}
+
+int sched_on_result(struct sched *s, const struct sched_event *ev)
+{
+    struct stage *st = sched_stage_find(s, ev->stage);
+    struct vm *vm = sched_vms_find(&s->vms, ev->vm);
+    struct split split = {0};
+    if (ev->count == 0) {
+        return 0;
+    }
+    if (st == NULL || st->is_cancelled || ev->first > UINT64_MAX - ev->count) {
+        struct sched_action *a = sched_action_add(s, SCHED_DROP);
+        a->stage = ev->stage;
+        a->vm = ev->vm;
+        a->attempt = ev->attempt;
+        a->first = ev->first;
+        a->count = ev->count;
+        if (st != NULL) {
+            st->dropped += ev->count;
+        }
+        return 0;
+    }
+    result_split(s, st, ev, &split);
+    sched_stage_settle(s, st);
+    if (split.stored == 0) {
+        return 0;
+    }
+    st->failed += ev->failed < split.stored ? ev->failed : split.stored;
+    sched_stage_measure(st, ev->busy_ns, ev->count, s->opt.batch_ns, s->opt.batch_max);
+    if (split.whole > 0) {
+        sched_stage_grow(st, split.whole, s->opt.batch_ns, s->opt.batch_max);
+    }
+    if (vm != NULL) {
+        vm->report_ns = s->now_ns;
+        if (vm->is_futile) {
+            vm->is_futile = false;
+            sched_vm_refresh(&s->vms, vm);
+        }
+    }
+    return 0;
+}
+
+int sched_on_recorded(struct sched *s, const struct sched_event *ev)
+{
+    struct stage *st = sched_stage_find(s, ev->stage);
+    if (st != NULL && st->is_cancelled) {
+        return 0; /* was under way when the stage was cancelled */
+    }
+    if (st == NULL || !sched_segments_are(&st->elements, ev->first, ev->count,
+                                          1u << ELEMENT_RETURNED | 1u << ELEMENT_FAILED)) {
+        return TRK_EINVAL;
+    }
+    if (ev->count > 0) {
+        sched_segments_advance(&st->elements, ev->first, ev->count, ELEMENT_RECORDED);
+        sched_action_range(s, SCHED_DELIVER, st, ev->first, ev->count);
+        sched_stage_settle(s, st);
+    }
+    return 0;
+}
+
+int sched_on_delivered(struct sched *s, const struct sched_event *ev)
+{
+    struct stage *st = sched_stage_find(s, ev->stage);
+    if (st != NULL && st->is_cancelled) {
+        return 0;
+    }
+    if (st == NULL ||
+        !sched_segments_are(&st->elements, ev->first, ev->count, 1u << ELEMENT_RECORDED)) {
+        return TRK_EINVAL;
+    }
+    assert(s->live >= ev->count);
+    s->live -= ev->count;
+    sched_segments_advance(&st->elements, ev->first, ev->count, ELEMENT_DELIVERED);
+    return 0;
+}
+
+/* Puts back what of [first, end) is still assigned to the batch. Returns how many. */
+static uint64_t batch_put_back(struct batch *b, uint64_t first, uint64_t end)
+{
+    uint64_t n = 0;
+    uint64_t batch_end = b->first + b->count;
+    first = first > b->first ? first : b->first;
+    end = end < batch_end ? end : batch_end;
+    for (uint64_t i = first; i < end; i++) {
+        if (sched_batch_element(b, i) != NULL) {
+            sched_segments_put_back(&b->stage->elements, i, true);
+            n++;
+        }
+    }
+    assert(n <= b->left);
+    b->left -= (uint32_t)n;
+    return n;
+}
+
+static bool is_answer(const struct vm *vm, const struct stage *st, const struct sched_event *ev)
+{
+    return st != NULL && vm->recall == st &&
+           (ev->count == 0 || (ev->first < vm->recall_first + vm->recall_count &&
+                               vm->recall_first < ev->first + ev->count));
+}
+
+int sched_on_recalled(struct sched *s, const struct sched_event *ev)
+{
+    struct stage *st = sched_stage_find(s, ev->stage);
+    struct vm *vm = sched_vms_find(&s->vms, ev->vm);
+    struct list *pos, *tmp;
+    uint64_t returned = 0;
+    if (ev->first > UINT64_MAX - ev->count || st == NULL || st->is_cancelled) {
+        return 0; /* about a stage that has gone meanwhile */
+    }
+    if (vm != NULL) {
+        list_for_each_safe(pos, tmp, &vm->queue) {
+            struct batch *b = container_of(pos, struct batch, in_vm);
+            if (b->stage == st) {
+                returned += batch_put_back(b, ev->first, ev->first + ev->count);
+                if (b->left == 0) {
+                    sched_batch_end(b);
+                }
+            }
+        }
+        if (is_answer(vm, st, ev)) {
+            sched_vm_recall_end(&s->vms, vm);
+            vm->is_futile = returned == 0;
+        }
+        sched_vm_refresh(&s->vms, vm);
+        sched_stage_settle(s, st);
+    }
+    st->dropped += ev->count - returned;
+    return 0;
+}
