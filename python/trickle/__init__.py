@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: MIT
+"""Trickle: Python functions on the VMs of this machine and of the network.
+
+    from trickle import connect, inject, forkwork
+
+    def square(x):
+        return x * x
+
+    vms = connect()                                 # VMs: start some with `trickle vm`
+    inject(vms, square)
+    print([vm.square(3) for vm in vms])             # one call after the other
+    print(forkwork(vms, square, range(1000)))       # all VMs at once
+
+connect    finds VMs                      inject     sends functions, classes and data
+fork       begins a call                  join       waits for it; joinany for one of many
+forkwork   a list of work on all VMs      forkgen    the same, results as they come
+fetch      a copy of a remote object      same       an argument for fork that is not mapped
+
+Errors: TrickleError and its subclasses VMLost, NotEnoughVMs, WorkFailed, RemoteError.
+"""
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ._farm import connect
+    from ._fork import Handle, fork, join, joinany, same
+    from ._inject import inject
+    from ._proxy import VM, Proxy, fetch
+    from ._vmlist import VMList
+    from ._work import forkgen, forkwork
+    from .errors import NotEnoughVMs, RemoteError, TrickleError, VMLost, WorkFailed
+
+__version__ = "0.1.0"
+__all__ = ["connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same",
+           "VMList", "VM", "Proxy", "Handle", "TrickleError", "VMLost", "NotEnoughVMs",
+           "WorkFailed", "RemoteError"]
+
+# Modules are imported when a name of theirs is first used: a program that only connects and calls
+# does not wait for what it does not need, and a VM needs hardly any of it.
+_HOMES = {"connect": "_farm", "inject": "_inject", "fork": "_fork", "join": "_fork",
+          "joinany": "_fork", "forkwork": "_work", "forkgen": "_work", "fetch": "_proxy",
+          "same": "_fork", "VMList": "_vmlist", "VM": "_proxy", "Proxy": "_proxy",
+          "Handle": "_fork", "TrickleError": "errors", "VMLost": "errors",
+          "NotEnoughVMs": "errors", "WorkFailed": "errors", "RemoteError": "errors"}
+
+
+def __getattr__(name: str) -> object:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'trickle' has no attribute {name!r}")
+    module = __import__(f"trickle.{home}", fromlist=[name])
+    value = globals()[name] = getattr(module, name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: MIT
+"""The farm of this process: made on first use, closed before the interpreter ends.
+
+A small daemon thread prints what VMs have to say: lines that user code printed there, marked with
+the VM, and messages for people. It ends when the farm is closed and all is printed.
+"""
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+from _thread import allocate_lock, start_new_thread
+
+from . import _progress, _trickle, errors
+from ._vmlist import VMList
+from .errors import NotEnoughVMs, TrickleError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+CLOSE_SECONDS = 1.0
+
+_lock = allocate_lock()
+_farm: _trickle.Farm | None = None
+_owner = 0  # pid of the process that made it
+_printed: Any = None  # locked until the notices thread has ended
+
+_trickle.set_exceptions({
+    "": TrickleError, "EVMLOST": errors.VMLost, "ENOVMS": errors.NotEnoughVMs,
+    "ENOMEM": MemoryError, "ETOOBIG": ValueError})
+
+
+def farm() -> _trickle.Farm:
+    """The farm of this process."""
+    global _farm, _owner, _printed
+    if _farm is not None:
+        return _farm
+    with _lock:
+        if _farm is None:
+            made = _trickle.Farm(program=_program())
+            _owner = os.getpid()
+            _printed = allocate_lock()
+            _printed.acquire()
+            start_new_thread(_print_notices, (made, _printed))
+            atexit.register(close)
+            _farm = made
+    return _farm
+
+
+def _program() -> str:
+    """What others see as the holder of the VMs."""
+    name = sys.argv[0] if getattr(sys, "argv", None) else ""
+    return os.path.basename(name) or "python"
+
+
+def close() -> None:
+    """Ends all leases, prints what VMs still had to say, stops the farm's threads."""
+    global _farm
+    closing = _farm
+    if closing is None or os.getpid() != _owner:
+        return  # nothing was opened, or this is a child that the program forked
+    atexit.unregister(close)
+    _farm = None
+    closing.close(CLOSE_SECONDS)
+    _printed.acquire(timeout=CLOSE_SECONDS)
+
+
+def connect(max: int | None = None, *, timeout: float | None = None) -> VMList:
+    """Finds VMs and takes them for this program: a VMList.
+
+    max: as many as this are wanted; fewer raise NotEnoughVMs, and none is taken. Without it, all
+    VMs that are there and free. timeout: seconds to wait for missing VMs to come; without it only
+    those are waited for that are starting now.
+
+    The list grows up to max while VMs come and go: see VMList.
+    """
+    if max is not None and (not isinstance(max, int) or isinstance(max, bool)):
+        raise TypeError(f"connect(max) takes a number of VMs, not {type(max).__name__}")
+    if max is not None and max < 1:
+        raise ValueError(f"connect(max) takes a number of VMs from 1 on, not {max}")
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"connect(timeout=...) takes seconds from 0 on, not {timeout}")
+    wait_ms = 0 if timeout is None else int(min(timeout * 1000, 0x7FFFFFFF))
+    vms = VMList(farm().connect(max or 0, max is not None, wait_ms))
+    count = len(vms)
+    if count == 0:
+        vms.close()
+        raise NotEnoughVMs("no VM answered; start some on this machine with: trickle vm")
+    say(f"[trickle: discovered {count} VM{'' if count == 1 else 's'}]\n")
+    return vms
+
+
+def say(text: str) -> None:
+    """Writes a notice to stderr, beside a progress bar if there is one."""
+    with _progress.lock:
+        _progress.hide()
+        stream = sys.stderr
+        if stream is not None:
+            try:
+                stream.write(text)
+                stream.flush()
+            except (OSError, ValueError):
+                pass  # a notice is no reason to stop
+        _progress.show_again()
+
+
+def _print_notices(source: _trickle.Farm, printed: Any) -> None:
+    try:
+        here = os.uname().nodename
+        while True:
+            notice = source.notice(None)
+            if notice is not None:
+                say(_format(here, *notice))
+    except EOFError:
+        pass
+    except RuntimeError:
+        pass  # the farm was closed, or this is a forked child
+    finally:
+        printed.release()
+
+
+def _format(here: str, kind: str, host: str, pid: int, index: int, text: bytes) -> str:
+    lines = text.decode("utf-8", "replace").splitlines()
+    if kind == "output":
+        mark = f"[vm {index}]" if host in ("", here) else f"[vm {host}/{index}]"
+        return "".join(f"{mark} {line}\n" for line in lines)
+    if kind == "vm_joined":
+        return ""
+    return "".join(f"[trickle: {line}]\n" for line in lines)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: MIT
+"""The VM's half of injection: turns the entries of a bundle (see _bundle) into code and data.
+
+Code of the initiator's __main__ lives in the VM's __main__. Code of its other modules lives in a
+module of the same name here: imported from the source that was sent where the whole file came
+along, else made for the purpose and holding just what was sent.
+
+What comes along as a dependency is not installed again while the same thing is already there:
+a class keeps its identity and a counter its value when a second function that uses it arrives.
+"""
+from __future__ import annotations
+
+import sys
+from _pickle import Unpickler, loads
+from io import BytesIO
+
+from ._source import codes_in, compile_snippet
+from .errors import TrickleError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FunctionType, ModuleType
+    from typing import Any
+else:
+    FunctionType = type(compile_snippet)
+    ModuleType = type(sys)
+
+
+class ShippedModules:
+    """A meta path finder for modules whose source the initiator sent."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, tuple[str, bool, str]] = {}  # name -> path, is package, source
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
+        if name not in self.files:
+            return None
+        from importlib.machinery import ModuleSpec
+        filename, is_package, _ = self.files[name]
+        spec = ModuleSpec(name, self, origin=filename, is_package=is_package)  # type: ignore
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec: Any) -> None:
+        return None
+
+    def exec_module(self, module: ModuleType) -> None:
+        filename, _, source = self.files[module.__name__]
+        exec(compile(source, filename, "exec", dont_inherit=True), module.__dict__)
+
+    def get_source(self, name: str) -> str:
+        return self.files[name][2]
+
+
+class Installer:
+    def __init__(self, namespace: ModuleType) -> None:
+        self.namespace = namespace
+        self.shipped = ShippedModules()
+        self.own = {"__main__"}  # names of the modules whose code the initiator sent
+        self.made: set[str] = set()  # of these, the ones made here for single functions
+        self.done: dict[tuple[str, str], Any] = {}
+        self.lines: dict[str, dict[int, str]] = {}  # file name -> line number -> text
+        self.cloudpickles: dict[str, Any] = {}
+        self.kinds: dict[str, Callable[..., None]] = {
+            "file": self._file, "source": self._source, "code": self._code,
+            "value": self._value, "import": self._import, "alias": self._alias,
+            "cloudpickle": self._cloudpickle}
+        sys.meta_path.insert(0, self.shipped)  # type: ignore[arg-type]
+
+    def is_injected(self, obj: Any) -> bool:
+        """Is it a class or function that the initiator sent, or code here made?"""
+        return getattr(obj, "__module__", None) in self.own
+
+    def install(self, entries: list[tuple]) -> None:
+        for entry in entries:
+            self.kinds[entry[0]](*entry[1:])
+
+    def find(self, module: str, name: str) -> Any:
+        found: Any = self.module(module)
+        for part in name.split("."):
+            if found is self.namespace:
+                from . import _codec
+                found = _codec.residents.lookup(part)
+            else:
+                found = found.__dict__[part] if found.__class__ is ModuleType and (
+                    part in found.__dict__) else getattr(found, part)
+        return found
+
+    def module(self, name: str) -> ModuleType:
+        """The module of this name: the name space, what was imported already, what was shipped,
+        else a new one for single functions."""
+        if name == "__main__":
+            return self.namespace
+        self.own.add(name)
+        module = sys.modules.get(name)
+        if module is None and name in self.shipped.files:
+            module = _import(name)
+        if module is None:
+            module = ModuleType(name)
+            module.__dict__["__builtins__"] = sys.modules["builtins"]
+            sys.modules[name] = module
+            self.made.add(name)
+        return module
+
+    def _is_done(self, module: str, name: str, entry: Any, is_dependency: bool) -> bool:
+        """Nothing is to be done for a dependency that is there as it should be."""
+        key = (module, name)
+        if is_dependency and self.done.get(key) == entry and name in self.module(module).__dict__:
+            return True
+        if is_dependency and module in self.shipped.files and module not in self.made and (
+                name in self.module(module).__dict__):
+            return True  # its whole file was executed here
+        self.done[key] = entry
+        return False
+
+    # --- the kinds of entries ---
+
+    def _file(self, name: str, filename: str, is_package: bool, source: str) -> None:
+        before = self.shipped.files.get(name)
+        self.shipped.files[name] = (filename, is_package, source)
+        self.own.add(name)
+        self._keep_lines(filename, 1, source)
+        module = sys.modules.get(name)
+        if module is None or before == self.shipped.files[name]:
+            return
+        if name in self.made or before is not None:
+            self.made.discard(name)
+            module.__dict__.setdefault("__file__", filename)
+            self.shipped.exec_module(module)
+
+    def _source(self, module: str, name: str, filename: str, lineno: int, text: str, flags: int,
+                is_dependency: bool) -> None:
+        if self._is_done(module, name, (filename, lineno, text), is_dependency):
+            return
+        self._keep_lines(filename, lineno, text)
+        exec(compile_snippet(text, filename, lineno, flags), self.module(module).__dict__)
+
+    def _code(self, module: str, name: str, filename: str, lineno: int, text: str, flags: int,
+              names: tuple[str, str], defaults: bytes, is_dependency: bool) -> None:
+        """A function without its def statement: decorators and defaults are not evaluated here,
+        the defaults come as values."""
+        if self._is_done(module, name, (filename, lineno, text, defaults), is_dependency):
+            return
+        self._keep_lines(filename, lineno, text)
+        compiled = compile_snippet(text, filename, lineno, flags)
+        short, qualname = names
+        code = next(c for c in codes_in(compiled) if c.co_name == short)
+        positional, by_keyword, attributes = loads(defaults)
+        space = self.module(module).__dict__
+        function = FunctionType(code, space, short, positional)
+        function.__kwdefaults__ = by_keyword
+        function.__qualname__ = qualname
+        function.__module__ = module
+        function.__dict__.update(attributes)
+        space[name] = function
+
+    def _value(self, module: str, name: str, data: bytes, is_dependency: bool) -> None:
+        if not self._is_done(module, name, (len(data), hash(data)), is_dependency):
+            self.module(module).__dict__[name] = loads(data)
+
+    def _import(self, module: str, name: str, target: str, others: tuple[str, ...]) -> None:
+        found = _import(target)
+        for other in others:
+            _import(other)
+        if name:
+            self.module(module).__dict__[name] = found
+
+    def _alias(self, module: str, name: str, origin: str, original: str) -> None:
+        self.module(module).__dict__[name] = self.find(origin, original)
+
+    def _cloudpickle(self, module: str, name: str, data: bytes, python: tuple[int, int],
+                     shipped: tuple[str, bytes], is_dependency: bool) -> None:
+        check_version(name, python, sys.version_info[:2], "this VM")
+        if self._is_done(module, name, (len(data), hash(data)), is_dependency):
+            return
+        pickler = _Shipped(BytesIO(data))
+        pickler.cloudpickle = self._cloudpickle_module(*shipped)
+        self.module(module).__dict__[name] = pickler.load()
+
+    def _cloudpickle_module(self, version: str, source: bytes) -> ModuleType:
+        """Functions of cloudpickle in the version that made the pickle, whatever is here."""
+        found = self.cloudpickles.get(version)
+        if found is None:
+            import zlib
+            found = ModuleType("cloudpickle.cloudpickle")
+            code = compile(zlib.decompress(source), f"<cloudpickle {version}>", "exec")
+            exec(code, found.__dict__)
+            self.cloudpickles[version] = found
+        return found
+
+    # --- tracebacks ---
+
+    def _keep_lines(self, filename: str, lineno: int, text: str) -> None:
+        kept = self.lines.setdefault(filename, {})
+        for number, line in enumerate(text.splitlines(keepends=True), lineno):
+            kept[number] = line
+
+    def fill_linecache(self) -> None:
+        """Gives tracebacks the lines of what was sent, which may have no file here."""
+        import linecache
+        while self.lines:
+            filename, new = self.lines.popitem()
+            entry = linecache.cache.get(filename)
+            lines = list(entry[2]) if entry is not None and len(entry) == 4 and (
+                entry[1] is None) else []  # type: ignore[misc]
+            lines += ["\n"] * (max(new) - len(lines))
+            for number, line in new.items():
+                lines[number - 1] = line
+            linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+
+
+class _Shipped(Unpickler):
+    cloudpickle: ModuleType
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module in ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast", "cloudpickle"):
+            return getattr(self.cloudpickle, name)
+        return super().find_class(module, name)
+
+
+def check_version(name: str, made: tuple[int, ...], there: tuple[int, ...], where: str) -> None:
+    """Byte code is for one minor version of Python only."""
+    if tuple(made) != tuple(there):
+        raise TrickleError(
+            f"{name} has no source that can be sent, so it goes as byte code of Python "
+            f"{made[0]}.{made[1]}, and {where} is Python {there[0]}.{there[1]}: define it with "
+            f"def in a file, without variables of an enclosing function, or start the VMs with "
+            f"the same Python (trickle vm --python PATH)")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        __import__(name)
+    except ModuleNotFoundError as error:
+        error.add_note(f"The code that was injected uses the module {error.name}, which the "
+                       f"Python of this VM ({sys.executable}, {sys.version.split()[0]}) does not "
+                       "have: install it there, or start VMs with another Python, "
+                       "trickle vm --python PATH.")
+        raise
+    return sys.modules[name]
+
+
+def global_name(module: str, name: str) -> Any:
+    """In pickles of injected data: a function or class that came with it."""
+    from . import _codec
+    return _codec.residents.installer.find(module, name)
+
+
+def module_named(name: str) -> ModuleType:
+    """In pickles of injected data: a module."""
+    return _import(name)

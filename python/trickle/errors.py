@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: MIT
+"""What can go wrong, by name.
+
+TrickleError is the base of all of them, so `except trickle.TrickleError` catches what Trickle
+itself has to say. Exceptions of your own code that ran on a VM are not among them: they arrive
+with their own type.
+"""
+from __future__ import annotations
+
+__all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "RemoteError"]
+
+
+class TrickleError(Exception):
+    """Something that Trickle was asked for could not be done; the text says what to do next."""
+
+
+class VMLost(TrickleError):
+    """The VM behind a handle or proxy is gone: its process ended, or it can no longer be
+    reached. A restarted VM is a new handle; what lived on the old one is gone with it."""
+
+
+class NotEnoughVMs(TrickleError):
+    """connect() found no VM, or fewer than asked for."""
+
+
+class WorkFailed(TrickleError):
+    """An element of forkwork or forkgen failed.
+
+    With on_error="return" it takes the place of the element's result, and `exception` is what
+    the function raised. It is raised when an element failed without an exception of its own:
+    because it ended its VMs, or because its result was too large.
+    """
+
+    def __init__(self, message: str, index: int = -1, attempts: int = 1,
+                 exception: BaseException | None = None) -> None:
+        super().__init__(message, index, attempts, exception)
+        self.index = index
+        self.attempts = attempts
+        self.exception = exception
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+    def __repr__(self) -> str:
+        return f"WorkFailed({self.args[0]!r}, index={self.index}, attempts={self.attempts})"
+
+
+class RemoteError(TrickleError):
+    """An exception raised on a VM whose own type this program cannot have here.
+
+    Each such type becomes a subclass of RemoteError with the name and module it has on the VM,
+    and with those of its base classes that are known here, so that `except ValueError` still
+    catches a remote subclass of ValueError. SystemExit and its like become a RemoteError too:
+    code on a VM does not end this program.
+    """
+
+    remote_text: str = ""
+
+    def __str__(self) -> str:
+        return self.remote_text or super().__str__()
