@@ -602,7 +602,7 @@ static void copy_progress(struct trk_work *work)
         return;
     }
     pthread_mutex_lock(&work->mutex);
-    work->progress.done = info.recorded;
+    work->progress.done = info.recorded + info.delivered;
     work->progress.failed = info.failed;
     work->progress.reissued = info.reissued;
     work->progress.vms = info.vms;

@@ -26,6 +26,7 @@ struct net_loop {
     _Atomic pthread_t here; /* the loop thread; before it runs, who made it */
     pthread_t thread;       /* of net_loop_start_thread */
     bool has_thread;        /* thread is to be joined */
+    bool is_joined;         /* net_loop_join has run */
     char name[16];          /* of the thread, for people */
     uint8_t *scratch;       /* NET_SCRATCH_BYTES */
     struct list closers;    /* struct net_closer; loop thread */
@@ -153,6 +154,8 @@ int net_loop_start_thread(struct net_loop *loop, const char *name)
         return fail(TRK_EIO, "cannot start a thread: %s", uv_strerror(-error));
     }
     loop->has_thread = true;
+    /* From here on the caller is a stranger, also while the thread has yet to run. */
+    atomic_store(&loop->here, loop->thread);
     return 0;
 }
 
@@ -171,9 +174,9 @@ static void close_leftover(uv_handle_t *handle, void *arg)
     }
 }
 
-void net_loop_free(struct net_loop *loop)
+void net_loop_join(struct net_loop *loop)
 {
-    if (loop == NULL) {
+    if (loop->is_joined) {
         return;
     }
     net_loop_stop(loop);
@@ -196,7 +199,19 @@ void net_loop_free(struct net_loop *loop)
     int rc = uv_loop_close(&loop->uv);
     assert(rc == 0);
     (void)rc;
+    pthread_mutex_lock(&loop->mutex);
+    loop->is_stopped = true;
     assert(loop->first == NULL);
+    pthread_mutex_unlock(&loop->mutex);
+    loop->is_joined = true;
+}
+
+void net_loop_free(struct net_loop *loop)
+{
+    if (loop == NULL) {
+        return;
+    }
+    net_loop_join(loop);
     pthread_mutex_destroy(&loop->mutex);
     mem_free(loop->scratch);
     mem_free(loop);
