@@ -322,6 +322,7 @@ int main(int argc, char **argv)
         usage_error("%s: options only are expected; try trickle-vm --help", argv[optind]);
     }
     if (a.dies_with_parent) {
+        a.opt.is_quiet = true; /* VMs of one run: its output is the program's */
         prctl(PR_SET_PDEATHSIG, SIGTERM);
         if (getppid() != parent) {
             return 0; /* it has ended before we could ask to be told */

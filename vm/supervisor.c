@@ -213,8 +213,10 @@ static void announce(struct supervisor *sup, uint32_t failing, const char *note)
 {
     char what[256];
     describe_vms(sup, what, sizeof(what));
-    fprintf(stderr, "trickle-vm: %u VM%s on %s (%s), pid %d\n", sup->opt.count,
-            sup->opt.count == 1 ? "" : "s", sup->host_name, what, (int)getpid());
+    if (!sup->opt.is_quiet) {
+        fprintf(stderr, "trickle-vm: %u VM%s on %s (%s), pid %d\n", sup->opt.count,
+                sup->opt.count == 1 ? "" : "s", sup->host_name, what, (int)getpid());
+    }
     if (failing > 0) {
         fprintf(stderr, "trickle-vm: %u of them cannot start and will be tried again: %s\n",
                 failing, note);

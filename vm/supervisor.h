@@ -39,6 +39,7 @@ struct supervisor_options {
     const char *multicast;   /* "group:port" or NULL: the default */
     const char *runtime_dir; /* or NULL */
     int ready_fd;            /* -1: none */
+    bool is_quiet;           /* do not say that all VMs are up, only what is wrong */
 };
 
 /* A descriptor watched by the loop. */
