@@ -194,3 +194,9 @@ def test_every_c_file_is_built(path):
              and ROOT in [place, *place.parents]
              and re.search(rf"'(\S*/)?{path.stem}(\.c)?'", (place / "meson.build").read_text())]
     assert named, "no meson.build names it"
+
+
+def test_every_module_of_the_package_is_installed():
+    build = (ROOT / "python/trickle/meson.build").read_text()
+    missing = [p.name for p in (ROOT / "python/trickle").glob("*.py*") if f"'{p.name}'" not in build]
+    assert missing == []
