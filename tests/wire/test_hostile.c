@@ -83,7 +83,8 @@ START_TEST(bytes_behind_the_end_are_refused)
 }
 END_TEST
 
-START_TEST(every_byte_may_be_any_other)
+/* All other values in short bodies; in long ones, for the time it takes, each bit flipped. */
+START_TEST(every_byte_may_be_another)
 {
     enum sample_kind kind = (enum sample_kind)_i;
     struct blob *body = sample_body(kind);
@@ -91,7 +92,7 @@ START_TEST(every_byte_may_be_any_other)
     for (size_t at = 0; at < body->size; at++) {
         uint8_t before = body->data[at];
 
-        for (unsigned flip = 1; flip < 256; flip++) {
+        for (unsigned flip = 1; flip < 256; flip = body->size < 128 ? flip + 1 : flip * 2) {
             body->data[at] = (uint8_t)(before ^ flip);
             offer(kind, body->data, body->size);
         }
@@ -110,7 +111,7 @@ START_TEST(random_damage_never_crashes)
     uint8_t bytes[2048];
 
     ck_assert_uint_le(body->size, sizeof(bytes));
-    for (int round = 0; round < 5000; round++) {
+    for (int round = 0; round < 2000; round++) {
         size_t size = body->size;
         unsigned hits = 1 + sample_random(&seed) % 8;
 
@@ -187,7 +188,7 @@ int main(void)
     tcase_add_loop_test(tc, sample_survives, 0, SAMPLE_KIND_COUNT);
     tcase_add_loop_test(tc, every_truncation_is_refused_or_valid_in_itself, 0, SAMPLE_KIND_COUNT);
     tcase_add_loop_test(tc, bytes_behind_the_end_are_refused, 0, SAMPLE_KIND_COUNT);
-    tcase_add_loop_test(tc, every_byte_may_be_any_other, 0, SAMPLE_KIND_COUNT);
+    tcase_add_loop_test(tc, every_byte_may_be_another, 0, SAMPLE_KIND_COUNT);
     tcase_add_loop_test(tc, random_damage_never_crashes, 0, SAMPLE_KIND_COUNT);
     tcase_add_loop_test(tc, noise_never_crashes, 0, SAMPLE_KIND_COUNT);
     tcase_add_loop_test(tc, each_failing_allocation_is_reported_and_leaks_nothing, 0,
