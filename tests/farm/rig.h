@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: MIT */
+/* rig.h - a private runtime directory and supervisors of echo VMs in it, for tests of the farm. */
+#ifndef TESTS_FARM_RIG_H
+#define TESTS_FARM_RIG_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "trickle/trickle.h"
+
+#define RIG_SUPERVISORS_MAX 4
+
+struct rig {
+    char dir[64];                    /* runtime directory, removed at the end */
+    pid_t pids[RIG_SUPERVISORS_MAX]; /* supervisors; 0: none */
+    size_t count;
+    struct trk_farm *farm;
+};
+
+/* Aborts the test when something of it cannot be had. */
+void rig_start(struct rig *r);
+/* Starts a supervisor with n VMs; waits until they are idle. Returns its pid. */
+pid_t rig_supervisor(struct rig *r, int n);
+void rig_stop_supervisor(struct rig *r, pid_t pid, int signal);
+struct trk_farm *rig_farm(struct rig *r); /* one more; the first is r->farm */
+void rig_stop(struct rig *r);
+
+/* connect and wait, at most 10 s. Returns what trk_connect_wait returned last. */
+int rig_connect(struct trk_farm *farm, uint32_t max, bool need_all, uint32_t wait_ms,
+                struct trk_vmlist **out);
+/* Calls the VM with text, waits at most 10 s; the answer is copied, terminated. */
+int rig_call(struct trk_vm *vm, const char *text, char *answer, size_t size);
+
+#endif
