@@ -602,8 +602,6 @@ static void copy_progress(struct trk_work *work)
         return;
     }
     pthread_mutex_lock(&work->mutex);
-    work->progress.done = info.recorded + info.delivered;
-    work->progress.failed = info.failed;
     work->progress.reissued = info.reissued;
     work->progress.vms = info.vms;
     work->progress.is_closed = info.is_closed;
