@@ -273,7 +273,8 @@ def print_vms(vms):
                      vm["state"], about))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]
     for row in rows:
-        print("  ".join([*(text.ljust(width) for text, width in zip(row, widths)), row[4]]).rstrip())
+        cells = [text.ljust(width) for text, width in zip(row, widths)]
+        print("  ".join([*cells, row[4]]).rstrip())
 
 
 def version():

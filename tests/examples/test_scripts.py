@@ -14,11 +14,13 @@ def run(*args, timeout=300, **options):
                           stdin=subprocess.DEVNULL, **options)
 
 
+@pytest.mark.xdist_group("build")
 def test_second_setup_does_nothing(root, build):
     done = run(root / "scripts/setup", build)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.xdist_group("build")
 def test_demo_counts_the_same_as_one_process(root, build):
     if build != root / "build":
         pytest.skip("the demo is of the ordinary build")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 PROGRAM = "import sys\nvms = connect()\nprint(len(vms), sum(forkwork(vms, abs, [-1, 2])))\n"
-pytestmark = pytest.mark.xdist_group("install")
+pytestmark = pytest.mark.xdist_group("build")
 
 
 def run(*args, **options):
