@@ -58,7 +58,12 @@ int vmlist_add(struct trk_vmlist *list, struct slot *slot)
         }
     }
     if (rc == 0) {
-        list->slots[list->slots_count++] = slot;
+        /* By number, not by who answered first: VM 0 is the same one in every run. */
+        size_t at = list->slots_count++;
+        for (; at > 0 && list->slots[at - 1]->number > slot->number; at--) {
+            list->slots[at] = list->slots[at - 1];
+        }
+        list->slots[at] = slot;
     }
     pthread_mutex_unlock(&list->farm->mutex);
     return rc;
