@@ -4,6 +4,7 @@
  *
  *   "sleep MS"   sleeps, unless interrupted     "deaf MS"   the same, but does not heed interrupts
  *   "spin MS"    computes                       "big N"     answers N bytes
+ *                (each prints its line first when it is for over a second)
  *   "print TEXT" writes TEXT to stdout          "flood N"   prints N bytes
  *   "segv", "abort", "exit N", "kill N"         ends that way
  *   "fork"       forks; the child returns from here, the parent answers "forked"
@@ -52,6 +53,10 @@ static int answer_number(struct trk_rai_reply *reply, long number)
 static int pass_time(struct trk_rai_reply *reply, const char *text, uint64_t ms)
 {
     uint64_t end = now_ms() + ms;
+    if (ms > 1000) {
+        puts(text);
+        fflush(stdout);
+    }
     while (now_ms() < end) {
         if (atomic_load(&is_interrupted) && text[0] != 'd') {
             return answer(reply, TRK_STATUS_EXCEPTION, "interrupted", 11);
