@@ -17,7 +17,7 @@ decorators, defaults) comes before it, what function bodies need may come after 
 from __future__ import annotations
 
 import sys
-from _pickle import Pickler
+from _pickle import Pickler, dumps
 from io import BytesIO
 
 from . import _install, _source
@@ -284,7 +284,10 @@ class _Pickler(Pickler):
     bundle: Bundle
 
     def reducer_override(self, obj: Any) -> Any:
-        return self.bundle.reduce(obj)
+        reduced = self.bundle.reduce(obj)
+        if reduced is NotImplemented and is_code(obj) and is_local(_module_of(obj)):
+            raise TypeError("by name it would not be found on the VM")  # cloudpickle takes it
+        return reduced
 
 
 def _explicit(entry: tuple) -> tuple:
@@ -334,18 +337,21 @@ def _statement_of(obj: Any, name: str, space: dict) -> _source.Snippet | None:
     return snippet if snippet is not None and snippet.name == name else None
 
 
-_shipped: list[tuple[str, bytes]] = []
+_shipped: list[bytes] = []
 
 
-def shipped_cloudpickle() -> tuple[str, bytes]:
-    """This Python's cloudpickle: its version, and its source, compressed."""
+def shipped_cloudpickle() -> bytes:
+    """The source files of this Python's cloudpickle, compressed."""
     if not _shipped:
+        import os
         import zlib
 
         import cloudpickle
-        source = _source.source_file(cloudpickle.cloudpickle.__file__)
-        if source is None:
-            raise TrickleError("the source of the module cloudpickle cannot be read, so it cannot "
-                               "be sent to the VMs")
-        _shipped.append((cloudpickle.__version__, zlib.compress(source.text.encode())))
+        directory = os.path.dirname(cloudpickle.__file__)
+        sources = {"__init__": ""}
+        for file in sorted(os.listdir(directory)):
+            if file.endswith(".py") and file != "__init__.py":
+                with open(os.path.join(directory, file), encoding="utf-8") as source:
+                    sources[file.removesuffix(".py")] = source.read()
+        _shipped.append(zlib.compress(dumps(sources, PROTOCOL)))
     return _shipped[0]

@@ -118,7 +118,7 @@ def fork(vm: VM | Sequence[VM], func: Any, /, *args: Any, **kwargs: Any) -> Any:
         functions = _mapped(func, count, "functions")
     rows: list[tuple] = [tuple(map(_plain, args))] * count
     if len(args) == 1 and isinstance(args[0], (list, range)):
-        rows = [(item,) for item in _mapped(args[0], count, "elements in the argument list")]
+        rows = [(item,) for item in _mapped(args[0], count, "elements of the argument list")]
     targets = [_target(own, function) for own, function in zip(handles, functions)]
     return [_send(own, *target, row, kwargs)
             for own, target, row in zip(handles, targets, rows)]
@@ -132,7 +132,7 @@ def _mapped(items: Any, count: int, what: str) -> list:
     if len(items) != count:
         advice = "" if what == "functions" else (
             "; to give the whole list to every VM, write trickle.same(list)")
-        raise ValueError(f"there are {len(items)} {what} for {count} VMs{advice}")
+        raise ValueError(f"the number of {what} is {len(items)}, that of VMs is {count}{advice}")
     return list(items)
 
 

@@ -108,12 +108,14 @@ def remember(vm: VM, name: str, obj: Any) -> None:
 
 
 def _name_of(obj: Any, frame: FrameType) -> str:
-    """Functions and classes have names; data has that of its variable at the caller."""
+    """Functions and classes have names; data has that of its variable at the caller. So have
+    functions that are known here by another name than their own, made by other functions."""
     own = getattr(obj, "__name__", None)
-    has_own = _bundle.is_code(obj) or type(obj).__name__ == "builtin_function_or_method"
-    if has_own and isinstance(own, str) and own.isidentifier():
-        return own
     names = _names_in(frame.f_locals, obj) or _names_in(frame.f_globals, obj)
+    is_code = _bundle.is_code(obj) or type(obj).__name__ == "builtin_function_or_method"
+    if is_code and isinstance(own, str) and own.isidentifier():
+        is_made = "<locals>" in getattr(obj, "__qualname__", "")
+        return names[0] if is_made and len(names) == 1 and own not in names else own
     if len(names) == 1:
         return names[0]
     short = repr(obj)

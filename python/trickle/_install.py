@@ -14,7 +14,8 @@ import sys
 from _pickle import Unpickler, loads
 from io import BytesIO
 
-from ._source import codes_in, compile_snippet
+from . import _codec
+from ._source import compile_snippet, function_code
 from .errors import TrickleError
 
 TYPE_CHECKING = False
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 else:
     FunctionType = type(compile_snippet)
     ModuleType = type(sys)
+
+CLOUDPICKLE = "_trickle_cloudpickle"  # the initiator's cloudpickle is a package of this name here
 
 
 class ShippedModules:
@@ -61,7 +64,6 @@ class Installer:
         self.made: set[str] = set()  # of these, the ones made here for single functions
         self.done: dict[tuple[str, str], Any] = {}
         self.lines: dict[str, dict[int, str]] = {}  # file name -> line number -> text
-        self.cloudpickles: dict[str, Any] = {}
         self.kinds: dict[str, Callable[..., None]] = {
             "file": self._file, "source": self._source, "code": self._code,
             "value": self._value, "import": self._import, "alias": self._alias,
@@ -78,13 +80,12 @@ class Installer:
 
     def find(self, module: str, name: str) -> Any:
         found: Any = self.module(module)
-        for part in name.split("."):
-            if found is self.namespace:
-                from . import _codec
-                found = _codec.residents.lookup(part)
-            else:
-                found = found.__dict__[part] if found.__class__ is ModuleType and (
-                    part in found.__dict__) else getattr(found, part)
+        if name in found.__dict__:
+            return found.__dict__[name]  # names of local functions have dots in them
+        first, *rest = name.split(".")
+        found = _codec.residents.lookup(first) if module == "__main__" else getattr(found, first)
+        for part in rest:
+            found = getattr(found, part)
         return found
 
     def module(self, name: str) -> ModuleType:
@@ -145,7 +146,7 @@ class Installer:
         self._keep_lines(filename, lineno, text)
         compiled = compile_snippet(text, filename, lineno, flags)
         short, qualname = names
-        code = next(c for c in codes_in(compiled) if c.co_name == short)
+        code = function_code(compiled, short)
         positional, by_keyword, attributes = loads(defaults)
         space = self.module(module).__dict__
         function = FunctionType(code, space, short, positional)
@@ -170,24 +171,16 @@ class Installer:
         self.module(module).__dict__[name] = self.find(origin, original)
 
     def _cloudpickle(self, module: str, name: str, data: bytes, python: tuple[int, int],
-                     shipped: tuple[str, bytes], is_dependency: bool) -> None:
+                     shipped: bytes, is_dependency: bool) -> None:
         check_version(name, python, sys.version_info[:2], "this VM")
         if self._is_done(module, name, (len(data), hash(data)), is_dependency):
             return
-        pickler = _Shipped(BytesIO(data))
-        pickler.cloudpickle = self._cloudpickle_module(*shipped)
-        self.module(module).__dict__[name] = pickler.load()
-
-    def _cloudpickle_module(self, version: str, source: bytes) -> ModuleType:
-        """Functions of cloudpickle in the version that made the pickle, whatever is here."""
-        found = self.cloudpickles.get(version)
-        if found is None:
+        if CLOUDPICKLE not in self.shipped.files:
             import zlib
-            found = ModuleType("cloudpickle.cloudpickle")
-            code = compile(zlib.decompress(source), f"<cloudpickle {version}>", "exec")
-            exec(code, found.__dict__)
-            self.cloudpickles[version] = found
-        return found
+            for file, source in loads(zlib.decompress(shipped)).items():
+                where = f"{CLOUDPICKLE}.{file}".removesuffix(".__init__")
+                self.shipped.files[where] = (f"<{where}>", file == "__init__", source)
+        self.module(module).__dict__[name] = _Shipped(BytesIO(data)).load()
 
     # --- tracebacks ---
 
@@ -211,11 +204,12 @@ class Installer:
 
 
 class _Shipped(Unpickler):
-    cloudpickle: ModuleType
+    """Finds functions of cloudpickle in the initiator's version, whatever is installed here."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if module in ("cloudpickle.cloudpickle", "cloudpickle.cloudpickle_fast", "cloudpickle"):
-            return getattr(self.cloudpickle, name)
+        package, _, rest = module.partition(".")
+        if package == "cloudpickle":
+            module = f"{CLOUDPICKLE}.{rest or package}"
         return super().find_class(module, name)
 
 
@@ -243,7 +237,6 @@ def _import(name: str) -> ModuleType:
 
 def global_name(module: str, name: str) -> Any:
     """In pickles of injected data: a function or class that came with it."""
-    from . import _codec
     return _codec.residents.installer.find(module, name)
 
 

@@ -8,7 +8,7 @@ initiator stand for, each counted once per reference that was sent.
 How a value is answered:
 
     call    plain and picklable values by value; instances of injected classes, injected
-            functions and classes, and what cannot be pickled by reference
+            functions and classes, iterators, and what cannot be pickled by reference
     read    (attributes, items, iteration) immutable values by value, all else by reference, so
             that vm.table['a'].append(1) changes the object that is there
     fetch   by value
@@ -136,6 +136,8 @@ class Residents:
         cls = type(obj)
         if self.is_injected(cls):
             return not _is_enum_member(obj)
+        if hasattr(cls, "__next__"):
+            return True  # the state of an iterator is the point of it
         return isinstance(obj, (type, FunctionType)) and self.is_injected(obj)
 
 

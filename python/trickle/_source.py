@@ -2,9 +2,9 @@
 """Source code by introspection: the statement that made a function or class, and the global names
 that it uses.
 
-A Snippet is checked against the object it is for: its compiled code must be the code that the
-function has. A file that was edited since, code made by a macro or rewritten by an import hook
-thus has no source here, and what is sent is never something else than what runs locally.
+A Snippet is checked against the object it is for: the file, compiled as a whole, must have the
+code that the function has. A file that was edited since, code made by a macro or rewritten by an
+import hook thus has no source here: what is sent is never something else than what runs locally.
 """
 from __future__ import annotations
 
@@ -44,9 +44,6 @@ class Snippet:
         self.flags = flags
         self.is_decorated = is_decorated
 
-    def compile(self) -> CodeType:
-        return compile_snippet(self.text, self.filename, self.lineno, self.flags)
-
     def names(self) -> tuple[list[str], list[str]]:
         import symtable
         early: dict[str, None] = {}
@@ -85,6 +82,18 @@ def _collect(table: Any, early: dict, late: dict, now: dict) -> None:
         _collect(child, early, late, now)
 
 
+def function_code(code: CodeType, name: str) -> CodeType:
+    """The code of the function that a compiled snippet makes: the outermost of this name, and
+    the last, because defaults come before it."""
+    level = [code]
+    while level:
+        level = [c for outer in level for c in outer.co_consts if isinstance(c, CodeType)]
+        for inner in reversed(level):
+            if inner.co_name == name:
+                return inner
+    raise ValueError(f"there is no function {name} in this source")
+
+
 # --- files ----------------------------------------------------------------------------------
 
 
@@ -96,6 +105,16 @@ class SourceFile:
         self.lines = text.splitlines(keepends=True)
         self.tree = compile(text, filename, "exec", ONLY_AST, True)
         self.text = text
+        self.codes: dict[tuple[str, int], list[CodeType]] | None = None
+
+    def has(self, wanted: CodeType) -> bool:
+        """Is this code in the file as it is now?"""
+        if self.codes is None:
+            self.codes = {}
+            for code in codes_in(compile(self.text, self.filename, "exec", 0, True)):
+                self.codes.setdefault((code.co_name, code.co_firstlineno), []).append(code)
+        return any(same_code(code, wanted)
+                   for code in self.codes.get((wanted.co_name, wanted.co_firstlineno), ()))
 
     def segment(self, first: int, last: int) -> str:
         text = "".join(self.lines[first - 1:last])
@@ -215,19 +234,11 @@ def codes_in(code: CodeType) -> Iterator[CodeType]:
             yield from codes_in(const)
 
 
-def matching_code(module_code: CodeType, wanted: CodeType) -> CodeType | None:
-    """The code object in module_code that is wanted's twin."""
-    for code in codes_in(module_code):
-        if code.co_name == wanted.co_name and same_code(code, wanted):
-            return code
-    return None
-
-
 def of_function(function: FunctionType) -> Snippet | None:
     """The def statement or lambda expression that made this function, if that can be found."""
     code = function.__code__
     file = source_file(code.co_filename, function.__globals__)
-    if file is None:
+    if file is None or not file.has(code):
         return None
     flags = code.co_flags & FUTURE_MASK
     if code.co_name == "<lambda>":
@@ -235,25 +246,17 @@ def of_function(function: FunctionType) -> Snippet | None:
     for node in walk(file.tree):
         if kind_of(node) in DEFS and node.name == code.co_name and (
                 first_line_of(node) == code.co_firstlineno):
-            snippet = Snippet(node.name, code.co_filename, code.co_firstlineno,
-                              file.segment(code.co_firstlineno, node.end_lineno), flags,
-                              bool(node.decorator_list))
-            return snippet if _checks(snippet, code) else None
+            return Snippet(node.name, code.co_filename, code.co_firstlineno,
+                           file.segment(code.co_firstlineno, node.end_lineno), flags,
+                           bool(node.decorator_list))
     return None
 
 
-def _checks(snippet: Snippet, code: CodeType) -> bool:
-    try:
-        return matching_code(snippet.compile(), code) is not None
-    except (SyntaxError, ValueError):
-        return False
-
-
 def _of_lambda(file: SourceFile, code: CodeType, flags: int) -> Snippet | None:
-    """Several lambdas may stand on one line: the one whose positions and code are those wanted;
-    none when that is not exactly one."""
+    """Several lambdas may stand on one line: the one whose positions are those wanted; none when
+    that is not exactly one."""
     places = [p for p in code.co_positions() if None not in p and p[2:] != (0, 0)]
-    found: dict[str, Snippet] = {}
+    found: list[Any] = []
     for node in walk(file.tree):
         if kind_of(node) != "Lambda" or node.lineno != code.co_firstlineno:
             continue
@@ -261,11 +264,15 @@ def _of_lambda(file: SourceFile, code: CodeType, flags: int) -> Snippet | None:
         begin, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
         if any((p[0], p[2]) < begin or (p[1], p[3]) > end for p in places):
             continue
-        text = "(" + " " * max(node.col_offset - 1, 0) + _expression(file, node) + ")\n"
-        snippet = Snippet("<lambda>", file.filename, node.lineno, text, flags)
-        if _checks(snippet, code):
-            found.setdefault(text.strip("( )\n"), snippet)
-    return next(iter(found.values())) if len(found) == 1 else None
+        found = [n for n in found if not _contains(n.body, node)] + [node]
+    if len(found) != 1:
+        return None
+    text = "(" + " " * max(found[0].col_offset - 1, 0) + _expression(file, found[0]) + ")\n"
+    return Snippet("<lambda>", file.filename, found[0].lineno, text, flags)
+
+
+def _contains(node: Any, other: Any) -> bool:
+    return any(below is other for below in walk(node))
 
 
 def _expression(file: SourceFile, node: Any) -> str:
@@ -302,15 +309,14 @@ def of_class(cls: type, space: dict) -> Snippet | None:
     methods = [m for m in map(_raw_function, vars(cls).values())
                if m is not None and m.__code__.co_qualname.startswith(cls.__qualname__ + ".")]
     filename = methods[0].__code__.co_filename if methods else space.get("__file__")
-    if not isinstance(filename, str):
+    file = source_file(filename, space) if isinstance(filename, str) else None
+    if file is None or not all(file.has(m.__code__) for m in methods if not _is_made_up(m)):
         return None
     for node in reversed(_binding_nodes(filename, space, cls.__name__)):
-        if kind_of(node) != "ClassDef":
-            continue
-        snippet = _statement(filename, space, node, cls.__name__)
-        codes = list(codes_in(snippet.compile()))
-        if all(_is_in(codes, m.__code__) for m in methods if not _is_made_up(m)):
-            return snippet
+        lines = range(first_line_of(node), node.end_lineno + 1)
+        if kind_of(node) == "ClassDef" and all(
+                m.__code__.co_firstlineno in lines for m in methods if not _is_made_up(m)):
+            return _statement(filename, space, node, cls.__name__)
     return None
 
 
@@ -322,10 +328,6 @@ def _raw_function(value: Any) -> FunctionType | None:
 def _is_made_up(method: FunctionType) -> bool:
     """Methods that a decorator wrote, as dataclass does, have no file."""
     return method.__code__.co_filename.startswith("<string")
-
-
-def _is_in(codes: list[CodeType], code: CodeType) -> bool:
-    return any(c.co_name == code.co_name and same_code(c, code) for c in codes)
 
 
 def of_binding(name: str, space: dict) -> Snippet | None:
