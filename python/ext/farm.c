@@ -185,7 +185,8 @@ static PyObject *farm_connect(PyObject *self, PyObject *const *args, Py_ssize_t 
 
     if (farm == NULL || ext_args("connect", args, nargs, kwnames, names, 0, arg) < 0 ||
         get_u32(arg[0], "max", &max) < 0 || get_bool(arg[1], &need_all) < 0 ||
-        get_u32(arg[2], "wait_ms", &wait_ms) < 0 || ext_timeout(arg[3], EXT_ENDLESS, &timeout) < 0 ||
+        get_u32(arg[2], "wait_ms", &wait_ms) < 0 ||
+        ext_timeout(arg[3], EXT_ENDLESS, &timeout) < 0 ||
         (farm = farm_of(self)) == NULL) { /* again: truth values may run any code */
         return NULL;
     }

@@ -28,6 +28,7 @@
 enum user_state { OUTSIDE, INSIDE, SENDING, SENT };
 
 struct serving {
+    struct trk_rai_module rai;
     PyObject *request, *stage_open, *dumps, *loads, *dump_exception; /* of the server */
     PyObject *version;       /* str */
     PyObject *stages;        /* dict: stage number -> callable */
@@ -380,7 +381,18 @@ static void serving_fini(struct serving *s)
 
 static int serving_init(struct serving *s, PyObject *server)
 {
-    memset(s, 0, sizeof(*s));
+    s->rai = (struct trk_rai_module){
+        .abi = TRK_RAI_ABI,
+        .size = sizeof(s->rai),
+        .name = "python",
+        .request = on_request,
+        .stage_open = on_stage_open,
+        .run = on_run,
+        .stage_close = on_stage_close,
+        .wait_begin = on_wait_begin,
+        .wait_end = on_wait_end,
+        .interrupt = on_interrupt,
+    };
     atomic_init(&s->user, OUTSIDE);
     s->thread = pthread_self();
     if ((s->request = PyObject_GetAttrString(server, "request")) == NULL ||
@@ -392,7 +404,8 @@ static int serving_init(struct serving *s, PyObject *server)
         (s->stages = PyDict_New()) == NULL) {
         return -1;
     }
-    return 0;
+    s->rai.version = PyUnicode_AsUTF8AndSize(s->version, NULL);
+    return s->rai.version != NULL ? 0 : -1;
 }
 
 const char serve_doc[] = "serve(server)\n--\n\n"
@@ -401,27 +414,19 @@ const char serve_doc[] = "serve(server)\n--\n\n"
 
 PyObject *serve(PyObject *module, PyObject *server)
 {
-    struct trk_rai_module rai = {
-        .abi = TRK_RAI_ABI,
-        .size = sizeof(rai),
-        .name = "python",
-        .request = on_request,
-        .stage_open = on_stage_open,
-        .run = on_run,
-        .stage_close = on_stage_close,
-        .wait_begin = on_wait_begin,
-        .wait_end = on_wait_end,
-        .interrupt = on_interrupt,
-    };
-    struct serving s;
+    /* Never freed: the net thread may still ask for an interrupt when all is over. A process
+     * serves once. */
+    struct serving *s = PyMem_Calloc(1, sizeof(*s));
     PyObject *done = NULL;
     int rc;
 
-    if (serving_init(&s, server) == 0 &&
-        (rai.version = PyUnicode_AsUTF8AndSize(s.version, NULL)) != NULL) {
-        rc = trk_vm_serve(&rai, &s);
+    if (s == NULL) {
+        return PyErr_NoMemory();
+    }
+    if (serving_init(s, server) == 0) {
+        rc = trk_vm_serve(&s->rai, s);
         done = rc < 0 ? ext_raise(PyModule_GetState(module), rc) : Py_NewRef(Py_None);
     }
-    serving_fini(&s);
+    serving_fini(s);
     return done;
 }

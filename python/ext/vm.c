@@ -220,9 +220,10 @@ static void vmlist_dealloc(PyObject *self)
     ext_free(self);
 }
 
-PyDoc_STRVAR(refresh_doc, "refresh()\n--\n\n"
-                          "Brings the list up to date: new incarnations in the place of lost ones,\n"
-                          "VMs that joined at the end. Returns the length.");
+PyDoc_STRVAR(refresh_doc,
+             "refresh()\n--\n\n"
+             "Brings the list up to date: new incarnations in the place of lost ones, VMs that\n"
+             "joined at the end. Returns the length.");
 
 static PyObject *vmlist_refresh(PyObject *self, PyObject *unused)
 {

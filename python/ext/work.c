@@ -332,7 +332,7 @@ static int take(struct work_object *self, int64_t timeout, struct trk_result *ou
     if (rc != TRK_AGAIN || timeout == 0) {
         return rc;
     }
-    self->is_lent = true;
+    lend(self);
     rc = ext_wait(&waiter, timeout);
     self->is_lent = false; /* a cancel that came meanwhile waits until the result is decoded */
     return rc;
@@ -448,9 +448,13 @@ static PyObject *collect(struct work_object *self, PyObject *results, PyObject *
 {
     struct trk_result r;
 
-    for (unsigned n = 1;; n++) {
-        int rc = take(self, n == 1 ? timeout : 0, &r);
+    for (unsigned n = 0;; n++) {
         PyObject *value;
+        int rc;
+        if (n % EXT_SIGNALS_EVERY == 0) { /* for other threads that look while loads runs */
+            trk_work_progress(self->work, &self->progress);
+        }
+        rc = take(self, n == 0 ? timeout : 0, &r);
         if (rc == TRK_AGAIN) {
             Py_RETURN_NONE;
         }
@@ -465,7 +469,7 @@ static PyObject *collect(struct work_object *self, PyObject *results, PyObject *
         }
         value = value_of(self, &r, loads);
         if (value == NULL || store(results, r.index, value) < 0 ||
-            (n % EXT_SIGNALS_EVERY == 0 && PyErr_CheckSignals() < 0)) {
+            (n % EXT_SIGNALS_EVERY == EXT_SIGNALS_EVERY - 1 && PyErr_CheckSignals() < 0)) {
             return NULL;
         }
     }

@@ -20,12 +20,16 @@ STATUS_OK: int
 STATUS_EXCEPTION: int
 STATUS_ERROR: int
 
+class TrickleError(RuntimeError):
+    """What is raised for classes that set_exceptions() was not given."""
+
 def set_exceptions(table: dict[str, type[BaseException]]) -> None:
     """Which class to raise for which TRK_E* ("EVMLOST": VMLost, ...); "": for all others."""
 
 def encode(obj: Any, dumps: Callable[[Any], bytes]) -> bytes:
-    """A pickle of obj. Exact None/bool/int/float/str/bytes of moderate size are encoded here, in C,
-    as canonical protocol-5 pickles without calling dumps; all else by dumps(obj)."""
+    """A pickle of obj. Exact None/bool/int/float/str/bytes of moderate size, and short lists and
+    tuples of them, are encoded here, in C, as canonical protocol-5 pickles without calling dumps;
+    all else by dumps(obj)."""
 
 def decode(data: Any, loads: Callable[[Any], Any]) -> Any:
     """The inverse: what encode's fast path wrote is decoded in C, all else by loads(memoryview)."""
