@@ -7,6 +7,7 @@
  *
  * The thread is detached: nobody waits for a slow name server when the farm closes. What it and
  * the module share is a counted struct lookup, which is freed by the last of them. */
+#include <ctype.h>
 #include <errno.h>
 #include <netdb.h>
 #include <netinet/in.h>
@@ -183,6 +184,18 @@ static int lookup_start(struct lookup *l)
 
 /* --- the list --------------------------------------------------------------------------- */
 
+/* Could it be a host's name or an IPv4 address? What is not can only be a typing error. */
+static bool is_name(const char *text, size_t size)
+{
+    for (size_t i = 0; i < size; i++) {
+        unsigned char c = (unsigned char)text[i];
+        if (!isalnum(c) && c != '.' && c != '-' && c != '_') {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Takes one entry apart: [text, text+size). */
 static int parse_entry(struct host *h, const char *text, size_t size)
 {
@@ -193,7 +206,7 @@ static int parse_entry(struct host *h, const char *text, size_t size)
     const char *host = text + (has_brackets ? 1 : 0);
     host_size -= has_brackets ? 2 : 0;
     if (host_size == 0 || host_size >= sizeof(h->name) || port_size == 0 || port_size > 5 ||
-        (!has_brackets && memchr(host, ':', host_size) != NULL)) {
+        (!has_brackets && !is_name(host, host_size))) {
         return fail(TRK_EINVAL, "hosts: \"%.*s\" is not of the form HOST:PORT (IPv6: [HOST]:PORT)",
                     (int)(size < 200 ? size : 200), text);
     }
