@@ -45,7 +45,8 @@ struct lookup {
     struct list names;      /* struct host; fixed */
     pthread_mutex_t mutex;  /* guards what follows */
     struct list answers;    /* struct host, not yet reported */
-    bool is_running;        /* a thread is at work */
+    bool is_asked;          /* the names are to be looked up (again) */
+    bool is_running;        /* a thread is at work, or is about to look at is_asked */
 };
 
 struct hosts {
@@ -136,19 +137,30 @@ static void resolve(struct lookup *l, const struct host *h)
     (void)!write(l->event_fd, &one, sizeof(one));
 }
 
+/* Is there another round to do? If not the thread has to end. */
+static bool take_round(struct lookup *l)
+{
+    pthread_mutex_lock(&l->mutex);
+    /* With one reference left, ours, nobody wants to know any more. */
+    bool is_asked = l->is_asked && atomic_load(&l->refs) > 1;
+    l->is_asked = false;
+    l->is_running = is_asked;
+    pthread_mutex_unlock(&l->mutex);
+    return is_asked;
+}
+
 static void *lookup_main(void *arg)
 {
     struct lookup *l = arg;
-    const struct list *node;
     pthread_setname_np(pthread_self(), "trickle-names");
-    list_for_each(node, &l->names) {
-        if (atomic_load(&l->refs) > 1) { /* else nobody wants to know any more */
-            resolve(l, container_of(node, struct host, node));
+    while (take_round(l)) {
+        const struct list *node;
+        list_for_each(node, &l->names) {
+            if (atomic_load(&l->refs) > 1) {
+                resolve(l, container_of(node, struct host, node));
+            }
         }
     }
-    pthread_mutex_lock(&l->mutex);
-    l->is_running = false;
-    pthread_mutex_unlock(&l->mutex);
     lookup_unref(l);
     return NULL;
 }
@@ -157,10 +169,11 @@ static int lookup_start(struct lookup *l)
 {
     pthread_mutex_lock(&l->mutex);
     bool was_running = l->is_running;
+    l->is_asked = true;
     l->is_running = true;
     pthread_mutex_unlock(&l->mutex);
     if (was_running) {
-        return 0; /* its answers are yet to come */
+        return 0; /* it goes round again */
     }
     pthread_attr_t attr;
     pthread_t thread;
