@@ -74,6 +74,14 @@ static void on_exit_timer(uv_timer_t *timer)
     _exit(0);
 }
 
+/* From here on who connects waits for the next process. */
+static void stop_accepting(struct host *h)
+{
+    net_listener_close(h->listen_unix); /* NULL is fine */
+    net_listener_close(h->listen_tcp);
+    h->listen_unix = h->listen_tcp = NULL;
+}
+
 /* The process ends: at once when code is running, else in order. */
 static void end_process(struct host *h)
 {
@@ -116,6 +124,7 @@ static void lease_end(struct host *h)
         page_set_state(h, TRK_VM_IDLE);
         tell_supervisor(h, 'R');
     } else {
+        stop_accepting(h);
         if (!is_draining) {
             page_set_state(h, TRK_VM_STARTING);
         }
@@ -213,17 +222,20 @@ static void on_hello(struct peer *p, const struct blob *body)
         return;
     }
     pthread_mutex_lock(&h->lock);
-    bool is_over = h->is_draining || h->is_ending;
+    bool is_draining = h->is_draining, is_ending = h->is_ending;
     bool is_leased = agent_is_leased(h->agent);
-    int rc = is_over ? TRK_EDENIED : agent_lease(h->agent, &hello);
+    int rc = is_draining || is_ending ? TRK_EDENIED : agent_lease(h->agent, &hello);
     if (rc == 0) {
         h->session = net_session_ref(p->session);
     }
     pthread_mutex_unlock(&h->lock);
     if (rc == 0) {
         welcome_holder(p, &hello);
-    } else if (is_over) {
-        refuse(p, "this VM is about to end");
+    } else if (is_draining) {
+        refuse(p, "this VM is stopping");
+    } else if (is_ending) {
+        /* Accepted a moment too early; no answer means: try again, the next process will say. */
+        net_session_close(p->session, true);
     } else if (is_leased) {
         char reason[sizeof(h->page->owner) + 16];
         snprintf(reason, sizeof(reason), "leased by %s", h->page->owner);
@@ -385,6 +397,7 @@ static void on_accept_tcp(void *user, int fd)
 
 static void drain(struct host *h)
 {
+    stop_accepting(h);
     page_set_state(h, TRK_VM_STOPPING);
     pthread_mutex_lock(&h->lock);
     h->is_draining = true;
