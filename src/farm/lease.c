@@ -113,6 +113,9 @@ static void finish_loss(struct slot *slot)
     slot->vm = NULL;
     pthread_mutex_unlock(&farm->mutex);
     slot->lease = LEASE_FREE;
+    if (vm->is_given_back && slot->info.state == TRK_VM_LEASED) {
+        slot->info.state = TRK_VM_STARTING; /* until its supervisor says better */
+    }
     trk_vm_unref(vm);
     farm_touch(farm);
 }

@@ -146,14 +146,16 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
     pthread_mutex_unlock(&farm->mutex);
 }
 
-/* Some VM that could be leased at once is not being tried: it waits for its next try. */
+/* Some VM that could be leased at once is not being tried, because it waits for its next try, or
+ * is just being given back. */
 static bool has_candidates(struct trk_farm *farm)
 {
     struct list *pos;
 
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
-        if (slot->lease == LEASE_TRYING ||
+        bool is_coming_back = slot->lease == LEASE_HELD && slot->vm->is_given_back;
+        if (slot->lease == LEASE_TRYING || is_coming_back ||
             (slot->lease == LEASE_FREE && slot_is_usable(farm, slot))) {
             return true;
         }
@@ -227,6 +229,8 @@ static void close_on_loop(void *arg)
     struct trk_vmlist *list = arg;
 
     forget(list, VMLIST_CLOSED);
+    /* At once: a connect that follows in the same turn gets fresh VMs, not what was used here. */
+    lease_release_unused(list->farm);
     vmlist_unref(list);
 }
 
