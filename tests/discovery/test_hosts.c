@@ -1,11 +1,22 @@
 /* SPDX-License-Identifier: MIT */
 #include <check.h>
+#include <sched.h>
 
 #include "base/mem.h"
 #include "finder.h"
 
 static struct finder f;
 static struct trk_discovery_config config;
+
+/* Nothing is left over, once the threads of lookups have ended. */
+static void teardown(void)
+{
+    uint64_t end = sys_now_ns() + 10000000000u;
+    while (mem_live() != 0 && sys_now_ns() < end) {
+        sched_yield();
+    }
+    ck_assert_uint_eq(mem_live(), 0);
+}
 
 static int open_list(const char *hosts)
 {
@@ -102,6 +113,7 @@ static Suite *suite(void)
 {
     Suite *s = suite_create("hosts");
     TCase *t = tcase_create("hosts");
+    tcase_add_checked_fixture(t, NULL, teardown);
     tcase_set_timeout(t, 20);
     tcase_add_test(t, numeric_hosts_are_reported_by_ask);
     tcase_add_test(t, name_is_looked_up_meanwhile);
