@@ -185,6 +185,20 @@ static bool is_missed(const struct sched *s, const struct batch *b)
            sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0) != SCHED_NONE;
 }
 
+/* Of this VM's batches that are worth recalling, of which b is one, the last: it waits longest. */
+static struct batch *last_worth(const struct sched *s, struct batch *b)
+{
+    struct list *pos = b->vm->queue.prev;
+    for (; pos != &b->in_vm; pos = pos->prev) {
+        struct batch *later = container_of(pos, struct batch, in_vm);
+        if (!list_is_empty(&later->in_recallable) && is_missed(s, later) &&
+            recall_due_ns(s, later) <= s->now_ns) {
+            return later;
+        }
+    }
+    return b;
+}
+
 /* Recalls what idle VMs could do. Returns when to look again, UINT64_MAX: when something comes. */
 static uint64_t recall_some(struct sched *s)
 {
@@ -199,7 +213,7 @@ static uint64_t recall_some(struct sched *s)
         }
         due_ns = is_missed(s, b) ? recall_due_ns(s, b) : UINT64_MAX;
         if (due_ns <= s->now_ns) {
-            recall_part(s, b);
+            recall_part(s, last_worth(s, b));
             continue;
         }
         wake_ns = due_ns < wake_ns ? due_ns : wake_ns;
