@@ -62,6 +62,9 @@ static int call_getbuffer(PyObject *self, Py_buffer *view, int flags)
 
 static PyObject *call_is_done(PyObject *self, void *closure)
 {
+    if (!ext_usable(self)) {
+        return NULL;
+    }
     return PyBool_FromLong(as_call(self)->has_reply || trk_call_is_done(as_call(self)->call));
 }
 
@@ -92,7 +95,7 @@ static PyObject *call_wait(PyObject *self, PyObject *const *args, Py_ssize_t nar
     int rc;
 
     if (ext_args("wait", args, nargs, kwnames, names, 0, arg) < 0 ||
-        ext_timeout(arg[0], EXT_ENDLESS, &timeout) < 0) {
+        ext_timeout(arg[0], EXT_ENDLESS, &timeout) < 0 || !ext_usable(self)) {
         return NULL;
     }
     if (!call->has_reply) {
@@ -168,6 +171,10 @@ static int collect_calls(struct ext_state *state, PyObject *tuple, struct waitin
         PyObject *call = PyTuple_GetItem(tuple, (Py_ssize_t)i);
         if (!Py_IS_TYPE(call, state->call_type)) {
             PyErr_Format(PyExc_TypeError, "wait_any() takes Call objects, not %R", Py_TYPE(call));
+            return -1;
+        }
+        if (as_call(call)->farm != as_call(PyTuple_GetItem(tuple, 0))->farm) {
+            PyErr_SetString(PyExc_ValueError, "wait_any() takes calls of one farm");
             return -1;
         }
         w->calls[i] = as_call(call)->call;

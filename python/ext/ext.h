@@ -77,6 +77,8 @@ int ext_milliseconds(int64_t ns); /* rounded up, cut to int; -1 for EXT_ENDLESS 
 PyObject *ext_raise(struct ext_state *state, int error);
 PyObject *ext_raise_text(struct ext_state *state, int error, const char *text);
 struct ext_state *ext_state_of(PyObject *self); /* of the module that made the type of self */
+/* False in a child that was forked, with the exception: for calls that have no error to return. */
+bool ext_usable(PyObject *self);
 void *ext_new(PyTypeObject *type); /* a zeroed object, or NULL with MemoryError */
 void ext_free(PyObject *self);     /* the end of a tp_dealloc: memory and the type's reference */
 /* True: the exception that is set is no Exception (KeyboardInterrupt, SystemExit). */

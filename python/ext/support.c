@@ -166,6 +166,15 @@ struct ext_state *ext_state_of(PyObject *self)
     return PyType_GetModuleState(Py_TYPE(self));
 }
 
+bool ext_usable(PyObject *self)
+{
+    if (trk_is_forked()) {
+        ext_raise_text(ext_state_of(self), TRK_EFORKED, trk_strerror(TRK_EFORKED));
+        return false;
+    }
+    return true;
+}
+
 void *ext_new(PyTypeObject *type)
 {
     if (type == NULL) {

@@ -80,13 +80,16 @@ static void vm_dealloc(PyObject *self)
 
 static PyObject *vm_is_lost(PyObject *self, void *closure)
 {
-    return PyBool_FromLong(trk_vm_is_lost(as_vm(self)->vm));
+    return ext_usable(self) ? PyBool_FromLong(trk_vm_is_lost(as_vm(self)->vm)) : NULL;
 }
 
 static PyObject *vm_lost_reason(PyObject *self, void *closure)
 {
     char text[512] = "";
 
+    if (!ext_usable(self)) {
+        return NULL;
+    }
     trk_vm_lost_reason(as_vm(self)->vm, text, sizeof(text));
     return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, sizeof(text)), "replace");
 }
@@ -97,6 +100,9 @@ static PyObject *vm_info(PyObject *self, PyObject *unused)
 {
     struct trk_vm_info info;
 
+    if (!ext_usable(self)) {
+        return NULL;
+    }
     memset(&info, 0, sizeof(info));
     trk_vm_get_info(as_vm(self)->vm, &info);
     return vm_info_dict(&info);
@@ -227,12 +233,12 @@ PyDoc_STRVAR(refresh_doc,
 
 static PyObject *vmlist_refresh(PyObject *self, PyObject *unused)
 {
-    return PyLong_FromSize_t(trk_vmlist_refresh(as_list(self)->list));
+    return ext_usable(self) ? PyLong_FromSize_t(trk_vmlist_refresh(as_list(self)->list)) : NULL;
 }
 
 static Py_ssize_t vmlist_length(PyObject *self)
 {
-    return (Py_ssize_t)trk_vmlist_length(as_list(self)->list);
+    return ext_usable(self) ? (Py_ssize_t)trk_vmlist_length(as_list(self)->list) : -1;
 }
 
 PyDoc_STRVAR(get_doc, "get(i)\n--\n\n"
@@ -244,7 +250,7 @@ static PyObject *vmlist_get(PyObject *self, PyObject *index)
     Py_ssize_t i = PyNumber_AsSsize_t(index, PyExc_IndexError);
     struct trk_vm *vm;
 
-    if (i == -1 && PyErr_Occurred()) {
+    if ((i == -1 && PyErr_Occurred()) || !ext_usable(self)) {
         return NULL;
     }
     vm = i >= 0 ? trk_vmlist_get(as_list(self)->list, (size_t)i) : NULL;
@@ -259,6 +265,9 @@ PyDoc_STRVAR(close_doc, "close()\n--\n\nGives the VMs of this list back.");
 
 static PyObject *vmlist_close(PyObject *self, PyObject *unused)
 {
+    if (!ext_usable(self)) {
+        return NULL;
+    }
     trk_vmlist_close(as_list(self)->list);
     Py_RETURN_NONE;
 }

@@ -42,6 +42,9 @@ static struct work_object *as_work(PyObject *self)
 
 static bool enter(struct work_object *self)
 {
+    if (!ext_usable((PyObject *)self)) {
+        return false;
+    }
     if (self->is_busy) {
         PyErr_SetString(PyExc_RuntimeError,
                         "this work is in use already, by another thread or by its own iterator");
@@ -552,6 +555,9 @@ static PyObject *work_progress(PyObject *self, PyObject *unused)
     struct work_object *w = as_work(self);
     const struct trk_progress *p = &w->progress;
 
+    if (!ext_usable(self)) {
+        return NULL;
+    }
     if (!w->is_lent) {
         trk_work_progress(w->work, &w->progress);
     }
@@ -575,7 +581,7 @@ static PyObject *work_cancel(PyObject *self, PyObject *const *args, Py_ssize_t n
         return NULL;
     }
     interrupt = arg[0] != NULL ? PyObject_IsTrue(arg[0]) : 0;
-    if (interrupt < 0) {
+    if (interrupt < 0 || !ext_usable(self)) {
         return NULL;
     }
     as_work(self)->cancel_wanted = true;

@@ -30,6 +30,7 @@
 #define AHEAD_DEFAULT 100000
 
 static _Thread_local char last_error[256];
+static pid_t opener; /* the process that opened the last farm */
 
 struct trk_vm {
     atomic_uint refs;
@@ -98,12 +99,20 @@ const char *trk_last_error(void)
 
 const char *trk_strerror(int error)
 {
-    return error == TRK_ECLOSED ? "already closed" : "some error";
+    switch (error) {
+#define ERROR_TEXT(name, number, text) \
+    case number:                       \
+        return text;
+        TRK_ERROR_MAP(ERROR_TEXT)
+#undef ERROR_TEXT
+    default:
+        return "no error of ours";
+    }
 }
 
 bool trk_is_forked(void)
 {
-    return false;
+    return opener != 0 && opener != getpid();
 }
 
 /* --- farm -------------------------------------------------------------------------------- */
@@ -115,6 +124,7 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     if (opt->program != NULL && strcmp(opt->program, "denied") == 0) {
         return fail(TRK_EDENIED, "the fake was asked to fail");
     }
+    opener = getpid();
     farm = calloc(1, sizeof(*farm));
     atomic_init(&farm->refs, 1);
     pthread_mutex_init(&farm->mutex, NULL);

@@ -273,3 +273,33 @@ def test_a_thread_that_takes_notices_ends_when_another_closes_the_farm(ext):
     for thread in threads:
         thread.join(10)
     assert ended == [True] * 3
+
+
+def test_after_fork_everything_raises_and_nothing_hangs(ext):
+    farm = ext.Farm()
+    vms = farm.connect()
+    vm = vms.get(0)
+    call = vm.request(ext.OP_CALL, 0, "echo", b"")
+    work = farm.work("w", b"echo", list=vms)
+    uses = [lambda: vm.is_lost, lambda: vm.lost_reason, vm.info, vms.refresh, lambda: len(vms),
+            lambda: vms.get(0), vms.close, call.wait, lambda: call.is_done, work.progress,
+            work.cancel, work.flush, work.close, lambda: work.next(0, None),
+            lambda: work.feed(iter([1]), None, None), lambda: work.collect([], None, 0)]
+    pid = os.fork()
+    if pid == 0:
+        passed = 0
+        for use in uses:
+            try:
+                use()
+            except RuntimeError as error:
+                passed += "used after fork" in str(error)
+        os._exit(passed)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == len(uses)
+    assert ext.is_forked() is False and call.wait() == 0
+
+
+def test_wait_any_takes_calls_of_one_farm(ext, vms):
+    other = ext.Farm()
+    calls = [v.get(0).request(ext.OP_CALL, 0, "echo", b"") for v in (vms, other.connect())]
+    with pytest.raises(ValueError, match="one farm"):
+        ext.wait_any(calls)
