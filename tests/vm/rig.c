@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -342,6 +343,7 @@ static void spawn(struct rig *r, char *const argv[], int out)
     ck_assert_int_ge(r->pid, 0);
     if (r->pid == 0) {
         char path[PATH_MAX + 32];
+        prctl(PR_SET_PDEATHSIG, SIGTERM); /* it ends with a test that fails, too */
         dup2(out, 1);
         dup2(out, 2);
         execv(program("../../trickle-vm", path, sizeof(path)), argv);
@@ -381,8 +383,8 @@ void rig_start(struct rig *r, int vms, ...)
     char count[16], ready[16], echo[PATH_MAX + 32];
     char *argv[ARGS_MAX] = {(char *)"trickle-vm", (char *)"-n", count, (char *)"--exec",
                             (char *)(uintptr_t)program("echo_vm", echo, sizeof(echo)),
-                            (char *)"--die-with-parent", (char *)"--ready-fd", ready};
-    int argc = 8, fds[2], out;
+                            (char *)"--ready-fd", ready};
+    int argc = 7, fds[2], out;
     va_list args;
     va_start(args, vms);
     char *arg;
