@@ -155,19 +155,18 @@ static uint64_t recall_due_ns(const struct sched *s, const struct batch *b)
     return b->vm->report_ns + (before > worth ? before : worth) + 1;
 }
 
+/* Asks for the end of a batch, up to its very end: also for what has been returned from elsewhere
+ * meanwhile, which need not run. */
 static void recall_part(struct sched *s, struct batch *b)
 {
     struct vm *vm = b->vm;
     uint32_t wanted = recall_size(b);
-    uint64_t first = b->first + b->count;
-    uint64_t end = b->first;
+    uint64_t end = b->first + b->count;
+    uint64_t first = end;
     while (wanted > 0) {
         first--;
         assert(first >= b->first);
-        if (sched_batch_element(b, first) != NULL) {
-            wanted--;
-            end = end > first ? end : first + 1;
-        }
+        wanted -= sched_batch_element(b, first) != NULL;
     }
     vm->recall = b->stage;
     vm->recall_first = first;
