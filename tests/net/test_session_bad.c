@@ -258,9 +258,11 @@ START_TEST(full_backlog_is_waited_for)
         ck_assert_uint_eq(read_all(accepted[i], hello, sizeof(hello)), sizeof(hello));
     }
     for (int i = 0; i < COUNT; i++) {
-        peer_wait_opened(peers[i]);
-        close(accepted[i]);
+        close(accepted[i]); /* in what order they were accepted is open */
+    }
+    for (int i = 0; i < COUNT; i++) {
         peer_wait_closed(peers[i]);
+        ck_assert_int_eq(peers[i]->opened, 1);
         ck_assert_int_eq(peers[i]->error, 0);
     }
     close(fd);
