@@ -306,6 +306,7 @@ int call_send(struct trk_vm *vm, struct blob *body, struct trk_call **out);
 void inject_replay(struct trk_farm *farm, struct slot *slot);
 void inject_replay_list(struct trk_farm *farm, struct slot *slot, struct trk_vmlist *list);
 void inject_forget_list(struct trk_farm *farm, struct trk_vmlist *list);
+void inject_forget_slot(struct trk_farm *farm, const struct slot *slot); /* given back */
 void inject_free_all(struct trk_farm *farm);
 
 /* drive.c [f] */

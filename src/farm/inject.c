@@ -88,6 +88,18 @@ void inject_forget_list(struct trk_farm *farm, struct trk_vmlist *list)
     }
 }
 
+void inject_forget_slot(struct trk_farm *farm, const struct slot *slot)
+{
+    struct list *pos, *tmp;
+
+    list_for_each_safe(pos, tmp, &farm->injections) {
+        struct injection *i = container_of(pos, struct injection, node);
+        if (i->slot == slot) {
+            injection_free(i);
+        }
+    }
+}
+
 void inject_free_all(struct trk_farm *farm)
 {
     while (!list_is_empty(&farm->injections)) {

@@ -161,6 +161,7 @@ void lease_end(struct slot *slot)
         return;
     }
     slot->vm->is_given_back = true;
+    inject_forget_slot(slot->vm->farm, slot);
     if (slot->lease == LEASE_HELD &&
         net_session_send(slot->vm->session, WIRE_BYE, 0, blob_new(0)) == 0) {
         return; /* the VM closes when it has noted the end, so that nobody sees a stale state */
