@@ -4,7 +4,9 @@
  * Callbacks come on the loop thread. Sending is for any thread: when nothing is queued the
  * sender writes to the socket itself (a wake-up of the loop thread costs more than the write),
  * what does not fit is queued and written by the loop. Control messages (PING, PONG, ACK, RECALL,
- * RECALLED, CANCEL, BYE) are queued ahead of everything else and go between fragments.
+ * RECALLED, CANCEL, BYE) are queued ahead of everything else and go between fragments; HELLO and
+ * WELCOME go with them, so that nothing overtakes a greeting. Beware: a BYE overtakes what is
+ * queued; net_session_close with flush does not.
  *
  * Life: opened (connect or accept) -> on_message ... -> on_close exactly once -> memory is the
  * caller's reference to drop. Reference counted: the loop holds one until after on_close. */
@@ -57,16 +59,18 @@ size_t net_session_queued(struct net_session *s);
 /* Lets larger and other messages than HELLO/WELCOME through (frame.h). Loop thread; callable from
  * on_message: what arrived behind the hello is then parsed as trusted. */
 void net_session_set_trusted(struct net_session *s);
-/* Milliseconds since any byte came from the peer. Loop thread. */
+/* Milliseconds since any byte came from the peer; 0 when bytes wait unread. Loop thread. */
 uint64_t net_session_silent_ms(struct net_session *s);
-/* Unix sockets: the peer's pid (0 for TCP). The peer's uid was checked on connect and accept:
+/* Unix sockets: the peer's pid (0 for TCP); where we connected, of who made the listening socket
+ * (the supervisor, for a VM's). The peer's uid was checked on connect and accept:
  * another user's is refused with TRK_EDENIED. */
 uint32_t net_session_peer_pid(const struct net_session *s);
 /* The address of the peer as text, "tcp:10.0.0.2:4711" or "unix:/path". */
 const char *net_session_peer(const struct net_session *s);
 
-/* Closes: after what is queued has been written (flush, at most 500 ms) or at once. Any thread;
- * on_close follows. Closing twice is harmless. */
+/* Closes: after what is queued has been written and the peer has closed, too (flush, at most
+ * 500 ms), or at once. Any thread; on_close follows, no on_message does. Closing twice is
+ * harmless; net_loop_stop does not wait for a flush. */
 void net_session_close(struct net_session *s, bool flush);
 struct net_session *net_session_ref(struct net_session *s);
 void net_session_unref(struct net_session *s); /* NULL is fine */
@@ -76,7 +80,7 @@ void net_session_unref(struct net_session *s); /* NULL is fine */
 struct net_listener;
 
 /* Makes a listening socket (CLOEXEC, non-blocking). "unix:/path" (0600, stale file replaced when
- * nobody answers there) or "tcp:host:port", port 0: any. bound: the address it got, at least 128
+ * nobody answers there; the path appears only once it can be connected to) or "tcp:host:port", port 0: any. bound: the address it got, at least 128
  * bytes. Returns the descriptor or TRK_E*. */
 int net_listen_fd(const char *address, char *bound, size_t bound_size);
 /* Accepts on fd (borrowed: stays open after net_listener_close): each connection is handed over
