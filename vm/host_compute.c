@@ -4,8 +4,8 @@
  * Jobs are taken one at a time under the lock, so that all the others can be recalled and
  * cancelled until the last moment; the lock is free nearly always. Around an element stand: the
  * note in the page (so that the supervisor can name the element should it kill the process), one
- * reading of the clock (the end of one element is the start of the next), and the look at the
- * process number: user code may have forked, and its child comes back here too.
+ * reading of the clock (the end of one element is the start of the next), and a look whether this
+ * is still the same process: user code may have forked, and its child comes back here too.
  *
  * Results are gathered and sent when 1 ms has passed since the last sending, when 64 KiB are
  * there, at the end of a batch, and before anything else is done or waited for. A result larger
@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -45,13 +46,6 @@ struct failed_stage {
     struct blob *payload;
 };
 
-int host_compute_init(struct host *h)
-{
-    rai_reply_init(&h->reply);
-    h->gather = mem_zalloc(1, sizeof(*h->gather));
-    return h->gather != NULL ? 0 : TRK_ENOMEM;
-}
-
 /* No memory for what keeps a result safe. The process ends: the initiator sees it at once and
  * gives the elements to another VM, which is better than to stumble on. */
 static _Noreturn void out_of_memory(void)
@@ -60,10 +54,28 @@ static _Noreturn void out_of_memory(void)
     _exit(HOST_EXIT_MEMORY);
 }
 
+/* A page that the kernel empties in every forked child: looking at it costs nothing, where
+ * getpid() costs a fifth of a trivial element. NULL: this kernel cannot do it. */
+static void make_fork_mark(struct host *h)
+{
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (at == MAP_FAILED) {
+        return;
+    }
+    if (madvise(at, size, MADV_WIPEONFORK) < 0) {
+        munmap(at, size);
+        return;
+    }
+    h->fork_mark = at;
+    *h->fork_mark = 1;
+}
+
 /* User code forked, and its child returned into our loop: it must not touch anything here. */
 static void leave_if_forked(const struct host *h)
 {
-    if (getpid() != h->pid) {
+    bool is_forked = h->fork_mark != NULL ? *h->fork_mark == 0 : getpid() != h->pid;
+    if (is_forked) {
         _exit(0);
     }
 }
@@ -360,6 +372,14 @@ static uint64_t run_job(struct host *h, struct agent_job *job, uint64_t now_ns)
     }
     agent_job_done(job);
     return now_ns;
+}
+
+int host_compute_init(struct host *h)
+{
+    rai_reply_init(&h->reply);
+    make_fork_mark(h);
+    h->gather = mem_zalloc(1, sizeof(*h->gather));
+    return h->gather != NULL ? 0 : TRK_ENOMEM;
 }
 
 void host_compute(struct host *h)

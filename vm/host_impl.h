@@ -41,7 +41,8 @@ struct host {
     void *module_state;
     struct vm_fds fds;
     struct vm_page *page;
-    pid_t pid; /* of this process: a forked child that comes back here sees another */
+    pid_t pid;
+    volatile char *fork_mark; /* 1; reads 0 in a forked child. NULL: compare pid */
     char host_name[64];
 
     /* Net thread. */

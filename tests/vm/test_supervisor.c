@@ -275,9 +275,10 @@ START_TEST(second_sigterm_kills)
 }
 END_TEST
 
-static void kill_and_expect_nothing(const char *payload)
+/* other: a client of the second VM, or NULL. */
+static void kill_and_expect_nothing(struct client *other)
 {
-    struct client *c = lease_and_run(0, 0, payload);
+    struct client *c = lease_and_run(0, 0, "deaf 60000");
     pid_t vms[2] = {(pid_t)rig.watch->infos[0].pid, (pid_t)rig.watch->infos[1].pid};
     pid_t guard = find_guard(rig.pid);
     ck_assert_int_gt(guard, 0);
@@ -287,12 +288,15 @@ static void kill_and_expect_nothing(const char *payload)
     wait_until(process_is_gone, &vms[1]);
     wait_until(process_is_gone, &guard);
     client_free(c);
+    if (other != NULL) {
+        client_free(other);
+    }
     rig_finish(&rig); /* waits until the sockets are gone */
 }
 
 START_TEST(killed_supervisor_leaves_nothing)
 {
-    kill_and_expect_nothing("deaf 60000");
+    kill_and_expect_nothing(NULL);
 }
 END_TEST
 
@@ -304,7 +308,7 @@ START_TEST(killed_supervisor_leaves_no_children_of_user_code)
     pid_t orphan = atoi(text);
     ck_assert_int_eq(client_call(c, "loose", text, sizeof(text)), TRK_STATUS_OK);
     pid_t loose = atoi(text);
-    kill_and_expect_nothing("deaf 60000");
+    kill_and_expect_nothing(c);
     wait_until(process_is_gone, &orphan);
     wait_until(process_is_gone, &loose);
 }
@@ -317,7 +321,7 @@ START_TEST(guard_is_started_again)
     kill(guard, SIGKILL);
     wait_until(process_is_gone, &guard);
     wait_until(has_guard, &rig.pid);
-    kill_and_expect_nothing("deaf 60000");
+    kill_and_expect_nothing(NULL);
 }
 END_TEST
 
