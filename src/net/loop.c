@@ -163,7 +163,9 @@ void net_loop_stop(struct net_loop *loop)
 {
     pthread_mutex_lock(&loop->mutex);
     loop->is_stopping = true;
-    uv_async_send(&loop->wake); /* under the mutex, as in net_loop_post_task */
+    if (!loop->is_stopped) { /* else it may have been joined, and wake is closed */
+        uv_async_send(&loop->wake); /* under the mutex, as in net_loop_post_task */
+    }
     pthread_mutex_unlock(&loop->mutex);
 }
 

@@ -109,6 +109,16 @@ START_TEST(stopped_loop_takes_no_posts)
 }
 END_TEST
 
+START_TEST(joined_loop_may_be_stopped_again)
+{
+    ck_assert_int_eq(net_loop_start_thread(loop, "net"), 0);
+    net_loop_join(loop);
+    net_loop_stop(loop);
+    net_loop_join(loop);
+    ck_assert_int_eq(net_loop_post(loop, note, NULL), TRK_ECLOSED);
+}
+END_TEST
+
 /* Posted, never run: the arguments must not be lost. */
 START_TEST(posts_of_a_loop_that_never_ran_run_in_free)
 {
@@ -166,6 +176,7 @@ static Suite *suite(void)
     tcase_add_test(t, each_threads_posts_stay_in_order);
     tcase_add_test(t, post_from_a_post_waits_for_the_next_turn);
     tcase_add_test(t, stopped_loop_takes_no_posts);
+    tcase_add_test(t, joined_loop_may_be_stopped_again);
     tcase_add_test(t, posts_of_a_loop_that_never_ran_run_in_free);
     tcase_add_test(t, thread_blocks_signals);
     tcase_add_test(t, no_memory_for_a_loop_or_a_post);
