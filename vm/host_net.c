@@ -270,7 +270,9 @@ static void interrupt_stage(struct host *h, uint32_t stage)
     bool is_hit = atomic_load(&h->is_running) && h->run_is_element && h->run_stage == stage;
     uint64_t run = h->run;
     pthread_mutex_unlock(&h->lock);
-    if (!is_hit || (uv_is_active((uv_handle_t *)&h->interrupt_timer) && h->interrupted_run == run)) {
+    bool is_watched = uv_is_active((const uv_handle_t *)&h->interrupt_timer) &&
+                      h->interrupted_run == run;
+    if (!is_hit || is_watched) {
         return;
     }
     h->interrupted_run = run;

@@ -173,9 +173,18 @@ struct client *client_open(struct rig *r, const char *address, uint32_t purpose,
     return c;
 }
 
+struct trk_vm_info rig_vm(struct rig *r, uint32_t i)
+{
+    pthread_mutex_lock(&r->watch->mutex);
+    struct trk_vm_info info = r->watch->infos[i];
+    pthread_mutex_unlock(&r->watch->mutex);
+    return info;
+}
+
 struct client *client_lease(struct rig *r, uint32_t vm, uint8_t id)
 {
-    struct client *c = client_open(r, r->watch->infos[vm].address, WIRE_PURPOSE_LEASE, id);
+    struct trk_vm_info info = rig_vm(r, vm);
+    struct client *c = client_open(r, info.address, WIRE_PURPOSE_LEASE, id);
     ck_assert_msg(c->welcome.is_accepted, "refused: %s", c->welcome.reason);
     return c;
 }

@@ -63,6 +63,7 @@ void client_wait_vms(struct client *c); /* watching: until infos is filled */
 void client_free(struct client *c); /* closes at once, without BYE */
 void client_bye(struct client *c);  /* ends the lease: BYE, waits for the end, frees */
 
+struct trk_vm_info rig_vm(struct rig *r, uint32_t i); /* as the watch saw it last */
 /* Of what the watch has seen: waits until VM i is in that state, and of another incarnation than
  * not (NULL: any). */
 struct trk_vm_info rig_wait_vm(struct rig *r, uint32_t i, uint32_t state, const uint8_t *not);

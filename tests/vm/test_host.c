@@ -73,7 +73,7 @@ static struct got run_one(struct client *c, uint64_t index, const char *payload,
 START_TEST(second_lease_is_refused_and_names_the_holder)
 {
     struct client *a = client_lease(&rig, 0, 1);
-    struct client *b = client_open(&rig, rig.watch->infos[0].address, WIRE_PURPOSE_LEASE, 2);
+    struct client *b = client_open(&rig, rig_vm(&rig, 0).address, WIRE_PURPOSE_LEASE, 2);
     char expected[128];
     ck_assert(!b->welcome.is_accepted);
     snprintf(expected, sizeof(expected), "leased by client1 (pid %d, here)", (int)getpid());
@@ -91,7 +91,7 @@ END_TEST
 
 START_TEST(watching_a_vm_and_leasing_a_supervisor_are_refused)
 {
-    struct client *c = client_open(&rig, rig.watch->infos[0].address, WIRE_PURPOSE_WATCH, 2);
+    struct client *c = client_open(&rig, rig_vm(&rig, 0).address, WIRE_PURPOSE_WATCH, 2);
     ck_assert(!c->welcome.is_accepted);
     client_wait_closed(c);
     client_free(c);
@@ -384,7 +384,7 @@ START_TEST(garbage_is_dropped_and_counted)
     struct client *c = client_lease(&rig, 0, 2);
     uint64_t before = c->welcome.vm.dropped;
     for (int i = 0; i < 5; i++) {
-        send_garbage(rig.watch->infos[0].address);
+        send_garbage(rig_vm(&rig, 0).address);
         send_garbage(rig.address);
     }
     ck_assert_int_eq(client_call(c, "fine", text, sizeof(text)), TRK_STATUS_OK);
@@ -418,7 +418,7 @@ START_TEST(strangers_who_say_nothing_are_limited_and_disturb_no_holder)
     char byte;
     int closed = 0;
     for (int i = 0; i < 80; i++) {
-        fds[i] = connect_raw(rig.watch->infos[0].address);
+        fds[i] = connect_raw(rig_vm(&rig, 0).address);
     }
     for (int i = 64; i < 80; i++) {
         closed += read(fds[i], &byte, 1) == 0;

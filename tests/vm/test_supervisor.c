@@ -154,7 +154,7 @@ END_TEST
 
 START_TEST(idle_vm_that_is_killed_starts_again)
 {
-    struct trk_vm_info before = rig.watch->infos[0];
+    struct trk_vm_info before = rig_vm(&rig, 0);
     kill((pid_t)before.pid, SIGKILL);
     rig_wait_vm(&rig, 0, TRK_VM_IDLE, before.incarnation);
     ck_assert(!client_has(rig.watch, WIRE_DEATH)); /* it was nobody's */
@@ -279,7 +279,7 @@ END_TEST
 static void kill_and_expect_nothing(struct client *other)
 {
     struct client *c = lease_and_run(0, 0, "deaf 60000");
-    pid_t vms[2] = {(pid_t)rig.watch->infos[0].pid, (pid_t)rig.watch->infos[1].pid};
+    pid_t vms[2] = {(pid_t)rig_vm(&rig, 0).pid, (pid_t)rig_vm(&rig, 1).pid};
     pid_t guard = find_guard(rig.pid);
     ck_assert_int_gt(guard, 0);
     kill(rig.pid, SIGKILL);
@@ -337,7 +337,7 @@ START_TEST(start_says_what_there_is)
     ck_assert_str_eq(rig.said, expected);
     ck_assert_uint_eq(rig.watch->infos_count, 3);
     for (uint32_t i = 0; i < 3; i++) {
-        const struct trk_vm_info *info = &rig.watch->infos[i];
+        struct trk_vm_info now = rig_vm(&rig, i), *info = &now;
         ck_assert_uint_eq(info->state, TRK_VM_IDLE);
         ck_assert_uint_eq(info->index, i);
         ck_assert_str_eq(info->host, host);
