@@ -36,7 +36,11 @@ struct trk_farm_options {
     bool insecure;           /* allow plain TCP to other hosts (also TRICKLE_INSECURE=1) */
     const char *hosts;       /* "host:port,..." of supervisors to ask; NULL: $TRICKLE_HOSTS */
     const char *multicast;   /* "group:port"; NULL: $TRICKLE_MULTICAST, else the default group */
-    uint32_t dead_after_ms;  /* silence after which a VM counts as lost; 0: 10,000 */
+    /* Silence after which a VM counts as lost; 0: $TRICKLE_DEAD_AFTER (seconds), else 10,000. */
+    uint32_t dead_after_ms;
+    /* Silence after which a VM gets nothing new; 0: $TRICKLE_SUSPECT_AFTER (seconds), else 2,000,
+     * and never more than dead_after_ms. */
+    uint32_t suspect_after_ms;
 };
 
 /* Starts a farm. On success *out belongs to the caller (trk_farm_close). */

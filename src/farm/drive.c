@@ -449,6 +449,12 @@ void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_
     }
 }
 
+void drive_vm_suspect(struct slot *slot, bool is_suspect)
+{
+    log_info("farm", "VM %u (pid %u) %s", slot->vm->info.index, slot->vm->info.pid,
+             is_suspect ? "is silent" : "speaks again");
+}
+
 /* --- works ---------------- */
 
 int drive_open_work(struct trk_work *work)

@@ -140,6 +140,12 @@ void farm_wake_in(struct trk_farm *farm, uint64_t ms)
     }
 }
 
+static void on_pulse(uv_timer_t *timer)
+{
+    lease_pulse(timer->data);
+    find_pulse(timer->data);
+}
+
 static void close_check(struct trk_farm *farm);
 
 static void on_prepare(uv_prepare_t *prepare)
@@ -175,6 +181,18 @@ static char *option_or_env(const char *option, const char *name)
     return value != NULL && value[0] != '\0' ? mem_strdup(value) : NULL;
 }
 
+/* From the option in ms, else the variable in seconds, else the default. */
+static uint32_t ms_option(uint32_t option, const char *name, uint32_t otherwise)
+{
+    const char *text = getenv(name);
+    double seconds = text != NULL ? strtod(text, NULL) : 0;
+
+    if (option != 0) {
+        return option;
+    }
+    return seconds >= 0.01 && seconds <= 86400 ? (uint32_t)(seconds * 1000) : otherwise;
+}
+
 static int make_hello(struct trk_farm *farm, const struct trk_farm_options *opt)
 {
     struct wire_hello *hello = &farm->hello;
@@ -193,12 +211,16 @@ static int make_hello(struct trk_farm *farm, const struct trk_farm_options *opt)
 static void open_on_loop(void *arg)
 {
     struct trk_farm *farm = arg;
+    uint64_t pulse_ms = farm->suspect_after_ms / 8 + 1;
 
     uv_timer_init(net_loop_uv(farm->loop), &farm->tick);
     uv_prepare_init(net_loop_uv(farm->loop), &farm->prepare);
     farm->tick.data = farm;
     farm->prepare.data = farm;
     uv_prepare_start(&farm->prepare, on_prepare);
+    uv_timer_init(net_loop_uv(farm->loop), &farm->pulse);
+    farm->pulse.data = farm;
+    uv_timer_start(&farm->pulse, on_pulse, pulse_ms, pulse_ms);
     if (find_open(farm) < 0) {
         notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
     }
@@ -219,7 +241,11 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->notices);
     farm->lan = opt->lan || env_is_set("TRICKLE_LAN");
     farm->insecure = opt->insecure || env_is_set("TRICKLE_INSECURE");
-    farm->dead_after_ms = opt->dead_after_ms != 0 ? opt->dead_after_ms : 10000;
+    farm->dead_after_ms = ms_option(opt->dead_after_ms, "TRICKLE_DEAD_AFTER", 10000);
+    farm->suspect_after_ms = ms_option(opt->suspect_after_ms, "TRICKLE_SUSPECT_AFTER", 2000);
+    if (farm->suspect_after_ms > farm->dead_after_ms) {
+        farm->suspect_after_ms = farm->dead_after_ms;
+    }
     farm->hosts = option_or_env(opt->hosts, "TRICKLE_HOSTS");
     farm->multicast = option_or_env(opt->multicast, "TRICKLE_MULTICAST");
 }
@@ -325,6 +351,7 @@ static void close_end(void *arg)
     drive_close(farm);
     uv_close((uv_handle_t *)&farm->tick, NULL);
     uv_close((uv_handle_t *)&farm->prepare, NULL);
+    uv_close((uv_handle_t *)&farm->pulse, NULL);
     pthread_mutex_lock(&farm->mutex);
     if (farm->notice_waiter != NULL) {
         waiter_post(farm->notice_waiter);

@@ -34,6 +34,7 @@
 #define FARM_DEATH_WAIT_MS 30 /* after a VM's connection ends: wait so long for its death report */
 #define FARM_QUIET_MS 50      /* LAN discovery ends after so long without a new answer */
 #define FARM_ASK_MAX_MS 250   /* and after this in any case */
+#define FARM_ASK_AGAIN_MS 5000 /* how often to look for supervisors that were lost */
 #define FARM_HELLO_MS 60000   /* a VM that is starting answers when its interpreter is up */
 
 /* A thread that waits: posted when something it waits for has changed. On the waiter's stack. */
@@ -95,6 +96,8 @@ struct trk_vm {
     atomic_bool is_lost;
     atomic_bool is_welcome;      /* WELCOME came: info is set */
     bool is_given_back;          /* [f] BYE was sent: its end is expected */
+    bool is_suspect;             /* [f] silent for suspect_after: gets nothing new */
+    bool is_silent;              /* [f] silent for dead_after: lost, though its session stands */
     bool is_down;                /* [f] its connection has ended, its death report is waited for */
     bool has_death;              /* [f] death holds the report */
     bool is_used;                /* [m] something was asked of it */
@@ -228,7 +231,8 @@ struct trk_farm {
     bool is_stopped;        /* [m] its thread has ended */
     bool is_closing;        /* [f] */
     bool insecure, lan;     /* [c] */
-    uint32_t dead_after_ms; /* [c] */
+    uint32_t dead_after_ms, suspect_after_ms; /* [c] */
+    uv_timer_t pulse;       /* [f] looks at who is silent */
     char runtime_dir[108];  /* [c] */
     struct wire_hello hello; /* [c] but for purpose */
     struct finder finders[FARM_MODULES_MAX]; /* [f] */
@@ -271,6 +275,7 @@ void farm_wake_in(struct trk_farm *farm, uint64_t ms); /* [f] a turn no later th
 /* find.c [f] */
 int find_open(struct trk_farm *farm);
 void find_ask(struct trk_farm *farm);
+void find_pulse(struct trk_farm *farm); /* asks again now and then for who was lost */
 bool find_is_complete(struct trk_farm *farm); /* all answers are in */
 void find_close(struct trk_farm *farm);
 void find_free(struct trk_farm *farm); /* after the loop has ended */
@@ -281,6 +286,8 @@ void lease_fill(struct trk_farm *farm); /* gives lists what they lack, starts le
 void lease_release_unused(struct trk_farm *farm); /* gives back what no list wants */
 void lease_end(struct slot *slot);
 void lease_death(struct trk_farm *farm, const struct wire_death *death);
+void lease_pulse(struct trk_farm *farm); /* who is silent, who speaks again */
+bool slot_is_live(const struct slot *slot); /* held, and not known to be lost */
 void lease_check_down(struct trk_farm *farm); /* VMs whose death report did not come */
 bool lease_is_trying(struct trk_farm *farm);
 bool slot_is_usable(struct trk_farm *farm, const struct slot *slot);
@@ -313,6 +320,7 @@ void inject_free_all(struct trk_farm *farm);
 int drive_open(struct trk_farm *farm);
 void drive_vm_joined(struct slot *slot);
 void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_death *death);
+void drive_vm_suspect(struct slot *slot, bool is_suspect);
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
 void drive_on_message(struct slot *slot, struct wire_message *msg); /* takes the body */
 void drive_turn_end(struct trk_farm *farm);

@@ -382,6 +382,20 @@ void find_ask(struct trk_farm *farm)
     farm_touch(farm);
 }
 
+void find_pulse(struct trk_farm *farm)
+{
+    bool has_gone = farm->lan;
+    struct list *pos;
+
+    list_for_each(pos, &farm->supervisors) {
+        has_gone |= container_of(pos, struct supervisor, node)->state == SUP_GONE;
+    }
+    has_gone &= farm->asked_at_ms > 0;
+    if (has_gone && now_ms(farm) >= farm->asked_at_ms + FARM_ASK_AGAIN_MS) {
+        find_ask(farm);
+    }
+}
+
 static bool is_quiet(struct trk_farm *farm)
 {
     uint64_t now = now_ms(farm);

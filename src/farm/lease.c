@@ -120,6 +120,67 @@ static void finish_loss(struct slot *slot)
     farm_touch(farm);
 }
 
+bool slot_is_live(const struct slot *slot)
+{
+    return slot->lease == LEASE_HELD && !slot->vm->is_down && !slot->vm->is_silent;
+}
+
+/* The VM has said nothing for so long that its work goes to others. Its session stands: results
+ * that still come are taken where they are the first. */
+static void declare_silent(struct slot *slot)
+{
+    struct trk_vm *vm = slot->vm;
+    char reason[128];
+
+    vm->is_silent = true;
+    snprintf(reason, sizeof(reason), "no sign of life for %.1f s",
+             (double)vm->farm->dead_after_ms / 1000.0);
+    vm_set_lost(vm, reason);
+    log_info("farm", "VM %u (pid %u) is lost: %s", vm->info.index, vm->info.pid, reason);
+    notice_message(vm->farm, TRK_NOTICE_VM_LOST, vm, "%s", reason);
+    if (slot->is_joined) {
+        drive_vm_lost(slot, SCHED_CAUSE_LOSS, NULL);
+        slot->is_joined = false;
+    }
+    call_fail_all(vm, TRK_EVMLOST);
+    farm_touch(vm->farm);
+}
+
+static void listen_to(struct slot *slot)
+{
+    struct trk_vm *vm = slot->vm;
+    struct trk_farm *farm = vm->farm;
+    uint64_t silent = net_session_silent_ms(vm->session);
+
+    if (vm->is_silent) {
+        if (silent < farm->dead_after_ms) {
+            lease_end(slot); /* it speaks again: its handle is lost, so it starts afresh */
+        } else if (silent > (uint64_t)farm->dead_after_ms * 6) {
+            net_session_close(vm->session, false);
+        }
+        return;
+    }
+    if (slot->is_joined && vm->is_suspect != (silent >= farm->suspect_after_ms)) {
+        vm->is_suspect = !vm->is_suspect;
+        drive_vm_suspect(slot, vm->is_suspect);
+    }
+    if (silent >= farm->dead_after_ms) {
+        declare_silent(slot);
+    }
+}
+
+void lease_pulse(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->lease == LEASE_HELD && !slot->vm->is_down) {
+            listen_to(slot);
+        }
+    }
+}
+
 void lease_check_down(struct trk_farm *farm)
 {
     uint64_t now = net_loop_now_ms(farm->loop);
@@ -282,8 +343,9 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
      * says so. */
     uint32_t hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
+    /* No dead_ms: what silence means is decided in lease_pulse. */
     struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = hello_ms,
-                                      .dead_ms = farm->dead_after_ms};
+                                      .ping_ms = farm->suspect_after_ms / 2};
     struct wire_hello hello = farm->hello;
     struct blob *body;
 
@@ -322,7 +384,7 @@ static uint64_t list_room(const struct trk_vmlist *list)
         return UINT32_MAX;
     }
     for (size_t i = 0; i < list->slots_count; i++) {
-        live += list->slots[i]->lease == LEASE_HELD && !list->slots[i]->vm->is_down;
+        live += slot_is_live(list->slots[i]);
     }
     return live < list->max ? list->max - live : 0;
 }
@@ -349,7 +411,7 @@ void lease_fill(struct trk_farm *farm)
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         trying += slot->lease == LEASE_TRYING;
-        if (slot->lease == LEASE_HELD && !slot->vm->is_down && !slot->vm->is_given_back) {
+        if (slot_is_live(slot) && !slot->vm->is_given_back) {
             offer(farm, slot);
         }
     }

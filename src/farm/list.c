@@ -101,7 +101,7 @@ static uint32_t count_live(const struct trk_vmlist *list)
     uint32_t live = 0;
 
     for (size_t i = 0; i < list->slots_count; i++) {
-        live += list->slots[i]->lease == LEASE_HELD && !list->slots[i]->vm->is_down;
+        live += slot_is_live(list->slots[i]);
     }
     return live;
 }

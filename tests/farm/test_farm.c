@@ -335,6 +335,45 @@ START_TEST(a_vm_that_joins_later_has_the_injections)
 }
 END_TEST
 
+START_TEST(a_stopped_vm_is_lost_and_comes_back_when_it_goes_on)
+{
+    struct trk_vmlist *list;
+    struct trk_vm_info info;
+    struct trk_vm *vm, *next;
+    char answer[64], reason[256];
+    time_t until = time(NULL) + 20;
+    struct trk_farm *farm;
+
+    rig_supervisor(&rig, 1);
+    setenv("TRICKLE_DEAD_AFTER", "0.3", 1);
+    farm = rig_farm(&rig);
+    ck_assert_int_eq(rig_connect(farm, 1, true, 0, &list), 0);
+    vm = trk_vmlist_get(list, 0);
+    trk_vm_get_info(vm, &info);
+    ck_assert_int_eq(kill((pid_t)info.pid, SIGSTOP), 0);
+    ck_assert_int_eq(rig_call(vm, "x", answer, sizeof(answer)), TRK_EVMLOST);
+    trk_vm_lost_reason(vm, reason, sizeof(reason));
+    ck_assert_msg(strstr(reason, "no sign of life") != NULL, "reason: %s", reason);
+    ck_assert_int_eq(kill((pid_t)info.pid, SIGCONT), 0);
+    do {
+        struct trk_notice notice;
+        if (trk_farm_notice(farm, 20, &notice) == 0) {
+            trk_notice_free(&notice);
+        }
+        trk_vmlist_refresh(list);
+        next = trk_vmlist_get(list, 0);
+        trk_vm_unref(next);
+    } while (next == vm && time(NULL) < until);
+    ck_assert_ptr_ne(next, vm);
+    next = trk_vmlist_get(list, 0);
+    ck_assert_int_eq(rig_call(next, "hello", answer, sizeof(answer)), 0);
+    trk_vm_unref(next);
+    trk_vm_unref(vm);
+    trk_vmlist_free(list);
+    trk_farm_close(farm, 2000);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("farm");
@@ -357,6 +396,7 @@ int main(void)
     tcase_add_test(tc, all_vms_are_listed_with_their_holder);
     tcase_add_test(tc, objects_outlive_their_farm);
     tcase_add_test(tc, a_vm_that_joins_later_has_the_injections);
+    tcase_add_test(tc, a_stopped_vm_is_lost_and_comes_back_when_it_goes_on);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
