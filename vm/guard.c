@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -81,10 +82,14 @@ static void close_others(int keep)
 static _Noreturn void guard_main(const struct guard *g)
 {
     char byte;
+    sigset_t none;
     setsid(); /* a Ctrl-C at the terminal is not for us */
-    signal(SIGHUP, SIG_IGN);
-    signal(SIGINT, SIG_IGN);
-    signal(SIGTERM, SIG_IGN);
+    for (int number = 1; number < NSIG; number++) {
+        bool is_ignored = number == SIGHUP || number == SIGINT || number == SIGTERM;
+        signal(number, is_ignored ? SIG_IGN : SIG_DFL);
+    }
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
     prctl(PR_SET_NAME, "trickle-guard");
     close_others(g->pipe[0]);
     while (read(3, &byte, 1) < 0 && errno == EINTR) {
@@ -101,11 +106,6 @@ int guard_start(struct guard *g)
     sigprocmask(SIG_SETMASK, &all, &old);
     pid_t pid = fork();
     if (pid == 0) {
-        for (int number = 1; number < NSIG; number++) {
-            signal(number, SIG_DFL);
-        }
-        sigemptyset(&old);
-        sigprocmask(SIG_SETMASK, &old, NULL);
         guard_main(g);
     }
     sigprocmask(SIG_SETMASK, &old, NULL);

@@ -101,23 +101,23 @@ static void send_to_holder(struct host *h, uint8_t type, uint32_t stream, struct
     }
 }
 
-/* Holds and sends one RESULT message. payloads is what sizes add up to. */
-static void send_results(struct host *h, struct wire_result *head, const uint8_t *statuses,
-                         const uint32_t *sizes, const void *payloads, size_t size)
+/* The sequence number for the next RESULT message; 0: the lease has ended, nobody wants it. */
+static uint64_t next_seq(struct host *h)
 {
     pthread_mutex_lock(&h->lock);
-    bool has_lease = h->session != NULL;
-    head->seq = has_lease ? agent_next_seq(h->agent) : 0;
+    uint64_t seq = h->session != NULL ? agent_next_seq(h->agent) : 0;
     pthread_mutex_unlock(&h->lock);
-    if (!has_lease) {
-        return;
-    }
-    struct blob *body = wire_result_encode(head, statuses, sizes, payloads, size);
+    return seq;
+}
+
+/* Holds and sends one RESULT message; takes body (NULL: there was no memory for it). */
+static void send_results(struct host *h, uint64_t seq, struct blob *body)
+{
     if (body == NULL) {
         out_of_memory();
     }
     pthread_mutex_lock(&h->lock);
-    int rc = h->session != NULL ? agent_hold(h->agent, head->seq, body) : 0;
+    int rc = h->session != NULL ? agent_hold(h->agent, seq, body) : 0;
     pthread_mutex_unlock(&h->lock);
     if (rc < 0) {
         out_of_memory();
@@ -135,13 +135,18 @@ static void flush(struct host *h)
                                .attempt = g->attempt,
                                .first = g->first,
                                .count = g->count,
+                               .seq = next_seq(h),
                                .busy_ns = g->busy_ns};
-    send_results(h, &head, g->statuses, g->sizes, g->payloads, g->bytes);
+    if (head.seq != 0) {
+        send_results(h, head.seq, wire_result_encode(&head, g->statuses, g->sizes, g->payloads,
+                                                     g->bytes));
+    }
     g->count = 0;
     g->bytes = 0;
     g->busy_ns = 0;
 }
 
+/* Sends the answer in the reply buffer as it stands there. */
 static void send_alone(struct host *h, const struct agent_job *job, uint8_t status,
                        uint64_t busy_ns)
 {
@@ -150,8 +155,13 @@ static void send_alone(struct host *h, const struct agent_job *job, uint8_t stat
                                .attempt = job->attempt,
                                .first = job->index,
                                .count = 1,
+                               .seq = next_seq(h),
                                .busy_ns = busy_ns};
-    send_results(h, &head, &status, &size, rai_reply_bytes(&h->reply), size);
+    if (head.seq != 0) {
+        struct blob *body = rai_reply_take(&h->reply);
+        wire_result_one_head(body->data, &head, status, size);
+        send_results(h, head.seq, body);
+    }
 }
 
 /* Adds the answer in the reply buffer to what is gathered. */
@@ -282,7 +292,7 @@ static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_
                          g->first + g->count != job->index)) {
         flush(h);
     }
-    reply_begin(h, 0);
+    reply_begin(h, WIRE_RESULT_ONE_HEAD);
     page->stage = job->stage;
     page->attempt = job->attempt;
     page->index = job->index;

@@ -334,7 +334,9 @@ int main(int argc, char **argv)
         find_package(&a);
         a.opt.boot = a.boot;
     }
-    a.opt.multicast = getenv("TRICKLE_MULTICAST");
+    const char *multicast = getenv("TRICKLE_MULTICAST");
+    a.opt.multicast = multicast != NULL && multicast[0] != '\0' ? multicast
+                                                                : DISCOVERY_MULTICAST_DEFAULT;
     tidy_fds();
     int rc = supervisor_run(&a.opt);
     if (rc < 0) {

@@ -36,7 +36,7 @@ struct supervisor_options {
     const char *listen_host; /* TCP: numeric, without brackets; NULL: none */
     uint16_t listen_port;    /* 0: any */
     bool lan;                /* answer multicast questions */
-    const char *multicast;   /* "group:port" or NULL: the default */
+    const char *multicast;   /* "group:port" */
     const char *runtime_dir; /* or NULL */
     int ready_fd;            /* -1: none */
     bool is_quiet;           /* do not say that all VMs are up, only what is wrong */

@@ -147,6 +147,11 @@ struct wire_result {
 struct blob *wire_result_encode(const struct wire_result *head, const uint8_t *statuses,
                                 const uint32_t *sizes, const void *payloads, size_t payload_size);
 TRK_MUST_USE int wire_result_decode(struct wire_result *m, const struct blob *body);
+/* For writers of a single large result who append its bytes themselves: all that stands before
+ * them. head->count is 1. */
+#define WIRE_RESULT_ONE_HEAD (WIRE_RESULT_HEAD + 5)
+void wire_result_one_head(uint8_t out[WIRE_RESULT_ONE_HEAD], const struct wire_result *head,
+                          uint8_t status, uint32_t size);
 
 /* ACK, RECALL, RECALLED, CANCEL: fixed layouts in one struct.
  *   ACK       seq: all RESULT messages up to seq are recorded

@@ -217,6 +217,21 @@ struct blob *wire_result_encode(const struct wire_result *head, const uint8_t *s
     return buf_take(&b);
 }
 
+void wire_result_one_head(uint8_t out[WIRE_RESULT_ONE_HEAD], const struct wire_result *head,
+                          uint8_t status, uint32_t size)
+{
+    assert(head->count == 1 && is_run(head->first, 1));
+    le_store_u32(out, head->stage);
+    le_store_u32(out + 4, head->attempt);
+    le_store_u64(out + 8, head->first);
+    le_store_u32(out + 16, 1);
+    le_store_u32(out + 20, 0);
+    le_store_u64(out + 24, head->seq);
+    le_store_u64(out + 32, head->busy_ns);
+    out[WIRE_RESULT_HEAD] = status;
+    le_store_u32(out + WIRE_RESULT_HEAD + 1, size);
+}
+
 int wire_result_decode(struct wire_result *m, const struct blob *body)
 {
     struct cursor c;

@@ -336,7 +336,7 @@ struct trk_vm_info rig_wait_vm(struct rig *r, uint32_t i, uint32_t state, const 
 
 /* --- the supervisor -------------------------------------------------------------------- */
 
-static const char *program(const char *name, char *path, size_t size)
+const char *rig_program(const char *name, char *path, size_t size)
 {
     char exe[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", exe, sizeof(exe) - 1);
@@ -355,7 +355,7 @@ static void spawn(struct rig *r, char *const argv[], int out)
         prctl(PR_SET_PDEATHSIG, SIGTERM); /* it ends with a test that fails, too */
         dup2(out, 1);
         dup2(out, 2);
-        execv(program("../../trickle-vm", path, sizeof(path)), argv);
+        execv(rig_program("../../trickle-vm", path, sizeof(path)), argv);
         perror("execv");
         _exit(127);
     }
@@ -391,7 +391,7 @@ void rig_start(struct rig *r, int vms, ...)
 {
     char count[16], ready[16], echo[PATH_MAX + 32];
     char *argv[ARGS_MAX] = {(char *)"trickle-vm", (char *)"-n", count, (char *)"--exec",
-                            (char *)(uintptr_t)program("echo_vm", echo, sizeof(echo)),
+                            (char *)(uintptr_t)rig_program("echo_vm", echo, sizeof(echo)),
                             (char *)"--ready-fd", ready};
     int argc = 7, fds[2], out;
     va_list args;

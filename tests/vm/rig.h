@@ -51,6 +51,9 @@ int rig_wait_exit(struct rig *r); /* status of the supervisor */
 /* Runs trickle-vm with these arguments, without a rig; gives its exit status, output in said. */
 int rig_run(char *said, size_t size, ...);
 
+/* "BUILD/tests/vm/NAME" */
+const char *rig_program(const char *name, char *path, size_t size);
+
 /* id: fills the incarnation. welcome is filled when it returns. */
 struct client *client_open(struct rig *r, const char *address, uint32_t purpose, uint8_t id);
 struct client *client_lease(struct rig *r, uint32_t vm, uint8_t id); /* must be accepted */

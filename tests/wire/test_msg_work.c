@@ -191,6 +191,22 @@ START_TEST(result_carries_all_of_it)
 }
 END_TEST
 
+START_TEST(head_of_one_result_is_that_of_the_encoder)
+{
+    struct wire_result m = {.stage = 9, .attempt = 2, .count = 1, .first = 1000, .seq = 17,
+                            .busy_ns = 123456};
+    const uint8_t status = TRK_STATUS_EXCEPTION;
+    const uint32_t size = 5;
+    uint8_t head[WIRE_RESULT_ONE_HEAD];
+    struct blob *body = wire_result_encode(&m, &status, &size, "abcde", size);
+
+    wire_result_one_head(head, &m, status, size);
+    ck_assert_uint_eq(body->size, sizeof(head) + size);
+    ck_assert_mem_eq(body->data, head, sizeof(head));
+    blob_unref(body);
+}
+END_TEST
+
 START_TEST(result_statuses_are_checked)
 {
     struct blob *body = sample_body(SAMPLE_RESULT);
@@ -261,6 +277,7 @@ int main(void)
     tcase_add_test(tc, run_sums_are_not_fooled);
     tcase_add_test(tc, run_that_claims_more_sizes_than_it_has_is_refused);
     tcase_add_test(tc, result_carries_all_of_it);
+    tcase_add_test(tc, head_of_one_result_is_that_of_the_encoder);
     tcase_add_test(tc, result_statuses_are_checked);
     tcase_add_test(tc, note_carries_all_of_it);
     tcase_add_test(tc, large_payload_takes_one_allocation);
