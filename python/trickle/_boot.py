@@ -33,13 +33,16 @@ def main():
     from trickle import _trickle
     from trickle._server import Server
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True,
+                           write_through=False)
     _signal.signal(_signal.SIGINT, _signal.default_int_handler)
     namespace = type(sys)("__main__")
     namespace.__builtins__ = sys.modules["builtins"]
     namespace.__annotations__ = {}
     sys.modules["__main__"] = namespace
     sys.argv = [""]
+    # Removed from the environment by serve(), which needs it; here it is a copy.
+    getattr(os.environ, "_data", {}).pop(b"TRICKLE_VM_FDS", None)
     _trickle.serve(Server(namespace))
 
 

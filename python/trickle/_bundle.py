@@ -22,6 +22,7 @@ from io import BytesIO
 
 from . import _install, _source
 from ._codec import PROTOCOL, first_line, type_name
+from ._install import shown
 from ._modules import is_local, module_file, submodules_used
 from .errors import TrickleError
 
@@ -130,7 +131,7 @@ class Bundle:
         self.places[id(function)] = (module, name)
         _, late = snippet.names()
         self._imports_in(snippet, function.__globals__)
-        defaults = self.pickle(name, (function.__defaults__, function.__kwdefaults__,
+        defaults = self.pickle(repr(shown(name)), (function.__defaults__, function.__kwdefaults__,
                                       function.__dict__))
         if defaults is None:
             return None
@@ -208,7 +209,7 @@ class Bundle:
     def value(self, module: str, name: str, obj: Any, is_dependency: bool,
               user: str | None = None) -> None:
         """Data by value; what cannot be pickled by cloudpickle, else an error."""
-        what = f"{name!r}, which {user} uses," if user else repr(name)
+        what = f"{shown(name)!r}, which {user} uses," if user else repr(shown(name))
         data = self.pickle(what, obj, may_fail=is_code(obj))
         if data is not None:
             self.entries.append(("value", module, name, data, is_dependency))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 CLOSE_SECONDS = 1.0
+PARTIAL_SECONDS = 0.2  # how long the start of a line waits for the rest of it
 
 _lock = allocate_lock()
 _farm: _trickle.Farm | None = None
@@ -93,6 +94,8 @@ def connect(max: int | None = None, *, timeout: float | None = None) -> VMList:
 
 def say(text: str) -> None:
     """Writes a notice to stderr, beside a progress bar if there is one."""
+    if not text:
+        return
     with _progress.lock:
         _progress.hide()
         stream = sys.stderr
@@ -106,25 +109,47 @@ def say(text: str) -> None:
 
 
 def _print_notices(source: _trickle.Farm, printed: Any) -> None:
+    lines = _Lines()
     try:
-        here = os.uname().nodename
         while True:
-            notice = source.notice(None)
-            if notice is not None:
-                say(_format(here, *notice))
-    except EOFError:
-        pass
-    except RuntimeError:
+            notice = source.notice(PARTIAL_SECONDS if lines.held else None)
+            if notice is None:
+                say(lines.rest())
+            else:
+                say(lines.add(*notice))
+    except (EOFError, RuntimeError):
         pass  # the farm was closed, or this is a forked child
     finally:
+        say(lines.rest())
         printed.release()
 
 
-def _format(here: str, kind: str, host: str, pid: int, index: int, text: bytes) -> str:
-    lines = text.decode("utf-8", "replace").splitlines()
-    if kind == "output":
-        mark = f"[vm {index}]" if host in ("", here) else f"[vm {host}/{index}]"
-        return "".join(f"{mark} {line}\n" for line in lines)
-    if kind == "vm_joined":
-        return ""
-    return "".join(f"[trickle: {line}]\n" for line in lines)
+class _Lines:
+    """Makes whole lines of what VMs print. The start of a line waits a moment for its end."""
+
+    def __init__(self) -> None:
+        self.here = os.uname().nodename
+        self.held: dict[tuple[str, int], bytes] = {}  # mark and pid of a VM -> start of a line
+
+    def add(self, kind: str, host: str, pid: int, index: int, text: bytes) -> str:
+        """What can be shown now."""
+        if kind == "vm_joined":
+            return ""
+        name = f"vm {index}" if host in ("", self.here) else f"vm {host}/{index}"
+        if kind != "output":
+            about = f"{name} is lost: " if kind == "vm_lost" else ""
+            return "".join(f"[trickle: {about}{line}]\n" for line in _decode(text).splitlines())
+        mark = f"[{name}]"
+        whole, newline, start = (self.held.pop((mark, pid), b"") + text).rpartition(b"\n")
+        if start:
+            self.held[mark, pid] = start
+        return "".join(f"{mark} {line}\n" for line in _decode(whole).split("\n")) if newline else ""
+
+    def rest(self) -> str:
+        """Lines that have no end."""
+        held, self.held = self.held, {}
+        return "".join(f"{mark} {_decode(text)}\n" for (mark, _), text in held.items())
+
+
+def _decode(text: bytes) -> str:
+    return text.decode("utf-8", "replace")

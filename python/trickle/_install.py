@@ -213,11 +213,16 @@ class _Shipped(Unpickler):
         return super().find_class(module, name)
 
 
+def shown(name: str) -> str:
+    """A name for people: local functions go under names that say where they are from."""
+    return name.partition("@")[0].rpartition(".")[2]
+
+
 def check_version(name: str, made: tuple[int, ...], there: tuple[int, ...], where: str) -> None:
     """Byte code is for one minor version of Python only."""
     if tuple(made) != tuple(there):
         raise TrickleError(
-            f"{name} has no source that can be sent, so it goes as byte code of Python "
+            f"{shown(name)} has no source that can be sent, so it goes as byte code of Python "
             f"{made[0]}.{made[1]}, and {where} is Python {there[0]}.{there[1]}: define it with "
             f"def in a file, without variables of an enclosing function, or start the VMs with "
             f"the same Python (trickle vm --python PATH)")

@@ -65,7 +65,8 @@ class VM:
     is_lost: bool
     lost_reason: str
     def info(self) -> dict[str, Any]: ...
-    def request(self, op: int, object: int, name: str, payload: Any, reply: bool = True) -> Call | None:
+    def request(self, op: int, object: int, name: str, payload: Any, reply: bool = True,
+                ) -> Call | None:
         """payload: bytes-like, copied."""
 
 class Call:

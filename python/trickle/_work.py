@@ -86,7 +86,7 @@ class _Run:
                                 vms=None if elastic is not None else [v._t_raw for v in handles])
         self.bar = _progress.make(self.name, work, chunksize, progress)
         self.is_exhausted = False
-        self.limit = 64  # elements to pull in the next go
+        self.limit = 1  # elements to pull in the next go
 
     # --- in ---
 

@@ -65,7 +65,8 @@ def test_injected_and_builtin_functions_are_called(vm):
 
 
 @pytest.mark.parametrize("value", [
-    None, True, 0, -1, 255, 256, 65536, 2**31, -2**63, 2**70, 1.5, float("inf"), "", "a", "é\ud800",
+    None, True, 0, -1, 255, 256, 65536, 2**31, -2**63, 2**70, 1.5, float("inf"), "", "a",
+    "é\ud800",
     "x" * 100_000, b"", b"\0" * 70_000, (), (1,), (1, "a", None), [], [1, [2]], {"a": 1}, {1, 2},
     frozenset({1}), 1j, range(3), slice(1, 2), ..., bytearray(b"x"), [1.5] * 1000], ids=repr)
 def test_plain_values_survive_the_way_there_and_back(vm, value):

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""connect(): how many VMs, and what it says when there are too few."""
+import pytest
+
+import trickle
+from trickle import NotEnoughVMs
+
+
+def test_all_that_are_there_and_at_most_max(supervisor, capfd):
+    with trickle.connect() as vms:
+        assert len(vms) == 4
+    with trickle.connect(3) as vms:
+        assert len(vms) == 3
+    with trickle.connect(1) as vms:
+        assert len(vms) == 1
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "discovered" in line] == [
+        "[trickle: discovered 4 VMs]", "[trickle: discovered 3 VMs]", "[trickle: discovered 1 VM]"]
+
+
+def test_too_few_name_what_was_found_and_take_nothing(supervisor):
+    with pytest.raises(NotEnoughVMs, match="5.*4"):
+        trickle.connect(5)
+    with trickle.connect(4) as vms:
+        assert len(vms) == 4
+
+
+def test_none_names_the_command_that_starts_some(run_program, tmp_path):
+    empty = tmp_path / "r"
+    empty.mkdir(mode=0o700)
+    result = run_program("import trickle\ntrickle.connect()\n",
+                         env={"TRICKLE_RUNTIME": str(empty)})
+    assert result.status == 1
+    assert "NotEnoughVMs" in result.err and "trickle vm" in result.err
+
+
+@pytest.mark.parametrize("max, error", [(0, ValueError), (-1, ValueError), ("4", TypeError),
+                                        (2.5, TypeError), (True, TypeError)])
+def test_wrong_max_is_an_error(max, error):
+    with pytest.raises(error, match="a number of VMs"):
+        trickle.connect(max)
+
+
+def test_wrong_timeout_is_an_error():
+    with pytest.raises(ValueError, match="seconds"):
+        trickle.connect(1, timeout=-1)
+
+
+def test_second_connect_gives_the_same_handles(supervisor):
+    with trickle.connect(2) as first, trickle.connect(2) as second:
+        assert list(first) == list(second)
+        trickle.inject(first, a=1)
+        assert second[0].a == 1
+
+
+def test_two_programs_share_the_vms(supervisor, run_program):
+    with trickle.connect(3) as vms:
+        result = run_program("import trickle\nprint(len(trickle.connect()))")
+        assert result.out == "1\n", result.err
+        assert len(vms) == 3
+
+
+def test_programs_that_follow_each_other_find_all(run_program):
+    for _ in range(3):
+        result = run_program("import trickle\nvms = trickle.connect(4)\n"
+                             "print([vm.abs(-1) for vm in vms])")
+        assert result.out == "[1, 1, 1, 1]\n", result.err
