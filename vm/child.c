@@ -31,6 +31,8 @@
 #define AT_ONCE_NS 1000000000u /* a process that lived shorter has died at once */
 #define BACK_OFF_FIRST_MS 100u
 #define BACK_OFF_MAX_MS 30000u
+#define READY_MS 60000u /* a process that is not ready after so long hangs */
+#define GONE_MS 3000u   /* nor has one that is still there so long after it said its end */
 #define TURN_BYTES (256u << 10) /* of output read at once, in turn with other VMs */
 #define LAST_BYTES (1u << 20)   /* of output read after a death: a pipe holds less */
 
@@ -94,6 +96,16 @@ void child_info(const struct vm_child *vm, bool is_tcp, struct trk_vm_info *info
 
 /* --- its process --------------------------------------------------------------------- */
 
+/* Not ready, or not gone, in time: what its own net thread would have ended, had user code not
+ * closed its descriptors; or an interpreter that waits for a dead file server. */
+static void on_overdue(uv_timer_t *timer)
+{
+    struct vm_child *vm = timer->data;
+    log_warn("vm", "VM %u (pid %d) %s; it is killed", vm->index, (int)vm->pid,
+             vm->is_ready ? "does not end" : "does not get ready");
+    child_kill(vm);
+}
+
 static void on_control(void *user)
 {
     struct vm_child *vm = user;
@@ -112,11 +124,13 @@ static void on_control(void *user)
     for (ssize_t i = 0; i < n; i++) {
         if (bytes[i] == 'R') {
             vm->is_ready = true;
+            uv_timer_stop(&vm->timer);
         } else if (bytes[i] == 'L') {
             vm->was_leased = true;
             vm->failures = 0;
         } else if (bytes[i] == 'E') {
             vm->has_ended = true;
+            uv_timer_start(&vm->timer, on_overdue, GONE_MS, 0);
         } else {
             is_stale = true;
         }
@@ -266,6 +280,7 @@ static int start_process(struct vm_child *vm)
         return fail(TRK_EIO, "cannot start a process: %s", strerror(error));
     }
     vm->pid = pid;
+    uv_timer_start(&vm->timer, on_overdue, READY_MS, 0);
     atomic_store(&vm->sup->guard.groups[vm->index], pid);
     if (vm->control == NULL || vm->output == NULL) {
         kill(-pid, SIGKILL); /* without them it is of no use; its death starts the next */
@@ -286,7 +301,7 @@ static void restart_later(struct vm_child *vm)
         ms *= 2;
     }
     vm->failures++;
-    uv_timer_start(&vm->restart_timer, on_restart_timer,
+    uv_timer_start(&vm->timer, on_restart_timer,
                    ms < BACK_OFF_MAX_MS ? ms : BACK_OFF_MAX_MS, 0);
 }
 
@@ -385,8 +400,12 @@ void child_died(struct vm_child *vm, int status, const struct rusage *usage)
     output_read(vm, LAST_BYTES);
     watched_fd_close(vm->output); /* whoever still holds the other end prints to nobody */
     vm->output = NULL;
+    uv_timer_stop(&vm->timer);
 
-    bool is_expected = vm->has_ended || vm->sup->is_stopping;
+    /* The page says it too, should user code have closed the control socket. */
+    bool has_ended = vm->has_ended ||
+                     (vm->is_ready && atomic_load(&vm->page->state) == TRK_VM_STARTING);
+    bool is_expected = has_ended || vm->sup->is_stopping;
     bool died_at_once = !is_expected && !vm->was_leased &&
                         sys_now_ns() - vm->start_ns < AT_ONCE_NS;
     report_death(vm, status, usage, is_expected);
@@ -413,8 +432,8 @@ void child_died(struct vm_child *vm, int status, const struct rusage *usage)
 void child_drain(struct vm_child *vm)
 {
     char byte = 'D';
-    uv_timer_stop(&vm->restart_timer);
     if (vm->pid == 0) {
+        uv_timer_stop(&vm->timer); /* it does not start again */
         return;
     }
     if (!vm->is_ready || vm->control == NULL ||
@@ -470,8 +489,8 @@ int child_init(struct vm_child *vm, struct supervisor *sup, uint32_t index, cons
     vm->index = index;
     vm->listen_fd = vm->tcp_fd = vm->page_fd = -1;
     snprintf(vm->unix_path, sizeof(vm->unix_path), "%s", path);
-    uv_timer_init(net_loop_uv(sup->loop), &vm->restart_timer); /* cannot fail */
-    vm->restart_timer.data = vm;
+    uv_timer_init(net_loop_uv(sup->loop), &vm->timer); /* cannot fail */
+    vm->timer.data = vm;
     vm->ring = mem_alloc(OUTPUT_KEPT);
     if (vm->ring == NULL) {
         return fail(TRK_ENOMEM, "out of memory");

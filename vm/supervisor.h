@@ -55,7 +55,7 @@ struct vm_child {
     uint16_t tcp_port;
     int page_fd;
     struct vm_page *page;
-    uv_timer_t restart_timer;
+    uv_timer_t timer; /* no process: the next start; else it is overdue, see child.c */
     /* Of the process that runs now. */
     pid_t pid; /* 0: none */
     uint64_t start_ns;
