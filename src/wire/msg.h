@@ -10,9 +10,12 @@
  *   -> HELLO(lease)     <- WELCOME (accepted, info of the VM) | refused, then closed
  *   -> REQUEST, STAGE, RUN, ACK, RECALL, CANCEL, PING ...      <- REPLY, RESULT, RECALLED, PONG
  *   -> BYE and close: the lease ends. The VM restarts if anything was asked of it.
+ *   <- BYE: the VM is about to leave: all it had not started has been handed back by RECALLED,
+ *      what runs is finished first; it closes after the last result.
  * Between initiator (or `trickle vms`) and supervisor:
  *   -> HELLO(watch)     <- WELCOME, VMS (all), later VMS (changed ones); OUTPUT and DEATH for VMs
- *                          that this initiator incarnation holds. */
+ *                          that this initiator incarnation holds.
+ *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)   <- REPLY (a sentence) */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
@@ -61,13 +64,27 @@ struct wire_output {
 struct blob *wire_output_encode(const struct wire_output *m);
 TRK_MUST_USE int wire_output_decode(struct wire_output *m, const struct blob *body);
 
+/* What a supervisor knows of why a VM ended, beyond signal and status. */
+enum wire_end {
+    WIRE_END_UNKNOWN = 0,
+    WIRE_END_LEASE,     /* its lease ended: a clean interpreter for the next */
+    WIRE_END_DRAINED,   /* asked to leave, or its supervisor stops */
+    WIRE_END_RECYCLED,  /* had served --recycle-after elements, or grown near --memory-limit */
+    WIRE_END_TIMEOUT,   /* the running element had used up its timeout */
+    WIRE_END_MEMORY,    /* the running element went over --memory-limit */
+    WIRE_END_OOM,       /* the kernel's OOM killer, with evidence */
+    WIRE_END_DEAF,      /* did not heed an interrupt of its initiator */
+    WIRE_END_COUNT
+};
+
 struct wire_death {
     uint8_t vm[16];      /* incarnation */
     uint32_t pid, index;
     uint8_t lease[16];   /* incarnation of the initiator it served; zero: none */
     int32_t signal;      /* 0: exited */
     int32_t exit_status; /* when signal is 0 */
-    bool is_expected;    /* end of lease, drain, stop: nobody's fault */
+    bool is_expected;    /* end of lease, drain, stop, recycling: nobody's fault */
+    uint32_t end;        /* enum wire_end */
     uint64_t rss_max_bytes;
     bool has_element;    /* it was running stage, index, attempt since start_ns */
     uint32_t stage, attempt;
@@ -104,10 +121,11 @@ void wire_reply_head(uint8_t out[WIRE_REPLY_HEAD], uint8_t status);
 struct blob *wire_reply_encode(const struct wire_reply *m);
 TRK_MUST_USE int wire_reply_decode(struct wire_reply *m, const struct blob *body);
 
-/* STAGE: u32 stage, u32 0, function bytes. Answered only when it fails: each element of the
+/* STAGE: u32 stage, u32 timeout_ms, function bytes. Answered only when it fails: each element of the
  * stage then gets that failure as its result. */
 struct wire_stage {
     uint32_t stage;
+    uint32_t timeout_ms; /* of one element; 0: none */
     const void *function;
     size_t size;
 };
@@ -157,7 +175,8 @@ void wire_result_one_head(uint8_t out[WIRE_RESULT_ONE_HEAD], const struct wire_r
  *   ACK       seq: all RESULT messages up to seq are recorded
  *   RECALL    stage, first, count: give back those of this run that have not started
  *   RECALLED  stage, first, count: these were given back (count may be 0); the rest goes on
- *   CANCEL    stage; flag 1: interrupt what is running */
+ *   CANCEL    count 0: forget the stage; flag 1: interrupt what is running of it
+ *             count > 0: drop these elements of the stage, interrupt the one that runs */
 struct wire_note {
     uint32_t stage, count, flag;
     uint64_t first, seq;

@@ -79,6 +79,7 @@ static const struct pack_field death_fields[] = {
     FIELD(struct wire_death, "sig", PACK_I32, signal),
     FIELD(struct wire_death, "exit", PACK_I32, exit_status),
     FIELD(struct wire_death, "exp", PACK_BOOL, is_expected),
+    FIELD(struct wire_death, "end", PACK_U32, end),
     FIELD(struct wire_death, "rss", PACK_U64, rss_max_bytes),
     FIELD(struct wire_death, "run", PACK_BOOL, has_element),
     FIELD(struct wire_death, "stg", PACK_U32, stage),
@@ -159,5 +160,7 @@ struct blob *wire_death_encode(const struct wire_death *m)
 
 int wire_death_decode(struct wire_death *m, const struct blob *body)
 {
-    return pack_decode(&death_layout, m, body);
+    int rc = pack_decode(&death_layout, m, body);
+
+    return rc == 0 && m->end >= WIRE_END_COUNT ? TRK_ECORRUPT : rc;
 }

@@ -115,7 +115,7 @@ struct blob *wire_stage_encode(const struct wire_stage *m)
 
     start(&b, STAGE_HEAD + m->size);
     buf_put_u32(&b, m->stage);
-    buf_put_u32(&b, 0);
+    buf_put_u32(&b, m->timeout_ms);
     buf_put(&b, m->function, m->size);
     return buf_take(&b);
 }
@@ -126,7 +126,7 @@ int wire_stage_decode(struct wire_stage *m, const struct blob *body)
 
     cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
-    get_zero32(&c);
+    m->timeout_ms = cursor_get_u32(&c);
     m->function = get_rest(&c, &m->size);
     return finish(&c);
 }

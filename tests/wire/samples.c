@@ -82,6 +82,7 @@ static struct blob *body_output(void)
 static struct blob *body_death(void)
 {
     struct wire_death m = {.pid = 6, .index = 2, .signal = 11, .exit_status = -1,
+                           .end = WIRE_END_TIMEOUT,
                            .rss_max_bytes = 1 << 20, .has_element = true, .stage = 1,
                            .attempt = 2, .index_of_element = 123456789012, .ran_ns = 1000000,
                            .output = "boom\n", .output_size = 5};
@@ -108,7 +109,7 @@ static struct blob *body_reply(void)
 
 static struct blob *body_stage(void)
 {
-    struct wire_stage m = {.stage = 9, .function = "lambda x: x", .size = 11};
+    struct wire_stage m = {.stage = 9, .timeout_ms = 1500, .function = "lambda x: x", .size = 11};
 
     return wire_stage_encode(&m);
 }

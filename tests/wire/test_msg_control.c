@@ -175,7 +175,7 @@ START_TEST(death_carries_all_of_it)
                             .is_expected = true, .rss_max_bytes = UINT64_MAX,
                             .has_element = true, .stage = 3, .attempt = 4,
                             .index_of_element = UINT64_MAX - 1, .ran_ns = 5, .output = "bye",
-                            .output_size = 3};
+                            .output_size = 3, .end = WIRE_END_OOM};
     struct wire_death out;
     struct blob *body;
 
@@ -190,6 +190,7 @@ START_TEST(death_carries_all_of_it)
     ck_assert_int_eq(out.signal, INT32_MIN);
     ck_assert_int_eq(out.exit_status, INT32_MAX);
     ck_assert(out.is_expected && out.has_element);
+    ck_assert_uint_eq(out.end, WIRE_END_OOM);
     ck_assert_uint_eq(out.rss_max_bytes, UINT64_MAX);
     ck_assert_uint_eq(out.stage, 3);
     ck_assert_uint_eq(out.attempt, 4);

@@ -96,11 +96,12 @@ END_TEST
 
 START_TEST(stage_carries_all_of_it)
 {
-    struct wire_stage in = {.stage = 7, .function = "code", .size = 4}, out;
+    struct wire_stage in = {.stage = 7, .timeout_ms = 9, .function = "code", .size = 4}, out;
     struct blob *body = wire_stage_encode(&in);
 
     ck_assert_int_eq(wire_stage_decode(&out, body), 0);
     ck_assert_uint_eq(out.stage, 7);
+    ck_assert_uint_eq(out.timeout_ms, 9);
     ck_assert_uint_eq(out.size, 4);
     ck_assert_mem_eq(out.function, "code", 4);
     blob_unref(body);
