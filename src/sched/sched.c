@@ -251,6 +251,9 @@ static int apply(struct sched *s, const struct sched_event *ev)
         return on_stage_closed(s, ev);
     case SCHED_TICK:
         return 0;
+    case SCHED_VM_SUSPECT:
+    case SCHED_VM_UNBLOCK:
+    case SCHED_FAILED:
     case SCHED_EVENT_COUNT:
     default:
         return TRK_EINVAL;

@@ -6,8 +6,11 @@
  * numbers. A scheduler holds all stages (one per forkwork/forkgen) and all VMs of one farm.
  *
  *   PENDING -> ASSIGNED(vm, attempt) -> RETURNED -> RECORDED -> DELIVERED
- *      ^            |  VM lost, drained, recalled     |
- *      +------------+                                 +-> FAILED (recorded too)
+ *    ^  ^           |  |  VM lost, drained, recalled  |
+ *    |  +-----------+  |                              +-> FAILED (recorded too)
+ *    |                 |  the user's code failed, retries are left
+ *    +---- DELAYED <---+
+ *          until its back-off has passed
  *
  * WORK_ADDED is the only event that may allocate for elements and answer TRK_EFULL; then nothing
  * has changed. VM_JOINED and STAGE_OPENED may answer TRK_ENOMEM, likewise. */
@@ -39,7 +42,8 @@ enum sched_event_type {
     SCHED_VM_JOINED,    /* vm: a number chosen by the caller, not in use; serves no stage yet */
     SCHED_VM_LOST,      /* vm, cause, and stage/first of the element that was running if known */
     SCHED_VM_DRAINING,  /* vm: gets nothing new */
-    SCHED_STAGE_OPENED, /* stage: number chosen by the caller, not in use */
+    SCHED_STAGE_OPENED, /* stage: number chosen by the caller, not in use; retries, backoff_ns,
+                           flag: bits of enum sched_stage_flag */
     SCHED_STAGE_VM,     /* stage, vm, flag: flag 1: the vm serves this stage, 0: no more */
     SCHED_WORK_ADDED,   /* stage, count, bytes: elements next..next+count-1 (next counts from 0) */
     SCHED_WORK_CLOSED,  /* stage */
@@ -50,13 +54,23 @@ enum sched_event_type {
     SCHED_CANCEL,       /* stage: nothing new starts, what is queued is recalled */
     SCHED_STAGE_CLOSED, /* stage: forget it; only after its SCHED_DONE */
     SCHED_TICK,         /* time has passed */
+    SCHED_VM_SUSPECT,   /* vm, flag: flag 1: it is silent and gets nothing new, 0: it speaks again;
+                           flag 1 is followed by flag 0 or VM_LOST within a bounded time */
+    SCHED_VM_UNBLOCK,   /* vm: what it was blocked for is forgotten; it need not be there */
+    SCHED_FAILED,       /* as RESULT without failed, but the user's code failed for all of these: a
+                           message with both is stepped as runs of RESULT and FAILED, in order */
     SCHED_EVENT_COUNT
+};
+
+enum sched_stage_flag {
+    SCHED_STAGE_SPECULATE = 1, /* at its end what runs very long also runs on an idle VM */
 };
 
 enum sched_cause {
     SCHED_CAUSE_LOSS,     /* silence, machine or link gone, SIGKILL without evidence */
-    SCHED_CAUSE_OWN,      /* the running element's own doing: SEGV, ABRT, exit, OOM, timeout */
+    SCHED_CAUSE_OWN,      /* the running element's own doing: SEGV, ABRT, exit, OOM */
     SCHED_CAUSE_EXPECTED, /* drained, recycled, stopped: nobody's fault */
+    SCHED_CAUSE_TIMEOUT,  /* the running element was over its time: an own death like any other */
 };
 
 struct sched_event {
@@ -72,18 +86,29 @@ struct sched_event {
     enum sched_cause cause;
     bool has_element; /* VM_LOST: stage and first name the element that was running. Without it
                          a SCHED_CAUSE_LOSS counts for the first one the VM had not answered. */
+    uint32_t retries; /* STAGE_OPENED: runs after a failed one, at most 65,534; 0: none */
+    uint64_t backoff_ns; /* STAGE_OPENED: wait after an element's first failure, doubled by each
+                            further one up to 60 s, and rounded up by an eighth of it at most so
+                            that elements go together; 0: 100 ms */
 };
 
 enum sched_action_type {
     SCHED_ASSIGN, /* stage, vm, attempt, first, count: send these to the vm */
     SCHED_RECALL, /* stage, vm, first, count: ask the vm for what has not started of these */
-    SCHED_STORE,  /* stage, first, count, vm, attempt: of the RESULT being stepped, record these
-                     (the others of it are late, duplicate or unknown: drop and count them) */
+    SCHED_STORE,  /* stage, first, count, vm, attempt: of the RESULT or FAILED being stepped, record
+                     these (all others of it are in a DROP) */
     SCHED_DELIVER, /* stage, first, count: recorded, hand them to the program */
-    SCHED_FAIL,    /* stage, first, cause, attempt: record this element as failed */
-    SCHED_DROP,    /* stage, first, count: (RESULT being stepped) not wanted */
+    SCHED_FAIL,    /* stage, first, cause, attempt: record this element as failed: it had its share
+                      of deaths or losses */
+    SCHED_DROP,    /* stage, first, count: (of the RESULT or FAILED being stepped) not to be recorded:
+                      late, duplicate, unknown, or a failure that is tried again */
     SCHED_DONE,    /* stage: closed, and every element is recorded */
     SCHED_WAKE_AT, /* at_ns: give a TICK then */
+    SCHED_BLOCK_VM, /* vm, which may be away: elements die on it that run elsewhere. It gets
+                       nothing for a stage that another VM serves, also when it joins again under
+                       its number, until VM_UNBLOCK. */
+    SCHED_CANCEL_RUN, /* vm, stage, first, count: the vm need not run these any further; whatever
+                         it reports about them is dropped */
     SCHED_ACTION_COUNT
 };
 
@@ -113,8 +138,10 @@ TRK_MUST_USE int sched_step(struct sched *s, const struct sched_event *ev, uint6
 struct sched_stage_info {
     /* How many elements are in each state now; added is their sum until the stage is cancelled. A
      * quarantined one is returned until recorded. failed is a count apart, not a state. */
-    uint64_t added, pending, assigned, returned, recorded, delivered, failed;
+    uint64_t added, pending, delayed, assigned, returned, recorded, delivered, failed;
     uint64_t reissued;  /* assignments beyond an element's first */
+    uint64_t retried;   /* failed runs after which the element was not given up */
+    uint64_t doubled;   /* second assignments of elements that ran very long */
     uint64_t dropped;   /* reports without effect: late, duplicate, unknown */
     uint32_t vms;       /* serving the stage */
     uint64_t element_ns; /* estimate of one element's duration; 0: unknown */
