@@ -28,7 +28,7 @@ def main():
     calls = max(bench.size(CALLS), 2)
     data = os.urandom(SIZE)
     listener = multiprocessing.connection.Listener(family="AF_UNIX")
-    child = multiprocessing.Process(target=echo, args=(listener.address,))
+    child = multiprocessing.Process(target=echo, args=(listener.address,), daemon=True)
     child.start()
     connection = listener.accept()
     bench.start_vms()

@@ -12,7 +12,8 @@ sys.path.insert(0, os.path.join(ROOT, "examples"))
 import wfreq  # noqa: E402
 
 PATTERNS = ["/usr/share/doc/**/copyright", "/usr/share/doc/**/*.txt",
-            "/usr/share/common-licenses/*", "/usr/lib/python3*/**/*.py", "/usr/share/perl/**/*.p[lm]"]
+            "/usr/share/common-licenses/*", "/usr/lib/python3*/**/*.py",
+            "/usr/share/perl/**/*.p[lm]"]
 CHUNK = 50
 
 

@@ -52,6 +52,8 @@ class VMList:
         before = self._vms
         vms = [handle_of(self._raw.get(i)) for i in range(count)]
         for vm in vms:
+            # The list gives its VMs back when it goes: not while a handle is used, connect()[0].
+            vm.__dict__.setdefault("_t_lists", {})[id(self._raw)] = self._raw
             if not any(vm is old for old in before):
                 for name, obj in self._injected.items():
                     remember_data(vm, name)
