@@ -31,6 +31,10 @@ struct trk_work_options {
     bool ordered;         /* results in index order; else as they are recorded */
     uint64_t ahead_elements; /* bound on elements added but not yet taken; 0: 100,000 */
     uint64_t ahead_bytes;    /* the same in bytes of elements and results; 0: 256 MiB */
+    uint32_t retries;        /* how often an element whose code failed is run again */
+    uint32_t retry_after_ms; /* the first back-off, doubling; 0: 100 ms */
+    uint32_t timeout_ms;     /* of one run of one element, then its VM is ended; 0: none */
+    bool speculate;          /* at the end idle VMs run the slowest elements a second time */
 };
 
 /* Declares the work. Nothing runs before elements are added. For trk_work_free. */
@@ -67,6 +71,39 @@ struct trk_progress {
     bool is_closed;    /* added is final */
 };
 TRK_API void trk_work_progress(struct trk_work *work, struct trk_progress *out);
+
+/* --- what happened to element 17? ---------------------------------------------------- */
+
+enum trk_outcome {
+    TRK_OUTCOME_DONE = 0,      /* it gave a result */
+    TRK_OUTCOME_EXCEPTION = 1, /* user code failed; output: the exception, as the module has it */
+    TRK_OUTCOME_DIED = 2,      /* it ended its VM: see signal, exit_status, output */
+    TRK_OUTCOME_TIMEOUT = 3,   /* it used up its timeout; output: also the stuck code's stack */
+    TRK_OUTCOME_MEMORY = 4,    /* it went over the VM's memory limit */
+    TRK_OUTCOME_OOM = 5,       /* the kernel's OOM killer ended the VM */
+    TRK_OUTCOME_LOST = 6,      /* its VM was lost: killed from outside, silent, machine gone */
+};
+
+/* One run of an element that has ended. */
+struct trk_attempt {
+    uint32_t attempt;         /* 1 for the first */
+    uint32_t outcome;         /* enum trk_outcome */
+    uint32_t vm_pid, vm_index;
+    char vm_host[64];
+    uint64_t started_ms;      /* since 1970 by the initiator's clock, about */
+    uint64_t duration_ns;     /* of batches: the mean of its elements */
+    int32_t signal;           /* DIED, LOST: what killed the VM, 0: it exited or is unknown */
+    int32_t exit_status;      /* DIED without a signal */
+    uint64_t rss_max_bytes;   /* of the VM, where it is known */
+    char *output;             /* terminated; the last the VM printed (at most 4 KiB), or NULL */
+    size_t output_size;
+};
+
+/* All ended runs of an element that are still known (of very long works the newest), the first
+ * first. *out is an array for trk_attempts_free. Any thread. */
+TRK_API TRK_MUST_USE int trk_work_attempts(struct trk_work *work, uint64_t index,
+                                           struct trk_attempt **out, size_t *count);
+TRK_API void trk_attempts_free(struct trk_attempt *attempts, size_t count);
 
 /* Stops the work: nothing new starts; queued elements are dropped on the VMs.
  * With interrupt, code that is running is interrupted, and its VM restarted when it does not

@@ -40,6 +40,7 @@ void trk_vm_unref(struct trk_vm *vm)
     }
     if (atomic_fetch_sub_explicit(&vm->refs, 1, memory_order_acq_rel) == 1) {
         net_session_unref(vm->session);
+        mem_free(vm->last_output);
         farm_unref(vm->farm);
         mem_free(vm);
     }

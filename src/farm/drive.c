@@ -2,10 +2,7 @@
 /* drive.c - carries events to the scheduler and its actions to sessions, recorder and programs.
  * The only caller of sched_step in production; all on the farm thread.
  *
- *   RESULT from a VM -> sched: STORE -> ckpt_put ............ in the turn
- *   end of the turn: ckpt_commit -> sched RECORDED -> DELIVER -> the program; ACK to the VMs
- *
- * So nothing is acknowledged or delivered before it is recorded. */
+ * Results are in results.c. */
 #include <assert.h>
 #include <signal.h>
 #include <stdio.h>
@@ -16,19 +13,9 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/sys.h"
-#include "farm/farm_impl.h"
+#include "farm/drive_impl.h"
 
 #define RUN_BYTES_MAX ((size_t)64 << 20) /* split longer runs: a message must fit its limit */
-
-/* What the actions of one step may refer to. */
-struct step {
-    struct trk_farm *farm;
-    const struct sched_event *ev;
-    struct blob *body;               /* RESULT being stepped */
-    const struct wire_result *result;
-    struct parcel *parcel;           /* RECORDED: the run that was recorded */
-    const struct wire_death *death;  /* VM_LOST */
-};
 
 int drive_open(struct trk_farm *farm)
 {
@@ -41,7 +28,7 @@ int drive_open(struct trk_farm *farm)
     return rc < 0 ? fail(rc, "out of memory") : 0;
 }
 
-static struct trk_work *work_of(struct trk_farm *farm, uint32_t stage)
+struct trk_work *drive_work_of(struct trk_farm *farm, uint32_t stage)
 {
     struct list *pos;
 
@@ -84,6 +71,7 @@ static int open_stage_at(struct trk_work *work, struct slot *slot)
     slot->vm->is_used = true;
     pthread_mutex_unlock(&work->farm->mutex);
     body = wire_stage_encode(&(struct wire_stage){.stage = work->stage,
+                                                  .timeout_ms = work->timeout_ms,
                                                   .function = work->function->data,
                                                   .size = work->function->size});
     if (body == NULL) {
@@ -151,7 +139,7 @@ static int send_run(struct trk_work *work, struct slot *slot, uint32_t attempt, 
 static void assign(struct step *step, const struct sched_action *a)
 {
     struct slot *slot = step->farm->slot_by_number[a->vm];
-    struct trk_work *work = work_of(step->farm, a->stage);
+    struct trk_work *work = drive_work_of(step->farm, a->stage);
     int rc;
 
     if (work == NULL || slot->vm == NULL) {
@@ -168,92 +156,13 @@ static void assign(struct step *step, const struct sched_action *a)
     }
 }
 
-static void send_note(struct slot *slot, uint8_t type, const struct wire_note *note)
+void drive_send_note(struct slot *slot, uint8_t type, const struct wire_note *note)
 {
-    struct blob *body = wire_note_encode(note);
+    struct blob *body = slot->vm != NULL ? wire_note_encode(note) : NULL;
 
     if (body != NULL && net_session_send(slot->vm->session, type, 0, body) < 0) {
         log_debug("farm", "VM %u has gone before a %s", slot->info.index, wire_type_name(type));
     }
-}
-
-/* --- results ---------------- */
-
-static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
-                                 const struct wire_result *r, uint64_t first, uint32_t count)
-{
-    struct parcel *p = mem_zalloc(1, sizeof(*p));
-    uint32_t skip = (uint32_t)(first - r->first);
-
-    if (p == NULL) {
-        return NULL;
-    }
-    list_init(&p->node);
-    p->work = work_ref(work);
-    p->body = blob_ref(body);
-    p->first = first;
-    p->count = count;
-    p->attempt = r->attempt;
-    p->statuses = r->statuses + skip;
-    p->sizes = r->sizes + (size_t)skip * 4;
-    p->payloads = r->payloads;
-    for (uint32_t i = 0; i < skip; i++) {
-        p->payloads += le_load_u32(r->sizes + (size_t)i * 4);
-    }
-    for (uint32_t i = 0; i < count; i++) {
-        p->bytes += le_load_u32(p->sizes + (size_t)i * 4);
-    }
-    return p;
-}
-
-static int put(struct step *step, struct trk_work *work, struct blob *body,
-               const struct wire_result *result, uint64_t first, uint64_t count)
-{
-    struct ckpt_run run = {.stage = work->stage, .first = first, .count = count,
-                           .seq = result->seq};
-    struct parcel *parcel = parcel_new(work, body, result, first, (uint32_t)count);
-    int rc = parcel == NULL ? TRK_ENOMEM : ckpt_put(step->farm->ckpt, &run);
-
-    if (rc < 0) {
-        if (parcel != NULL) {
-            parcel_free(parcel);
-        }
-        work_fail(work, rc);
-        return rc;
-    }
-    list_push_back(&step->farm->puts, &parcel->node);
-    return 0;
-}
-
-static void put_failure(struct step *step, const struct sched_action *a)
-{
-    struct trk_work *work = work_of(step->farm, a->stage);
-    struct wire_result head = {.stage = a->stage, .attempt = a->attempt, .first = a->first,
-                               .count = 1};
-    uint8_t status = TRK_STATUS_ERROR;
-    const char *signal_name = NULL;
-    struct wire_result decoded;
-    struct blob *body;
-    char text[256];
-    uint32_t size;
-
-    if (work == NULL) {
-        return;
-    }
-    if (step->death != NULL && step->death->signal != 0) {
-        signal_name = sigabbrev_np(step->death->signal);
-    }
-    size = (uint32_t)snprintf(text, sizeof(text), "element %llu ended its VM in %u runs of it%s%s",
-                              (unsigned long long)a->first, a->attempt,
-                              signal_name != NULL ? "; the last was killed by SIG" : "",
-                              signal_name != NULL ? signal_name : "");
-    body = wire_result_encode(&head, &status, &size, text, size);
-    if (body == NULL || wire_result_decode(&decoded, body) < 0) {
-        work_fail(work, TRK_ENOMEM);
-    } else {
-        put(step, work, body, &decoded, a->first, 1);
-    }
-    blob_unref(body);
 }
 
 static void deliver(struct step *step, const struct sched_action *a)
@@ -265,30 +174,34 @@ static void deliver(struct step *step, const struct sched_action *a)
     work_put(parcel);
 }
 
+static void block_vm(struct trk_farm *farm, struct slot *slot)
+{
+    log_warn("farm", "VM %u on %s gets no more work: elements that ended it ran well elsewhere",
+             slot->info.index, slot->info.host);
+    notice_message(farm, TRK_NOTICE_MESSAGE, slot->vm, "VM %u on %s gets no more work: three "
+                   "elements that ended it ran well elsewhere", slot->info.index,
+                   slot->info.host);
+}
+
 static void apply(struct step *step, const struct sched_action *a)
 {
-    struct trk_work *work;
-
     switch (a->type) {
     case SCHED_ASSIGN:
         assign(step, a);
         break;
     case SCHED_RECALL:
-        send_note(step->farm->slot_by_number[a->vm], WIRE_RECALL,
+        drive_send_note(step->farm->slot_by_number[a->vm], WIRE_RECALL,
                   &(struct wire_note){.stage = a->stage, .first = a->first,
                                       .count = (uint32_t)a->count});
         break;
     case SCHED_STORE:
-        work = work_of(step->farm, a->stage);
-        if (work != NULL && step->result != NULL) {
-            put(step, work, step->body, step->result, a->first, a->count);
-        }
+        results_put(step, a);
         break;
     case SCHED_DELIVER:
         deliver(step, a);
         break;
     case SCHED_FAIL:
-        put_failure(step, a);
+        results_put_failure(step, a);
         break;
     case SCHED_WAKE_AT:
         step->farm->wake_at_ns = a->at_ns;
@@ -297,16 +210,24 @@ static void apply(struct step *step, const struct sched_action *a)
         log_debug("farm", "results %llu+%llu of stage %u were not wanted any more",
                   (unsigned long long)a->first, (unsigned long long)a->count, a->stage);
         break;
+    case SCHED_BLOCK_VM:
+        block_vm(step->farm, step->farm->slot_by_number[a->vm]);
+        break;
+    case SCHED_CANCEL_RUN:
+        drive_send_note(step->farm->slot_by_number[a->vm], WIRE_CANCEL,
+                  &(struct wire_note){.stage = a->stage, .first = a->first, .flag = 1,
+                                      .count = (uint32_t)a->count});
+        break;
     case SCHED_DONE: /* the program sees it by its count */
     case SCHED_ACTION_COUNT:
         break;
     }
 }
 
-static int step_event(struct step *step)
+int drive_step(struct step *step)
 {
     struct sched_actions actions;
-    struct trk_work *work = work_of(step->farm, step->ev->stage);
+    struct trk_work *work = drive_work_of(step->farm, step->ev->stage);
     int rc = sched_step(step->farm->sched, step->ev, sys_now_ns(), &actions);
 
     if (rc < 0) {
@@ -322,64 +243,9 @@ static int step_event(struct step *step)
     return 0;
 }
 
-static int step_simple(struct trk_farm *farm, const struct sched_event *ev)
+int drive_step_simple(struct trk_farm *farm, const struct sched_event *ev)
 {
-    return step_event(&(struct step){.farm = farm, .ev = ev});
-}
-
-static int on_result(struct slot *slot, struct blob *body)
-{
-    struct trk_farm *farm = slot->vm->farm;
-    struct wire_result result;
-    struct sched_event ev = {.type = SCHED_RESULT, .vm = slot->number};
-    int rc = wire_result_decode(&result, body);
-
-    if (rc < 0) {
-        return rc;
-    }
-    slot->seq_seen = result.seq > slot->seq_seen ? result.seq : slot->seq_seen;
-    if (list_is_empty(&slot->ack_node)) {
-        list_push_back(&farm->acks, &slot->ack_node);
-    }
-    if (work_of(farm, result.stage) == NULL || result.count == 0) {
-        return 0; /* of a stage that was cancelled: acknowledged, so that the VM lets go */
-    }
-    ev.stage = result.stage;
-    ev.attempt = result.attempt;
-    ev.first = result.first;
-    ev.count = result.count;
-    ev.busy_ns = result.busy_ns;
-    for (uint32_t i = 0; i < result.count; i++) {
-        ev.failed += result.statuses[i] != TRK_STATUS_OK;
-    }
-    return step_event(&(struct step){.farm = farm, .ev = &ev, .body = body, .result = &result});
-}
-
-static int on_recalled(struct slot *slot, struct blob *body)
-{
-    struct wire_note note;
-    int rc = wire_note_decode(&note, body);
-
-    if (rc < 0 || note.count == 0 || work_of(slot->vm->farm, note.stage) == NULL) {
-        return rc;
-    }
-    return step_simple(slot->vm->farm,
-                       &(struct sched_event){.type = SCHED_RECALLED, .vm = slot->number,
-                                             .stage = note.stage, .first = note.first,
-                                             .count = note.count});
-}
-
-void drive_on_message(struct slot *slot, struct wire_message *msg)
-{
-    int rc = msg->type == WIRE_RESULT ? on_result(slot, msg->body) : on_recalled(slot, msg->body);
-
-    blob_unref(msg->body);
-    if (rc < 0) {
-        log_warn("farm", "VM %u sent a %s that cannot be: its session ends", slot->info.index,
-                 wire_type_name(msg->type));
-        net_count_drop();
-        net_session_close(slot->vm->session, false);
-    }
+    return drive_step(&(struct step){.farm = farm, .ev = ev});
 }
 
 /* --- VMs ---------------- */
@@ -399,16 +265,17 @@ static bool serves(const struct trk_work *work, const struct slot *slot)
 
 static void serve(struct trk_work *work, struct slot *slot)
 {
-    step_simple(work->farm, &(struct sched_event){.type = SCHED_STAGE_VM, .vm = slot->number,
-                                                  .stage = work->stage, .flag = 1});
+    drive_step_simple(work->farm, &(struct sched_event){.type = SCHED_STAGE_VM, .vm = slot->number,
+                                                        .stage = work->stage, .flag = 1});
 }
 
 void drive_vm_joined(struct slot *slot)
 {
     struct trk_farm *farm = slot->vm->farm;
     struct list *pos;
+    struct sched_event ev = {.type = SCHED_VM_JOINED, .vm = slot->number};
 
-    if (step_simple(farm, &(struct sched_event){.type = SCHED_VM_JOINED, .vm = slot->number}) < 0) {
+    if (drive_step_simple(farm, &ev) < 0) {
         return; /* out of memory: the VM serves calls, but no work */
     }
     list_for_each(pos, &farm->works) {
@@ -431,28 +298,60 @@ void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list)
     }
 }
 
-void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_death *death)
+/* The run that the loss ended, where it is known. */
+static void note_loss(const struct trk_vm *vm, enum sched_cause cause)
+{
+    const struct wire_death *d = &vm->death;
+    struct trk_work *work = drive_work_of(vm->farm, d->stage);
+    struct trk_attempt a = {.attempt = d->attempt, .outcome = TRK_OUTCOME_LOST,
+                            .duration_ns = d->ran_ns, .signal = d->signal,
+                            .exit_status = d->exit_status, .rss_max_bytes = d->rss_max_bytes,
+                            .output = vm->last_output, .output_size = vm->last_output_size};
+
+    if (work == NULL || !vm->has_death || !d->has_element) {
+        return;
+    }
+    if (d->end == WIRE_END_TIMEOUT) {
+        a.outcome = TRK_OUTCOME_TIMEOUT;
+    } else if (d->end == WIRE_END_MEMORY) {
+        a.outcome = TRK_OUTCOME_MEMORY;
+    } else if (d->end == WIRE_END_OOM) {
+        a.outcome = TRK_OUTCOME_OOM;
+    } else if (cause == SCHED_CAUSE_OWN) {
+        a.outcome = TRK_OUTCOME_DIED;
+    }
+    attempts_bad(work, vm, d->index_of_element, &a);
+}
+
+void drive_vm_lost(struct slot *slot, enum sched_cause cause)
 {
     struct sched_event ev = {.type = SCHED_VM_LOST, .vm = slot->number, .cause = cause};
-    struct trk_farm *farm = slot->vm->farm;
+    struct trk_vm *vm = slot->vm;
     struct list *pos;
 
-    if (death != NULL && death->has_element) {
+    if (vm->has_death && vm->death.has_element) {
         ev.has_element = true;
-        ev.stage = death->stage;
-        ev.first = death->index_of_element;
+        ev.stage = vm->death.stage;
+        ev.first = vm->death.index_of_element;
     }
     list_remove(&slot->ack_node);
-    step_event(&(struct step){.farm = farm, .ev = &ev, .death = death});
-    list_for_each(pos, &farm->works) {
+    note_loss(vm, cause);
+    drive_step(&(struct step){.farm = vm->farm, .ev = &ev, .lost = vm});
+    list_for_each(pos, &vm->farm->works) {
         container_of(pos, struct trk_work, node)->is_dirty = true;
     }
 }
 
 void drive_vm_suspect(struct slot *slot, bool is_suspect)
 {
-    log_info("farm", "VM %u (pid %u) %s", slot->vm->info.index, slot->vm->info.pid,
-             is_suspect ? "is silent" : "speaks again");
+    drive_step_simple(slot->vm->farm, &(struct sched_event){.type = SCHED_VM_SUSPECT,
+                                                      .vm = slot->number, .flag = is_suspect});
+}
+
+void drive_vm_draining(struct slot *slot)
+{
+    drive_step_simple(slot->vm->farm, &(struct sched_event){.type = SCHED_VM_DRAINING,
+                                                            .vm = slot->number});
 }
 
 /* --- works ---------------- */
@@ -464,8 +363,10 @@ int drive_open_work(struct trk_work *work)
     int rc;
 
     work->stage = ++farm->next_stage;
-    rc = step_simple(farm, &(struct sched_event){.type = SCHED_STAGE_OPENED,
-                                                 .stage = work->stage});
+    rc = drive_step_simple(farm, &(struct sched_event){
+        .type = SCHED_STAGE_OPENED, .stage = work->stage, .retries = work->retries,
+        .backoff_ns = (uint64_t)work->retry_after_ms * 1000000u,
+        .flag = work->speculate ? SCHED_STAGE_SPECULATE : 0});
     if (rc < 0) {
         return rc;
     }
@@ -497,7 +398,7 @@ int drive_add(struct trk_work *work, struct block *block)
         block_fini(block);
         return rc;
     }
-    rc = step_simple(work->farm, &ev);
+    rc = drive_step_simple(work->farm, &ev);
     if (rc < 0) {
         block_fini(&work->blocks[work->blocks_head + --work->blocks_count]);
     }
@@ -507,8 +408,8 @@ int drive_add(struct trk_work *work, struct block *block)
 void drive_close_input(struct trk_work *work)
 {
     if (work->is_open) {
-        step_simple(work->farm, &(struct sched_event){.type = SCHED_WORK_CLOSED,
-                                                      .stage = work->stage});
+        drive_step_simple(work->farm, &(struct sched_event){.type = SCHED_WORK_CLOSED,
+                                                            .stage = work->stage});
     }
 }
 
@@ -516,19 +417,20 @@ void drive_close_input(struct trk_work *work)
 void drive_cancel(struct trk_work *work, bool interrupt)
 {
     struct wire_note note = {.stage = work->stage, .flag = interrupt};
+    struct sched_event cancel = {.type = SCHED_CANCEL, .stage = work->stage};
+    struct sched_event forget = {.type = SCHED_STAGE_CLOSED, .stage = work->stage};
     struct list *pos;
 
     if (!work->is_open) {
         return;
     }
-    step_simple(work->farm, &(struct sched_event){.type = SCHED_CANCEL, .stage = work->stage});
-    step_simple(work->farm, &(struct sched_event){.type = SCHED_STAGE_CLOSED,
-                                                  .stage = work->stage});
+    drive_step_simple(work->farm, &cancel);
+    drive_step_simple(work->farm, &forget);
     work->is_open = false;
     list_for_each(pos, &work->farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (is_opened(work, slot)) {
-            send_note(slot, WIRE_CANCEL, &note);
+            drive_send_note(slot, WIRE_CANCEL, &note);
         }
     }
     blocks_free(work);
@@ -549,55 +451,13 @@ void drive_forget_work(struct trk_work *work)
 void drive_delivered(struct trk_work *work, uint64_t first, uint64_t count)
 {
     if (work->is_open) {
-        step_simple(work->farm, &(struct sched_event){.type = SCHED_DELIVERED,
-                                                      .stage = work->stage, .first = first,
-                                                      .count = count});
+        drive_step_simple(work->farm, &(struct sched_event){.type = SCHED_DELIVERED,
+                                                            .stage = work->stage, .first = first,
+                                                            .count = count});
     }
 }
 
 /* --- the end of a turn ---------------- */
-
-static void commit(struct trk_farm *farm)
-{
-    const struct ckpt_run *runs;
-    size_t count;
-    int rc = ckpt_commit(farm->ckpt, &runs, &count);
-
-    if (rc < 0) {
-        log_error("farm", "cannot record results: %s", trk_strerror(rc));
-        return;
-    }
-    for (size_t i = 0; i < count; i++) {
-        struct list *node = list_pop_front(&farm->puts);
-        struct parcel *parcel = container_of(node, struct parcel, node);
-        struct trk_work *work = parcel->work;
-        struct sched_event ev = {.type = SCHED_RECORDED, .stage = runs[i].stage,
-                                 .first = runs[i].first, .count = runs[i].count};
-        struct step step = {.farm = farm, .ev = &ev, .parcel = parcel};
-
-        assert(runs[i].first == parcel->first && runs[i].count == parcel->count);
-        if (work->is_open) {
-            blocks_drop(work, parcel->first, parcel->count);
-            step_event(&step);
-        }
-        if (step.parcel != NULL) {
-            parcel_free(step.parcel); /* cancelled meanwhile */
-        }
-    }
-}
-
-static void acknowledge(struct trk_farm *farm)
-{
-    struct list *node;
-
-    while ((node = list_pop_front(&farm->acks)) != NULL) {
-        struct slot *slot = container_of(node, struct slot, ack_node);
-        if (slot->vm != NULL && slot->seq_seen > slot->seq_acked) {
-            slot->seq_acked = slot->seq_seen;
-            send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_seen});
-        }
-    }
-}
 
 static void copy_progress(struct trk_work *work)
 {
@@ -622,8 +482,8 @@ void drive_turn_end(struct trk_farm *farm)
     if (farm->sched == NULL) {
         return; /* closed */
     }
-    commit(farm);
-    acknowledge(farm);
+    results_commit(farm);
+    results_acknowledge(farm);
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
         if (work->is_dirty) {
@@ -634,7 +494,7 @@ void drive_turn_end(struct trk_farm *farm)
         now = sys_now_ns();
         if (now >= farm->wake_at_ns) {
             farm->wake_at_ns = 0;
-            step_simple(farm, &(struct sched_event){.type = SCHED_TICK});
+            drive_step_simple(farm, &(struct sched_event){.type = SCHED_TICK});
         }
         if (farm->wake_at_ns != 0) {
             farm_wake_in(farm, farm->wake_at_ns > now ? (farm->wake_at_ns - now) / 1000000u + 1

@@ -96,13 +96,16 @@ struct trk_vm {
     atomic_bool is_lost;
     atomic_bool is_welcome;      /* WELCOME came: info is set */
     bool is_given_back;          /* [f] BYE was sent: its end is expected */
+    bool is_leaving;             /* [f] it said BYE: gets nothing new, ends soon */
     bool is_suspect;             /* [f] silent for suspect_after: gets nothing new */
     bool is_silent;              /* [f] silent for dead_after: lost, though its session stands */
     bool is_down;                /* [f] its connection has ended, its death report is waited for */
     bool has_death;              /* [f] death holds the report */
     bool is_used;                /* [m] something was asked of it */
     uint64_t down_at_ms;         /* [f] */
-    struct wire_death death;     /* [f] without output */
+    struct wire_death death;     /* [f] without output, which is */
+    char *last_output;           /* [f] owned; what it printed last, or NULL */
+    size_t last_output_size;
     char reason[256];            /* [m] */
     struct list calls;           /* [m] outstanding, oldest first */
     uint32_t next_stream;        /* [m] */
@@ -193,7 +196,8 @@ struct trk_work {
     struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
-    bool ordered;              /* [c] */
+    bool ordered, speculate;   /* [c] */
+    uint32_t retries, retry_after_ms, timeout_ms; /* [c] */
     uint64_t ahead_elements, ahead_bytes; /* [c] */
 
     struct block *build;       /* [p] elements added, not handed on yet */
@@ -211,6 +215,7 @@ struct trk_work {
     int error;                 /* [w] the work cannot go on */
     struct waiter *waiter;     /* [w] */
     struct trk_progress progress; /* [w] */
+    struct attempts *attempts; /* [w] NULL: none yet */
 
     uint32_t stage;            /* [f] its number */
     bool is_open;              /* [f] the scheduler knows it */
@@ -220,6 +225,8 @@ struct trk_work {
     uint64_t *opened;          /* [f] by slot number: the lease that was told of the stage */
     uint32_t opened_cap;       /* [f] */
 };
+
+struct attempts; /* what happened to elements, see attempts.c */
 
 struct listing; /* one trk_vms_list under way, see list.c */
 
@@ -289,6 +296,7 @@ void lease_death(struct trk_farm *farm, const struct wire_death *death);
 void lease_pulse(struct trk_farm *farm); /* who is silent, who speaks again */
 bool slot_is_live(const struct slot *slot); /* held, and not known to be lost */
 void lease_check_down(struct trk_farm *farm); /* VMs whose death report did not come */
+void lease_describe(const struct trk_vm *vm, char *text, size_t size); /* why it was lost */
 bool lease_is_trying(struct trk_farm *farm);
 bool slot_is_usable(struct trk_farm *farm, const struct slot *slot);
 
@@ -319,7 +327,8 @@ void inject_free_all(struct trk_farm *farm);
 /* drive.c [f] */
 int drive_open(struct trk_farm *farm);
 void drive_vm_joined(struct slot *slot);
-void drive_vm_lost(struct slot *slot, enum sched_cause cause, const struct wire_death *death);
+void drive_vm_lost(struct slot *slot, enum sched_cause cause); /* vm->death is what is known */
+void drive_vm_draining(struct slot *slot);
 void drive_vm_suspect(struct slot *slot, bool is_suspect);
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
 void drive_on_message(struct slot *slot, struct wire_message *msg); /* takes the body */
@@ -338,6 +347,13 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
+
+/* attempts.c [f] */
+void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct wire_result *r);
+/* attempt: place and start are filled in here; output is copied. */
+void attempts_bad(struct trk_work *work, const struct trk_vm *vm, uint64_t element,
+                  const struct trk_attempt *attempt);
+void attempts_free(struct attempts *log);
 
 /* block.c [f] */
 void block_fini(struct block *block);

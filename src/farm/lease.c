@@ -38,39 +38,61 @@ bool lease_is_trying(struct trk_farm *farm)
 
 /* --- the end of a lease ---------------- */
 
-static void describe_death(const struct trk_vm *vm, char *text, size_t size)
+void lease_describe(const struct trk_vm *vm, char *text, size_t size)
 {
+    static const char *const ends[WIRE_END_COUNT] = {
+        [WIRE_END_LEASE] = "its lease ended", [WIRE_END_DRAINED] = "it was drained",
+        [WIRE_END_RECYCLED] = "it was recycled", [WIRE_END_TIMEOUT] = "ended by timeout",
+        [WIRE_END_MEMORY] = "ended by its memory limit",
+        [WIRE_END_OOM] = "killed by the kernel because memory ran out",
+        [WIRE_END_DEAF] = "restarted because it did not heed an interrupt"};
     const struct wire_death *d = &vm->death;
     char what[96], where[96] = "";
 
     if (!vm->has_death) {
-        snprintf(text, size, "its connection ended");
+        snprintf(text, size, vm->is_silent ? "no sign of life" : "its connection ended");
         return;
     }
-    if (d->signal != 0) {
+    if (ends[d->end] != NULL) {
+        snprintf(what, sizeof(what), "%s", ends[d->end]);
+    } else if (d->signal != 0) {
         const char *name = sigabbrev_np(d->signal);
         snprintf(what, sizeof(what), "killed by SIG%s", name != NULL ? name : "?");
     } else {
         snprintf(what, sizeof(what), "its process ended with status %d", d->exit_status);
     }
     if (d->has_element) {
-        snprintf(where, sizeof(where), " while running element %llu",
-                 (unsigned long long)d->index_of_element);
+        snprintf(where, sizeof(where), " while running element %llu for %.3f s",
+                 (unsigned long long)d->index_of_element, (double)d->ran_ns / 1e9);
     }
     snprintf(text, size, "%s%s, having used %llu MB at most", what, where,
              (unsigned long long)(d->rss_max_bytes >> 20));
 }
 
-/* An element's own doing: a signal of its own, or an end of the process it asked for. */
+/* An element's own doing: a signal of its own, an end of the process it asked for, or proof. */
 static enum sched_cause cause_of(const struct trk_vm *vm)
 {
+    const struct wire_death *d = &vm->death;
+
     if (!vm->has_death) {
         return SCHED_CAUSE_LOSS;
     }
-    if (vm->death.is_expected) {
+    if (d->is_expected) {
         return SCHED_CAUSE_EXPECTED;
     }
-    switch (vm->death.signal) {
+    if (!d->has_element) {
+        return SCHED_CAUSE_LOSS;
+    }
+    switch (d->end) {
+    case WIRE_END_TIMEOUT:
+        return SCHED_CAUSE_TIMEOUT;
+    case WIRE_END_MEMORY:
+    case WIRE_END_OOM:
+        return SCHED_CAUSE_OWN;
+    default:
+        break;
+    }
+    switch (d->signal) {
     case 0:
     case SIGSEGV:
     case SIGBUS:
@@ -79,7 +101,7 @@ static enum sched_cause cause_of(const struct trk_vm *vm)
     case SIGABRT:
     case SIGSYS:
     case SIGXCPU:
-        return vm->death.has_element ? SCHED_CAUSE_OWN : SCHED_CAUSE_LOSS;
+        return SCHED_CAUSE_OWN;
     default:
         return SCHED_CAUSE_LOSS;
     }
@@ -95,11 +117,11 @@ static void finish_loss(struct slot *slot)
     if (vm->is_given_back) {
         snprintf(reason, sizeof(reason), "it was given back");
     } else {
-        describe_death(vm, reason, sizeof(reason));
+        lease_describe(vm, reason, sizeof(reason));
     }
     vm_set_lost(vm, reason);
     if (slot->is_joined) {
-        drive_vm_lost(slot, cause_of(vm), vm->has_death ? &vm->death : NULL);
+        drive_vm_lost(slot, cause_of(vm));
         slot->is_joined = false;
     }
     if (!vm->is_given_back) {
@@ -139,7 +161,7 @@ static void declare_silent(struct slot *slot)
     log_info("farm", "VM %u (pid %u) is lost: %s", vm->info.index, vm->info.pid, reason);
     notice_message(vm->farm, TRK_NOTICE_VM_LOST, vm, "%s", reason);
     if (slot->is_joined) {
-        drive_vm_lost(slot, SCHED_CAUSE_LOSS, NULL);
+        drive_vm_lost(slot, SCHED_CAUSE_LOSS);
         slot->is_joined = false;
     }
     call_fail_all(vm, TRK_EVMLOST);
@@ -211,6 +233,13 @@ void lease_death(struct trk_farm *farm, const struct wire_death *death)
     slot->vm->death = *death;
     slot->vm->death.output = NULL;
     slot->vm->death.output_size = 0;
+    if (death->output_size > 0 && slot->vm->last_output == NULL) {
+        slot->vm->last_output = mem_alloc(death->output_size);
+        if (slot->vm->last_output != NULL) {
+            memcpy(slot->vm->last_output, death->output, death->output_size);
+            slot->vm->last_output_size = death->output_size;
+        }
+    }
     /* Results it sent before its death may still be in the socket: its end comes by on_close. */
     farm_touch(farm);
 }
@@ -277,6 +306,17 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
     return 0;
 }
 
+/* The VM is about to leave; what it had not started it has given back. */
+static int on_bye(struct slot *slot)
+{
+    slot->vm->is_leaving = true;
+    if (slot->is_joined) {
+        drive_vm_draining(slot);
+    }
+    farm_touch(slot->vm->farm);
+    return 0;
+}
+
 static void vm_on_message(struct net_session *session, void *user, struct wire_message *msg)
 {
     struct trk_vm *vm = user;
@@ -291,7 +331,7 @@ static void vm_on_message(struct net_session *session, void *user, struct wire_m
     } else if (msg->type == WIRE_RESULT || msg->type == WIRE_RECALLED) {
         drive_on_message(vm->slot, msg);
     } else {
-        rc = msg->type == WIRE_BYE ? 0 : TRK_ECORRUPT;
+        rc = msg->type == WIRE_BYE ? on_bye(vm->slot) : TRK_ECORRUPT;
         blob_unref(msg->body);
     }
     if (rc < 0) {

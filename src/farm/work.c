@@ -48,6 +48,7 @@ void work_unref(struct trk_work *work)
     blocks_free(work);
     vmlist_unref(work->list);
     blob_unref(work->function);
+    attempts_free(work->attempts);
     pthread_mutex_destroy(&work->mutex);
     farm_unref(work->farm);
     mem_free(work->opened);
@@ -147,6 +148,10 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     list_init(&work->node);
     list_init(&work->ready);
     work->ordered = opt->ordered;
+    work->speculate = opt->speculate;
+    work->retries = opt->retries;
+    work->retry_after_ms = opt->retry_after_ms;
+    work->timeout_ms = opt->timeout_ms;
     work->ahead_elements = opt->ahead_elements != 0 ? opt->ahead_elements : 100000;
     work->ahead_bytes = opt->ahead_bytes != 0 ? opt->ahead_bytes : (uint64_t)256 << 20;
     work->name = mem_strdup(opt->name != NULL ? opt->name : "work");

@@ -1,0 +1,251 @@
+/* SPDX-License-Identifier: MIT */
+/* results.c - results from a VM's message to the program.
+ *
+ *   RESULT from a VM -> sched: STORE -> ckpt_put ............ in the turn
+ *   end of the turn: ckpt_commit -> sched RECORDED -> DELIVER -> the program; ACK to the VMs
+ *
+ * So nothing is acknowledged or delivered before it is recorded. */
+#include <assert.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/log.h"
+#include "base/mem.h"
+#include "farm/drive_impl.h"
+
+static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
+                                 const struct wire_result *r, uint64_t first, uint32_t count)
+{
+    struct parcel *p = mem_zalloc(1, sizeof(*p));
+    uint32_t skip = (uint32_t)(first - r->first);
+
+    if (p == NULL) {
+        return NULL;
+    }
+    list_init(&p->node);
+    p->work = work_ref(work);
+    p->body = blob_ref(body);
+    p->first = first;
+    p->count = count;
+    p->attempt = r->attempt;
+    p->statuses = r->statuses + skip;
+    p->sizes = r->sizes + (size_t)skip * 4;
+    p->payloads = r->payloads;
+    for (uint32_t i = 0; i < skip; i++) {
+        p->payloads += le_load_u32(r->sizes + (size_t)i * 4);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        p->bytes += le_load_u32(p->sizes + (size_t)i * 4);
+    }
+    return p;
+}
+
+static int put(struct step *step, struct trk_work *work, struct blob *body,
+               const struct wire_result *result, uint64_t first, uint64_t count)
+{
+    struct ckpt_run run = {.stage = work->stage, .first = first, .count = count,
+                           .seq = result->seq};
+    struct parcel *parcel = parcel_new(work, body, result, first, (uint32_t)count);
+    int rc = parcel == NULL ? TRK_ENOMEM : ckpt_put(step->farm->ckpt, &run);
+
+    if (rc < 0) {
+        if (parcel != NULL) {
+            parcel_free(parcel);
+        }
+        work_fail(work, rc);
+        return rc;
+    }
+    list_push_back(&step->farm->puts, &parcel->node);
+    return 0;
+}
+
+void results_put(struct step *step, const struct sched_action *a)
+{
+    struct trk_work *work = drive_work_of(step->farm, a->stage);
+
+    if (work != NULL && step->result != NULL) {
+        put(step, work, step->body, step->result, a->first, a->count);
+    }
+}
+
+static void describe_failure(const struct step *step, const struct sched_action *a, char *text,
+                             size_t size)
+{
+    char reason[256] = "its VMs were lost each time";
+
+    if (step->lost != NULL) {
+        lease_describe(step->lost, reason, sizeof(reason));
+    }
+    snprintf(text, size, "element %llu ended its VM in %u runs of it; the last time: %s",
+             (unsigned long long)a->first, a->attempt, reason);
+}
+
+void results_put_failure(struct step *step, const struct sched_action *a)
+{
+    struct trk_work *work = drive_work_of(step->farm, a->stage);
+    struct wire_result head = {.stage = a->stage, .attempt = a->attempt, .first = a->first,
+                               .count = 1};
+    uint8_t status = TRK_STATUS_ERROR;
+    struct wire_result decoded;
+    struct blob *body;
+    char text[512];
+    uint32_t size;
+
+    if (work == NULL) {
+        return;
+    }
+    describe_failure(step, a, text, sizeof(text));
+    size = (uint32_t)strlen(text);
+    body = wire_result_encode(&head, &status, &size, text, size);
+    if (body == NULL || wire_result_decode(&decoded, body) < 0) {
+        work_fail(work, TRK_ENOMEM);
+    } else {
+        put(step, work, body, &decoded, a->first, 1);
+    }
+    blob_unref(body);
+}
+
+/* What user code failed at, with its exception, for whoever asks what happened. */
+static void note_exceptions(struct slot *slot, struct trk_work *work, const struct wire_result *r)
+{
+    const uint8_t *payload = r->payloads;
+
+    for (uint32_t i = 0; i < r->count; i++) {
+        uint32_t size = le_load_u32(r->sizes + (size_t)i * 4);
+        if (r->statuses[i] != TRK_STATUS_OK) {
+            struct trk_attempt a = {.attempt = r->attempt, .outcome = TRK_OUTCOME_EXCEPTION,
+                                    .duration_ns = r->busy_ns / r->count,
+                                    .output = (char *)payload, .output_size = size};
+            attempts_bad(work, slot->vm, r->first + i, &a);
+        }
+        payload += size;
+    }
+}
+
+/* One step per run of results that are alike: those whose code failed may be run again. */
+static int step_results(struct slot *slot, struct trk_work *work, struct blob *body,
+                        const struct wire_result *r)
+{
+    struct step step = {.farm = slot->vm->farm, .body = body, .result = r};
+    uint32_t i = 0, end;
+    int rc = 0;
+
+    for (; rc == 0 && i < r->count; i = end) {
+        bool is_failed = work->retries > 0 && r->statuses[i] == TRK_STATUS_EXCEPTION;
+        struct sched_event ev = {.type = is_failed ? SCHED_FAILED : SCHED_RESULT,
+                                 .vm = slot->number, .stage = r->stage, .attempt = r->attempt,
+                                 .first = r->first + i};
+        for (end = i; end < r->count; end++) {
+            if (work->retries > 0 && (r->statuses[end] == TRK_STATUS_EXCEPTION) != is_failed) {
+                break;
+            }
+            ev.failed += !is_failed && r->statuses[end] != TRK_STATUS_OK;
+        }
+        ev.count = end - i;
+        ev.busy_ns = r->busy_ns * ev.count / r->count;
+        step.ev = &ev;
+        rc = drive_step(&step);
+    }
+    return rc;
+}
+
+static int on_result(struct slot *slot, struct blob *body)
+{
+    struct trk_farm *farm = slot->vm->farm;
+    struct wire_result result;
+    struct trk_work *work;
+    uint32_t failed = 0;
+    int rc = wire_result_decode(&result, body);
+
+    if (rc < 0) {
+        return rc;
+    }
+    slot->seq_seen = result.seq > slot->seq_seen ? result.seq : slot->seq_seen;
+    if (list_is_empty(&slot->ack_node)) {
+        list_push_back(&farm->acks, &slot->ack_node);
+    }
+    work = drive_work_of(farm, result.stage);
+    if (work == NULL || result.count == 0) {
+        return 0; /* of a stage that was cancelled: acknowledged, so that the VM lets go */
+    }
+    for (uint32_t i = 0; i < result.count; i++) {
+        failed += result.statuses[i] != TRK_STATUS_OK;
+    }
+    if (failed < result.count) {
+        attempts_good(work, slot->vm, &result);
+    }
+    if (failed > 0) {
+        note_exceptions(slot, work, &result);
+    }
+    return step_results(slot, work, body, &result);
+}
+
+static int on_recalled(struct slot *slot, struct blob *body)
+{
+    struct wire_note note;
+    int rc = wire_note_decode(&note, body);
+
+    if (rc < 0 || note.count == 0 || drive_work_of(slot->vm->farm, note.stage) == NULL) {
+        return rc;
+    }
+    return drive_step_simple(slot->vm->farm,
+                       &(struct sched_event){.type = SCHED_RECALLED, .vm = slot->number,
+                                             .stage = note.stage, .first = note.first,
+                                             .count = note.count});
+}
+
+void drive_on_message(struct slot *slot, struct wire_message *msg)
+{
+    int rc = msg->type == WIRE_RESULT ? on_result(slot, msg->body) : on_recalled(slot, msg->body);
+
+    blob_unref(msg->body);
+    if (rc < 0) {
+        log_warn("farm", "VM %u sent a %s that cannot be: its session ends", slot->info.index,
+                 wire_type_name(msg->type));
+        net_count_drop();
+        net_session_close(slot->vm->session, false);
+    }
+}
+
+void results_commit(struct trk_farm *farm)
+{
+    const struct ckpt_run *runs;
+    size_t count;
+    int rc = ckpt_commit(farm->ckpt, &runs, &count);
+
+    if (rc < 0) {
+        log_error("farm", "cannot record results: %s", trk_strerror(rc));
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        struct list *node = list_pop_front(&farm->puts);
+        struct parcel *parcel = container_of(node, struct parcel, node);
+        struct trk_work *work = parcel->work;
+        struct sched_event ev = {.type = SCHED_RECORDED, .stage = runs[i].stage,
+                                 .first = runs[i].first, .count = runs[i].count};
+        struct step step = {.farm = farm, .ev = &ev, .parcel = parcel};
+
+        assert(runs[i].first == parcel->first && runs[i].count == parcel->count);
+        if (work->is_open) {
+            blocks_drop(work, parcel->first, parcel->count);
+            drive_step(&step);
+        }
+        if (step.parcel != NULL) {
+            parcel_free(step.parcel); /* cancelled meanwhile */
+        }
+    }
+}
+
+void results_acknowledge(struct trk_farm *farm)
+{
+    struct list *node;
+
+    while ((node = list_pop_front(&farm->acks)) != NULL) {
+        struct slot *slot = container_of(node, struct slot, ack_node);
+        if (slot->vm != NULL && slot->seq_seen > slot->seq_acked) {
+            slot->seq_acked = slot->seq_seen;
+            drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_seen});
+        }
+    }
+}
