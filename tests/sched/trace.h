@@ -99,7 +99,7 @@ static struct sched_event trace_parse(struct trace *t, const char *line)
     ck_assert_int_eq(sscanf(line, "%15s %n", verb, &used), 1);
     ev.flag = strcmp(verb, "unserve") != 0;
     for (int i = 0; i < SCHED_EVENT_COUNT; i++) {
-        if (strcmp(verb + (ev.flag ? 0 : 2), trace_events[i]) == 0) {
+        if (trace_events[i] != NULL && strcmp(verb + (ev.flag ? 0 : 2), trace_events[i]) == 0) {
             ev.type = (enum sched_event_type)i;
         }
     }
