@@ -128,6 +128,13 @@ TRK_API TRK_MUST_USE int trk_vms_list(struct trk_farm *farm, int timeout_ms,
                                       struct trk_vm_info **out, size_t *count);
 TRK_API void trk_vms_list_free(struct trk_vm_info *infos);
 
+/* Tells the supervisor of the VM with that pid (and host, where not NULL; as trk_vms_list gave it)
+ * what to do: verb "drain": it finishes what runs, hands back the rest and leaves; "stop": it ends
+ * now. answer: a sentence from the supervisor. Call trk_vms_list first: it finds the supervisors.
+ * TRK_EINVAL: no such VM; TRK_EDENIED: refused, trk_last_error() has the sentence. */
+TRK_API TRK_MUST_USE int trk_vms_order(struct trk_farm *farm, const char *verb, const char *host,
+                                       uint32_t pid, int timeout_ms, char *answer, size_t size);
+
 /* --- requests (remote access and invocation) ---------------------------------------- */
 
 enum trk_op {

@@ -234,6 +234,7 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->slots);
     list_init(&farm->vmlists);
     list_init(&farm->listings);
+    list_init(&farm->orders);
     list_init(&farm->injections);
     list_init(&farm->puts);
     list_init(&farm->works);
@@ -348,6 +349,7 @@ static void close_end(void *arg)
     }
     find_close(farm);
     inject_free_all(farm);
+    order_fail_all(farm);
     drive_close(farm);
     uv_close((uv_handle_t *)&farm->tick, NULL);
     uv_close((uv_handle_t *)&farm->prepare, NULL);

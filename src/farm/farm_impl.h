@@ -252,6 +252,8 @@ struct trk_farm {
     uint32_t slots_cap;
     struct list vmlists;     /* [m] */
     struct list listings;    /* [f] */
+    struct list orders;      /* [f] */
+    uint32_t next_order;     /* [f] */
     struct list injections;  /* [f] */
     struct sched *sched;     /* [f] */
     struct ckpt *ckpt;       /* [f] */
@@ -308,6 +310,10 @@ int vmlist_add(struct trk_vmlist *list, struct slot *slot);     /* [f] takes the
 void vmlist_check(struct trk_farm *farm); /* [f] ends connects that are done */
 void listing_check(struct trk_farm *farm);                      /* [f] */
 void vmlist_close_all(struct trk_farm *farm);                   /* [f] */
+
+/* order.c [f] */
+void order_on_reply(struct trk_farm *farm, const struct wire_message *msg);
+void order_fail_all(struct trk_farm *farm);
 
 /* call.c */
 void call_on_reply(struct trk_vm *vm, struct wire_message *msg); /* [f] takes the body */

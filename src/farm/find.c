@@ -227,6 +227,9 @@ static void supervisor_on_message(struct net_session *session, void *user,
         rc = supervisor_on_output(sup, msg->body);
     } else if (msg->type == WIRE_DEATH) {
         rc = supervisor_on_death(sup, msg->body);
+    } else if (msg->type == WIRE_REPLY) {
+        order_on_reply(sup->farm, msg);
+        rc = 0;
     } else {
         rc = TRK_ECORRUPT;
     }
