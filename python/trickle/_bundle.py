@@ -96,8 +96,7 @@ class Bundle:
             outer = space.get(qualname.partition(".")[0])
             if is_code(outer) and _resolve(space, qualname) is obj and self.place(outer):
                 return module, qualname
-            return None
-        if "<" not in qualname and space.get(qualname, obj) is obj:
+        elif "<" not in qualname and space.get(qualname, obj) is obj:
             snippet = _statement_of(obj, qualname, space)
             if snippet is not None:
                 self.places[id(obj)] = (module, qualname)
@@ -117,6 +116,8 @@ class Bundle:
         self.entries.append(("source", module, name, snippet.filename, snippet.lineno,
                              snippet.text, snippet.flags, True))
         self.names(module, late, space, snippet)
+        for other in _source.registered_with(name, space):
+            self.statement(module, f"{name}.register:{other.lineno}", other, space)
 
     def _function_code(self, function: FunctionType, module: str, qualname: str,
                        ) -> tuple[str, str] | None:
@@ -308,9 +309,11 @@ def _module_of(obj: Any) -> str:
 
 
 def space_of(obj: Any, module: str) -> dict:
-    """The globals that code of obj sees."""
+    """The globals that code of obj sees: its own, not those of a decorator around it."""
+    while hasattr(obj, "__wrapped__"):
+        obj = obj.__wrapped__
     space = getattr(obj, "__globals__", None)
-    if isinstance(space, dict):
+    if isinstance(space, dict) and space.get("__name__", module) == module:
         return space
     found = sys.modules.get(module)
     return found.__dict__ if found is not None else {}

@@ -67,8 +67,30 @@ def type_name(obj: Any) -> str:
         f"{cls.__module__}.{cls.__qualname__}"
 
 
+LARGE_BYTES = 1 << 16
+
+
+def dumps_large(obj: Any) -> bytes:
+    """The pickle of a long bytes object, or of such an object as only argument, with one copy:
+    pickle grows its buffer step by step, which takes several times as long."""
+    value = obj[0] if type(obj) is tuple else obj
+    size = len(value)
+    head = b"\x80\x05B" + size.to_bytes(4, "little") if size < 1 << 32 else (
+        b"\x80\x05\x8e" + size.to_bytes(8, "little"))
+    return b"".join((head, value, b"." if value is obj else b"\x85."))
+
+
+def is_large(obj: Any) -> bool:
+    """Is obj for dumps_large?"""
+    if type(obj) is tuple and len(obj) == 1:
+        obj = obj[0]
+    return type(obj) is bytes and len(obj) > LARGE_BYTES
+
+
 def dumps_value(obj: Any) -> bytes:
     """Pickles one element of work or one result by value."""
+    if is_large(obj):
+        return dumps_large(obj)
     try:
         return dumps(obj, PROTOCOL)
     except TrickleError:
@@ -99,6 +121,8 @@ def _cannot_read(error: Exception) -> TrickleError:
 def dumps_for(vm: Any) -> Callable[[Any], bytes]:
     """Pickles arguments for one VM: proxies of its objects become the objects."""
     def dumps_arguments(obj: Any) -> bytes:
+        if is_large(obj):
+            return dumps_large(obj)
         before = here.vm
         here.vm = vm
         try:

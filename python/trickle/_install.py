@@ -107,7 +107,8 @@ class Installer:
     def _is_done(self, module: str, name: str, entry: Any, is_dependency: bool) -> bool:
         """Nothing is to be done for a dependency that is there as it should be."""
         key = (module, name)
-        if is_dependency and self.done.get(key) == entry and name in self.module(module).__dict__:
+        if is_dependency and self.done.get(key) == entry and (
+                "." in name or name in self.module(module).__dict__):
             return True
         if is_dependency and module in self.shipped.files and module not in self.made and (
                 name in self.module(module).__dict__):

@@ -24,7 +24,7 @@ from io import BytesIO
 from time import monotonic
 
 from . import _codec, _trickle
-from ._codec import PROTOCOL, dumps_value, first_line, loads_value
+from ._codec import PROTOCOL, dumps_large, dumps_value, first_line, is_large, loads_value
 from ._install import Installer
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
 from .errors import TrickleError
@@ -342,6 +342,8 @@ class Server:
         return _trickle.encode(value, self._pickle_or_refer)
 
     def _pickle_or_refer(self, value: Any) -> bytes:
+        if is_large(value):
+            return dumps_large(value)
         if not self.residents.stays(value):
             try:
                 return self._pickle(value)

@@ -219,12 +219,19 @@ def same_code(a: CodeType, b: CodeType) -> bool:
     if _shape(a) != _shape(b):
         return False
     for x, y in zip(a.co_consts, b.co_consts):
-        if isinstance(x, CodeType) and isinstance(y, CodeType):
-            if not same_code(x, y):
-                return False
-        elif type(x) is not type(y) or repr(x) != repr(y):
+        if not _same_const(x, y):
             return False
     return True
+
+
+def _same_const(x: Any, y: Any) -> bool:
+    if type(x) is not type(y):
+        return False
+    if isinstance(x, CodeType):
+        return same_code(x, y)
+    if isinstance(x, tuple):
+        return len(x) == len(y) and all(map(_same_const, x, y))
+    return repr(x) == repr(y) or isinstance(x, frozenset) and x == y
 
 
 def codes_in(code: CodeType) -> Iterator[CodeType]:
@@ -338,6 +345,26 @@ def of_binding(name: str, space: dict) -> Snippet | None:
         return None
     nodes = _binding_nodes(filename, space, name)
     return _statement(filename, space, nodes[0], name) if len(nodes) == 1 else None
+
+
+def registered_with(name: str, space: dict) -> list[Snippet]:
+    """The functions that are decorated with @name.register, as functools.singledispatch has it:
+    they belong to what name does."""
+    if not hasattr(space.get(name), "register"):
+        return []
+    filename = space.get("__file__")
+    file = source_file(filename, space) if isinstance(filename, str) else None
+    if file is None:
+        return []
+    return [_statement(filename, space, node, name) for node in _top_statements(file)
+            if any(_is_register(d, name) for d in getattr(node, "decorator_list", ()))]
+
+
+def _is_register(node: Any, name: str) -> bool:
+    if kind_of(node) == "Call":
+        node = node.func
+    return (kind_of(node) == "Attribute" and node.attr == "register"
+            and kind_of(node.value) == "Name" and node.value.id == name)
 
 
 def _binding_nodes(filename: str, space: dict, name: str) -> list[Any]:

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Injection: what arrives on a VM, under which name, and what comes along."""
+import contextlib
 import functools
 import os.path
 import traceback
@@ -95,6 +96,31 @@ def default_and_annotation(x: Counter = None, *, limit: int = LIMIT) -> Point:
     return x, limit
 
 
+@functools.singledispatch
+def kind(x):
+    return "object"
+
+
+@kind.register
+def _(x: int):
+    return "int"
+
+
+@kind.register(str)
+def kind_of_text(x):
+    return TABLE[1]
+
+
+@contextlib.contextmanager
+def manager(x):
+    yield x * LIMIT
+
+
+def uses_manager(x):
+    with manager(x) as y:
+        return y
+
+
 def fails():
     raise ValueError("here")
 
@@ -139,6 +165,24 @@ def test_decorated_function_can_be_injected_itself(vm):
     inject(vm, decorated, fibonacci)
     assert vm.decorated(1) == 12
     assert vm.fibonacci(10) == 55
+
+
+def test_registered_functions_come_along(vm):
+    inject(vm, kind)
+    assert (vm.kind(None), vm.kind(1), vm.kind("x")) == ("object", "int", "a")
+
+
+def test_context_manager_comes_along(vm):
+    inject(vm, uses_manager)
+    assert vm.uses_manager(2) == 10
+
+
+def test_method_can_be_injected_as_a_function(vm):
+    inject(vm, Base.name)
+    assert vm.name(3) == "int"
+    bound = Derived(2).other
+    inject(vm, bound)
+    assert vm.bound() == "Partner"
 
 
 def test_functions_that_use_each_other_arrive(vm):
