@@ -109,6 +109,7 @@ def serve(server: Any) -> None:
       dumps(obj) -> bytes          result of an element
       loads(memoryview) -> Any     an element
       dump_exception(exc) -> bytes for anything raised by user code (also SystemExit)
-    KeyboardInterrupt from an interrupt of the initiator is handled as an exception of the element."""
+    KeyboardInterrupt from an interrupt of the initiator is handled as an exception of the
+    element."""
 
 def is_forked() -> bool: ...
