@@ -15,7 +15,7 @@
  * Between initiator (or `trickle vms`) and supervisor:
  *   -> HELLO(watch)     <- WELCOME, VMS (all), later VMS (changed ones); OUTPUT and DEATH for VMs
  *                          that this initiator incarnation holds.
- *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)   <- REPLY (a sentence) */
+ *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)  <- REPLY (a sentence) */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
@@ -121,8 +121,8 @@ void wire_reply_head(uint8_t out[WIRE_REPLY_HEAD], uint8_t status);
 struct blob *wire_reply_encode(const struct wire_reply *m);
 TRK_MUST_USE int wire_reply_decode(struct wire_reply *m, const struct blob *body);
 
-/* STAGE: u32 stage, u32 timeout_ms, function bytes. Answered only when it fails: each element of the
- * stage then gets that failure as its result. */
+/* STAGE: u32 stage, u32 timeout_ms, function bytes. Answered only when it fails: each element of
+ * the stage then gets that failure as its result. */
 struct wire_stage {
     uint32_t stage;
     uint32_t timeout_ms; /* of one element; 0: none */
