@@ -15,7 +15,8 @@
  * Between initiator (or `trickle vms`) and supervisor:
  *   -> HELLO(watch)     <- WELCOME, VMS (all), later VMS (changed ones); OUTPUT and DEATH for VMs
  *                          that this initiator incarnation holds.
- *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)  <- REPLY (a sentence) */
+ *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)
+ *                       <- REPLY (a sentence) */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
