@@ -267,6 +267,7 @@ static void supervisor_connect(struct supervisor *sup)
 {
     struct trk_farm *farm = sup->farm;
     struct net_session_options opt = {.ops = &supervisor_ops, .user = sup,
+                                      .ping_ms = farm->suspect_after_ms / 2,
                                       .dead_ms = farm->dead_after_ms};
     struct wire_hello hello = farm->hello;
     struct blob *body;
