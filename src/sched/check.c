@@ -15,17 +15,26 @@ struct totals {
 static void element_check(const struct sched *s, const struct stage *st, uint64_t index,
                           const struct element *e, struct totals *sum)
 {
-    const uint64_t *blame = sched_map_find(&s->blame, st->number, index);
+    const struct blame *blame = sched_blames_find(&s->blames, st->number, index);
     sched_must((blame != NULL) == sched_element_is_blamed(e),
                "stage %u element %llu: blamed is %d, the side table says otherwise", st->number,
                (unsigned long long)index, sched_element_is_blamed(e));
     sum->blamed += sched_element_is_blamed(e);
     if (blame != NULL) {
-        struct blame b = sched_blame_unpack(*blame);
-        sched_must(b.own_deaths + b.losses > 0 && b.own_deaths < s->opt.max_own_deaths &&
-                       b.losses < s->opt.max_losses,
+        sched_must(blame->own_deaths + blame->losses > 0 &&
+                       blame->own_deaths < s->opt.max_own_deaths &&
+                       blame->losses < s->opt.max_losses &&
+                       (blame->own_deaths > 0) == (blame->vm_count > 0),
                    "stage %u element %llu: %u deaths, %u losses", st->number,
-                   (unsigned long long)index, b.own_deaths, b.losses);
+                   (unsigned long long)index, blame->own_deaths, blame->losses);
+    }
+    if (st->retries > 0) {
+        uint32_t failures = sched_segments_failures(&st->elements, index);
+        sched_must(failures <= st->retries &&
+                       (failures > 0 || sched_element_state(e) != ELEMENT_DELAYED),
+                   "stage %u element %llu: %s after %u failures", st->number,
+                   (unsigned long long)index, sched_element_state_name(sched_element_state(e)),
+                   failures);
     }
     if (sched_element_state(e) == ELEMENT_ASSIGNED) {
         uint32_t slot = sched_element_vm(e), place = sched_element_batch(e);
@@ -55,7 +64,7 @@ static void stage_check(const struct sched *s, const struct stage *st, struct to
     list_for_each(pos, &st->batches) {
         const struct batch *b = container_of(pos, struct batch, in_stage);
         sched_must(b->stage == st, "stage %u: a batch of another stage in its list", st->number);
-        left += b->left;
+        left += b->is_second ? 0 : b->left;
         sum->batches++;
     }
     sched_must(left == g->in_state[ELEMENT_ASSIGNED],
@@ -67,20 +76,32 @@ static void stage_check(const struct sched *s, const struct stage *st, struct to
         sched_must(vm != NULL && !vm->is_draining,
                    "stage %u: served by slot %zu, which has no VM for it", st->number, i);
     }
+    for (size_t i = sched_bits_next(&st->spare, 0); i != SCHED_NONE;
+         i = sched_bits_next(&st->spare, i + 1)) {
+        const struct vm *vm = i < s->vms.capacity ? s->vms.slots[i] : NULL;
+        sched_must(vm != NULL && vm->is_blocked, "stage %u: slot %zu is spare without reason",
+                   st->number, i);
+    }
+    sched_must(g->in_state[ELEMENT_DELAYED] == 0 || g->due_ms > s->now_ns / 1000000,
+               "stage %u: an element waits longer than it should", st->number);
     sum->live += g->added - g->in_state[ELEMENT_DELIVERED];
     sum->stages++;
     sum->hungry += sched_stage_pending(st) > 0;
 }
 
-/* After a step no VM is idle while a stage it serves has something pending. */
+/* After a step no VM is idle while a stage it serves has something pending that it may have. */
 static void idle_check(const struct sched *s)
 {
     const struct list *pos;
     list_for_each(pos, &s->hungry) {
         const struct stage *st = container_of(pos, struct stage, in_hungry);
         size_t slot = sched_bits_next_both(&s->vms.room[0], &st->serves, 0);
-        sched_must(slot == SCHED_NONE, "stage %u: %llu pending while the VM in slot %zu is idle",
-                   st->number, (unsigned long long)sched_stage_pending(st), slot);
+        struct element_range next;
+        bool is_held = slot != SCHED_NONE && sched_segments_peek(&st->elements, 0, 1, &next) &&
+                       sched_held_until(s, st, &next, slot) > s->now_ns &&
+                       sched_bits_next_both(&s->vms.room[0], &st->serves, slot + 1) == SCHED_NONE;
+        sched_must(slot == SCHED_NONE || is_held,
+                   "stage %u: %llu pending while the VM in slot %zu is idle", st->number, (unsigned long long)sched_stage_pending(st), slot);
     }
 }
 
@@ -119,11 +140,18 @@ void sched_check(const struct sched *s)
                list_length(&s->vms.recallable));
     sched_must(sum.live == s->live, "%llu elements live, counted %llu",
                (unsigned long long)s->live, (unsigned long long)sum.live);
-    sched_must(sum.blamed == s->blame.count, "%zu blamed, counted %llu", s->blame.count,
-               (unsigned long long)sum.blamed);
-    sched_must(s->vms.count == 0 || s->blame.capacity >= 2 * (s->blame.count + s->vms.count),
-               "no room to blame one element per VM (%zu blamed, %zu VMs)", s->blame.count,
-               s->vms.count);
+    sched_must(sum.blamed == s->blames.index.count, "%zu blamed, counted %llu",
+               s->blames.index.count, (unsigned long long)sum.blamed);
+    sched_must(s->vms.count == 0 || s->blames.capacity >= sum.blamed + s->vms.count,
+               "no room to blame one element per VM (%llu blamed, %zu VMs)",
+               (unsigned long long)sum.blamed, s->vms.count);
+    for (size_t i = 0; i < s->suspicions.count; i++) {
+        const struct suspicion *entry = &s->suspicions.items[i];
+        const struct vm *vm = sched_vms_find(&s->vms, entry->vm);
+        sched_must(sched_suspicions_find(&s->suspicions, entry->vm) == entry &&
+                       (vm == NULL || vm->is_blocked == entry->is_blocked),
+                   "vm %u: suspected twice, or blocked or not", entry->vm);
+    }
     sched_must(sum.stages == s->stage_numbers.count && sum.hungry == list_length(&s->hungry),
                "%zu stages, %zu hungry; counted %zu, %zu", s->stage_numbers.count,
                list_length(&s->hungry), sum.stages, sum.hungry);

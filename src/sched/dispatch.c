@@ -7,6 +7,13 @@
  * and whenever work is scarce. A VM owes at most one answer to a recall, and no more recalls are
  * out than VMs are idle.
  *
+ * An element that VMs died of should not meet the last of these again while another one serves
+ * its stage, even if that has no room now: a VM that kills everything is idle most of the time,
+ * would get each of its victims again at once, and have it quarantined. So the element is held
+ * back from that VM, for about as long as another one should need until it has room, and the VM
+ * gets what comes next in the queue. That cannot stall the job, since it ends by the clock. Past
+ * HELD_LOOKS such elements the VM gets nothing: its victims go first, and then it may be blocked.
+ *
  * Whether a recall is worth it depends on the time that the VM still needs for what comes before:
  * its expected time less what has passed since its last report, or, when that has been exceeded,
  * as long again as it has been silent. When only time can make it worth it, SCHED_WAKE_AT. */
@@ -16,6 +23,10 @@
 #include "sched/place.h"
 
 #define RECALL_LOOKS 4               /* candidates looked at per step; the others come next */
+#define HELD_LOOKS 4                 /* elements that a VM may not have are passed over so often */
+#define HOLD_NS UINT64_C(1000000000) /* held back for two elements' time and this */
+#define HOLD_UNKNOWN_NS (60 * HOLD_NS) /* or for this while it is not known how long they take */
+#define NS_PER_MS UINT64_C(1000000)
 #define ESTIMATE_MAX (UINT64_C(1) << 42) /* so that sums over a VM's batches do not overflow */
 
 static struct place place_of(const struct sched *s, const struct stage *st, uint64_t first)
@@ -29,7 +40,7 @@ static struct place place_of(const struct sched *s, const struct stage *st, uint
         .batch_now = st->batch_now,
         .mean_bytes = sched_segments_mean_bytes(&st->elements, first),
         .pending = sched_stage_pending(st),
-        .vms = st->vms,
+        .vms = sched_stage_vms(st),
         .is_closed = st->is_closed,
     };
 }
@@ -38,15 +49,33 @@ static struct place place_of(const struct sched *s, const struct stage *st, uint
 static size_t slot_to_avoid(const struct sched *s, const struct stage *st,
                             const struct element_range *next)
 {
-    const uint64_t *value;
+    const struct blame *blame;
     const struct vm *vm;
     if (!next->is_blamed) {
         return SCHED_NONE;
     }
-    value = sched_map_find(&s->blame, st->number, next->first);
-    assert(value != NULL);
-    vm = sched_vms_find(&s->vms, sched_blame_unpack(*value).vm);
+    blame = sched_blames_find(&s->blames, st->number, next->first);
+    assert(blame != NULL);
+    vm = sched_vms_find(&s->vms, blame->vm);
     return vm != NULL ? vm->slot : SCHED_NONE;
+}
+
+uint64_t sched_held_until(const struct sched *s, const struct stage *st,
+                          const struct element_range *next, size_t vm_slot)
+{
+    const struct blame *blame;
+    uint64_t hold_ns = HOLD_UNKNOWN_NS;
+    if (!next->is_blamed || sched_stage_vms(st) < 2 || slot_to_avoid(s, st, next) != vm_slot) {
+        return 0;
+    }
+    blame = sched_blames_find(&s->blames, st->number, next->first);
+    if (st->element_ns > 0) {
+        uint64_t each = st->element_ns < ESTIMATE_MAX ? st->element_ns : ESTIMATE_MAX;
+        hold_ns = HOLD_NS + 2 * each;
+    }
+    return blame->own_deaths > 0 && blame->since_ns + hold_ns > s->now_ns
+               ? blame->since_ns + hold_ns
+               : 0;
 }
 
 static void assign(struct sched *s, struct stage *st, struct vm *vm,
@@ -61,6 +90,7 @@ static void assign(struct sched *s, struct stage *st, struct vm *vm,
     sched_segments_assign(&st->elements, range, vm->slot, sched_batch_index(b));
     b->attempt = sched_segments_get(&st->elements, range->first)->attempt;
     b->is_long = is_long;
+    b->may_double = st->is_speculating && !range->is_blamed;
     sched_vm_refresh(&s->vms, vm);
     if (b->attempt > 1) {
         st->reissued += range->count;
@@ -73,26 +103,36 @@ static void assign(struct sched *s, struct stage *st, struct vm *vm,
     a->count = range->count;
 }
 
-/* Assigns one batch of the stage if there is a VM for it. */
-static bool assign_one(struct sched *s, struct stage *st)
+/* Assigns one batch of the stage if there is a VM for it. *wake_ns: when an element that was held
+ * back need not be any more, if that is earlier. */
+static bool assign_one(struct sched *s, struct stage *st, uint64_t *wake_ns)
 {
-    struct element_range range;
-    struct place p;
-    size_t slot;
-    if (!sched_segments_peek(&st->elements, 1, &range)) {
-        return false;
+    struct element_range range = {0};
+    for (int looks = 0; looks < HELD_LOOKS; looks++) {
+        uint64_t from = looks > 0 ? range.first + 1 : 0;
+        uint64_t held_ns;
+        struct place p;
+        size_t slot;
+        if (!sched_segments_peek(&st->elements, from, 1, &range)) {
+            return false;
+        }
+        p = place_of(s, st, range.first);
+        slot = sched_place_vm(s->vms.room, sched_place_load_max(&p), &st->serves,
+                              slot_to_avoid(s, st, &range));
+        if (slot == SCHED_NONE) {
+            return false;
+        }
+        held_ns = sched_held_until(s, st, &range, slot);
+        if (held_ns == 0) {
+            bool is_there =
+                sched_segments_peek(&st->elements, range.first, sched_place_size(&p), &range);
+            assert(is_there);
+            assign(s, st, s->vms.slots[slot], &range, range.is_blamed || sched_place_is_long(&p));
+            return is_there;
+        }
+        *wake_ns = held_ns < *wake_ns ? held_ns : *wake_ns;
     }
-    p = place_of(s, st, range.first);
-    slot = sched_place_vm(s->vms.room, sched_place_load_max(&p), &st->serves,
-                          slot_to_avoid(s, st, &range));
-    if (slot == SCHED_NONE) {
-        return false;
-    }
-    if (!sched_segments_peek(&st->elements, sched_place_size(&p), &range)) {
-        return false;
-    }
-    assign(s, st, s->vms.slots[slot], &range, range.is_blamed || sched_place_is_long(&p));
-    return true;
+    return false;
 }
 
 static bool has_room(const struct sched *s)
@@ -106,14 +146,16 @@ static bool has_room(const struct sched *s)
 }
 
 /* A stage that was served goes to the end of the queue and is looked at again; one that found no
- * VM keeps its place. Assigning only takes room away, so one pass is enough. */
-static void assign_all(struct sched *s)
+ * VM keeps its place. Assigning only takes room away, so one pass is enough. Returns when to look
+ * again, UINT64_MAX: when something comes. */
+static uint64_t assign_all(struct sched *s)
 {
+    uint64_t wake_ns = UINT64_MAX;
     struct list *pos = s->hungry.next;
     while (pos != &s->hungry && has_room(s)) {
         struct stage *st = container_of(pos, struct stage, in_hungry);
         struct list *next = pos->next;
-        if (assign_one(s, st)) {
+        if (assign_one(s, st, &wake_ns)) {
             sched_stage_settle(s, st);
             if (!list_is_empty(&st->in_hungry)) {
                 list_remove(&st->in_hungry);
@@ -123,6 +165,7 @@ static void assign_all(struct sched *s)
         }
         pos = next;
     }
+    return wake_ns;
 }
 
 /* How many of a batch to ask back: half of what has not started, rounded up. */
@@ -180,7 +223,7 @@ static void recall_part(struct sched *s, struct batch *b)
 /* Is there an idle VM that could take over from this batch, and nothing else for it? */
 static bool is_missed(const struct sched *s, const struct batch *b)
 {
-    return sched_stage_pending(b->stage) == 0 &&
+    return sched_stage_pending(b->stage) < HELD_LOOKS && /* if any, it may not have these */
            sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0) != SCHED_NONE;
 }
 
@@ -227,12 +270,34 @@ static uint64_t recall_some(struct sched *s)
     return wake_ns;
 }
 
-void sched_dispatch(struct sched *s)
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Elements whose back-off has passed are pending again. Returns when the next ones will be. */
+static uint64_t release_due(struct sched *s)
 {
     uint64_t wake_ns = UINT64_MAX;
-    assign_all(s);
+    struct list *pos, *tmp;
+    list_for_each_safe(pos, tmp, &s->delayed) {
+        struct stage *st = container_of(pos, struct stage, in_delayed);
+        sched_segments_release(&st->elements, s->now_ns / NS_PER_MS);
+        sched_stage_settle(s, st);
+        if (!list_is_empty(&st->in_delayed)) {
+            wake_ns = earlier(wake_ns, st->elements.due_ms * NS_PER_MS);
+        }
+    }
+    return wake_ns;
+}
+
+void sched_dispatch(struct sched *s)
+{
+    uint64_t wake_ns = release_due(s);
+    wake_ns = earlier(wake_ns, assign_all(s));
     if (s->vms.idle > 0) {
-        wake_ns = recall_some(s);
+        wake_ns = earlier(wake_ns, recall_some(s));
+        wake_ns = earlier(wake_ns, sched_double_some(s));
     }
     if (wake_ns != UINT64_MAX && (wake_ns < s->wake_ns || s->wake_ns <= s->now_ns)) {
         sched_action_add(s, SCHED_WAKE_AT)->at_ns = wake_ns;

@@ -13,12 +13,15 @@ static const struct {
     const char *name;
     unsigned next; /* allowed states after this one */
 } element_states[ELEMENT_STATE_COUNT] = {
-    [ELEMENT_PENDING] = {"PENDING", TO(ASSIGNED) | TO(RETURNED)}, /* RETURNED: a late result */
-    [ELEMENT_ASSIGNED] = {"ASSIGNED", TO(PENDING) | TO(RETURNED) | TO(FAILED)},
+    /* RETURNED from PENDING, DELAYED: a late result. DELAYED from PENDING: a late failure. */
+    [ELEMENT_PENDING] = {"PENDING", TO(ASSIGNED) | TO(RETURNED) | TO(DELAYED)},
+    [ELEMENT_ASSIGNED] = {"ASSIGNED",
+                          TO(PENDING) | TO(DELAYED) | TO(RETURNED) | TO(FAILED)},
     [ELEMENT_RETURNED] = {"RETURNED", TO(RECORDED)},
     [ELEMENT_FAILED] = {"FAILED", TO(RECORDED)},
     [ELEMENT_RECORDED] = {"RECORDED", TO(DELIVERED)},
     [ELEMENT_DELIVERED] = {"DELIVERED", 0},
+    [ELEMENT_DELAYED] = {"DELAYED", TO(PENDING) | TO(RETURNED)},
 };
 
 /* The only writer of an element's state. */
@@ -96,6 +99,11 @@ static void came_back_clear(struct segments *g, uint64_t index)
 
 /* --- growing and shrinking --------------------------------------------------------------- */
 
+static size_t segment_size(const struct segments *g)
+{
+    return sizeof(struct segment) + (g->has_failures ? SEGMENT_LENGTH * sizeof(uint16_t) : 0);
+}
+
 void sched_segments_fini(struct segments *g)
 {
     for (uint64_t n = g->base; n < g->end; n++) {
@@ -103,6 +111,7 @@ void sched_segments_fini(struct segments *g)
     }
     mem_free(g->ring);
     sched_bits_fini(&g->came_back);
+    sched_bits_fini(&g->delayed);
     memset(g, 0, sizeof *g);
 }
 
@@ -110,7 +119,7 @@ void sched_segments_fini(struct segments *g)
 static int ring_reserve(struct segments *g, uint64_t end)
 {
     struct segment **ring;
-    struct bits came_back = {0};
+    struct bits came_back = {0}, delayed = {0};
     size_t capacity = g->capacity > 0 ? g->capacity : 4;
     if (end - g->base <= g->capacity) {
         return 0;
@@ -122,7 +131,9 @@ static int ring_reserve(struct segments *g, uint64_t end)
         capacity *= 2;
     }
     ring = mem_zalloc(capacity, sizeof(struct segment *));
-    if (ring == NULL || sched_bits_reserve(&came_back, capacity) < 0) {
+    if (ring == NULL || sched_bits_reserve(&came_back, capacity) < 0 ||
+        (g->has_failures && sched_bits_reserve(&delayed, capacity) < 0)) {
+        sched_bits_fini(&came_back);
         mem_free(ring);
         return TRK_ENOMEM;
     }
@@ -132,12 +143,17 @@ static int ring_reserve(struct segments *g, uint64_t end)
         if (seg != NULL && seg->returned_words != 0) {
             sched_bits_set(&came_back, (size_t)n & (capacity - 1));
         }
+        if (seg != NULL && seg->delayed > 0) {
+            sched_bits_set(&delayed, (size_t)n & (capacity - 1));
+        }
     }
     mem_free(g->ring);
     sched_bits_fini(&g->came_back);
+    sched_bits_fini(&g->delayed);
     g->ring = ring;
     g->capacity = capacity;
     g->came_back = came_back;
+    g->delayed = delayed;
     return 0;
 }
 
@@ -151,7 +167,7 @@ int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes)
         return TRK_ENOMEM;
     }
     while (g->end < end) {
-        struct segment *seg = mem_zalloc(1, sizeof *seg);
+        struct segment *seg = mem_zalloc(1, segment_size(g));
         if (seg == NULL) {
             while (g->end > old_end) {
                 g->end--;
@@ -182,7 +198,7 @@ int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes)
 static void segment_free(struct segments *g, uint64_t number)
 {
     struct segment *seg = g->ring[ring_at(g, number)];
-    assert(seg->live == 0 && seg->returned_words == 0);
+    assert(seg->live == 0 && seg->returned_words == 0 && seg->delayed == 0);
     mem_free(seg);
     g->ring[ring_at(g, number)] = NULL;
     g->held--;
@@ -193,44 +209,76 @@ static void segment_free(struct segments *g, uint64_t number)
 
 /* --- the queue --------------------------------------------------------------------------- */
 
-/* The lowest index that came back, or UINT64_MAX. */
-static uint64_t came_back_first(const struct segments *g)
+/* The lowest index of a segment that came back and is not below from, or UINT64_MAX. */
+static uint64_t came_back_in(const struct segment *seg, uint64_t number, uint64_t from)
 {
-    size_t base, at;
-    uint64_t number;
-    const struct segment *seg;
-    if (g->capacity == 0) {
+    uint64_t start = number * SEGMENT_LENGTH;
+    unsigned at = from > start ? (unsigned)(from - start) : 0; /* below SEGMENT_LENGTH */
+    uint64_t word = seg->came_back[at / 64] & ~UINT64_C(0) << at % 64;
+    unsigned w = at / 64;
+    if (word == 0) {
+        uint64_t later = w < 63 ? seg->returned_words & ~UINT64_C(0) << (w + 1) : 0;
+        if (later == 0) {
+            return UINT64_MAX;
+        }
+        w = (unsigned)__builtin_ctzll(later);
+        word = seg->came_back[w];
+    }
+    return start + w * 64 + (unsigned)__builtin_ctzll(word);
+}
+
+/* The number of the first segment with came_back bits that is not below number, or UINT64_MAX. */
+static uint64_t came_back_segment(const struct segments *g, uint64_t number)
+{
+    size_t start, at;
+    if (number >= g->end) {
         return UINT64_MAX;
     }
-    base = ring_at(g, g->base);
-    at = sched_bits_next(&g->came_back, base);
+    start = ring_at(g, number);
+    at = sched_bits_next(&g->came_back, start);
     if (at == SCHED_NONE) {
         at = sched_bits_next(&g->came_back, 0);
     }
     if (at == SCHED_NONE) {
         return UINT64_MAX;
     }
-    number = g->base + ((at - base) & (g->capacity - 1));
-    seg = g->ring[at];
-    assert(seg != NULL && seg->returned_words != 0);
-    at = (size_t)__builtin_ctzll(seg->returned_words);
-    return number * SEGMENT_LENGTH + at * 64 + (size_t)__builtin_ctzll(seg->came_back[at]);
+    number += (at - start) & (g->capacity - 1);
+    return number < g->end ? number : UINT64_MAX; /* round the ring: one below */
 }
 
-bool sched_segments_peek(const struct segments *g, uint64_t max, struct element_range *out)
+/* The lowest index that came back and is not below from, or UINT64_MAX. */
+static uint64_t came_back_first(const struct segments *g, uint64_t from)
+{
+    uint64_t number = from / SEGMENT_LENGTH;
+    uint64_t found = UINT64_MAX;
+    number = came_back_segment(g, number > g->base ? number : g->base);
+    while (number != UINT64_MAX && found == UINT64_MAX) {
+        found = came_back_in(g->ring[ring_at(g, number)], number, from);
+        if (found == UINT64_MAX) {
+            number = came_back_segment(g, number + 1);
+        }
+    }
+    return found;
+}
+
+bool sched_segments_peek(const struct segments *g, uint64_t from, uint64_t max,
+                         struct element_range *out)
 {
     uint64_t first;
     const struct segment *seg;
     const struct element *e;
-    assert(max > 0);
+    assert(max > 0 && from <= g->fresh);
     if (g->in_state[ELEMENT_PENDING] == 0) {
         return false;
     }
-    first = g->in_state[ELEMENT_PENDING] > g->added - g->fresh ? came_back_first(g) : UINT64_MAX;
+    first = UINT64_MAX;
+    if (g->in_state[ELEMENT_PENDING] > g->added - g->fresh) {
+        first = came_back_first(g, from);
+    }
     if (first == UINT64_MAX) {
         uint64_t left = g->added - g->fresh;
         *out = (struct element_range){.first = g->fresh, .count = left < max ? left : max};
-        return true;
+        return left > 0;
     }
     e = element_at(g, first);
     *out = (struct element_range){.first = first, .count = 1, .attempt = e->attempt,
@@ -270,6 +318,24 @@ void sched_segments_assign(struct segments *g, const struct element_range *range
     }
 }
 
+uint32_t sched_segments_again(struct segments *g, uint64_t index)
+{
+    struct element *e = element_at(g, index);
+    assert(sched_element_state(e) == ELEMENT_ASSIGNED);
+    if (e->attempt < UINT32_MAX) {
+        e->attempt++;
+    }
+    return e->attempt;
+}
+
+void sched_segments_move(struct segments *g, uint64_t index, uint32_t vm, uint32_t batch)
+{
+    struct element *e = element_at(g, index);
+    assert(sched_element_state(e) == ELEMENT_ASSIGNED);
+    assert(vm < ELEMENT_VM_MAX && batch < ELEMENT_BATCH_MAX);
+    e->where = (e->where & 15u) | batch << 4 | vm << 8;
+}
+
 void sched_segments_put_back(struct segments *g, uint64_t index, bool is_recalled)
 {
     struct element *e = element_at(g, index);
@@ -281,12 +347,102 @@ void sched_segments_put_back(struct segments *g, uint64_t index, bool is_recalle
     came_back_set(g, index);
 }
 
+/* --- failures and back-off --------------------------------------------------------------- */
+
+uint32_t sched_segments_failures(const struct segments *g, uint64_t index)
+{
+    return g->has_failures ? sched_segments_of(g, index)->failures[index % SEGMENT_LENGTH] : 0;
+}
+
+void sched_segments_count_failure(struct segments *g, uint64_t index)
+{
+    uint16_t *failures = &sched_segments_of(g, index)->failures[index % SEGMENT_LENGTH];
+    assert(g->has_failures && *failures < FAILURES_MAX);
+    ++*failures;
+}
+
+void sched_segments_delay(struct segments *g, uint64_t index, uint64_t due_ms)
+{
+    struct segment *seg = sched_segments_of(g, index);
+    struct element *e = element_at(g, index);
+    if (sched_element_state(e) == ELEMENT_PENDING) {
+        came_back_clear(g, index);
+    }
+    element_move(g, e, ELEMENT_DELAYED);
+    e->where = (e->where & 15u) | (uint32_t)due_ms << 4;
+    if (seg->delayed++ == 0) {
+        sched_bits_set(&g->delayed, ring_at(g, index / SEGMENT_LENGTH));
+        seg->due_ms = due_ms;
+    }
+    seg->due_ms = due_ms < seg->due_ms ? due_ms : seg->due_ms;
+    if (g->in_state[ELEMENT_DELAYED] == 1 || due_ms < g->due_ms) {
+        g->due_ms = due_ms;
+    }
+}
+
+static void delayed_leave(struct segments *g, struct segment *seg, uint64_t index)
+{
+    assert(seg->delayed > 0);
+    seg->delayed--;
+    if (seg->delayed == 0) {
+        sched_bits_clear(&g->delayed, ring_at(g, index / SEGMENT_LENGTH));
+    }
+}
+
+static void segment_release(struct segments *g, struct segment *seg, uint64_t number,
+                            uint64_t now_ms)
+{
+    uint64_t due_ms = UINT64_MAX;
+    uint32_t left = seg->delayed;
+    for (uint32_t at = 0; left > 0; at++) {
+        struct element *e = &seg->elements[at];
+        uint64_t index = number * SEGMENT_LENGTH + at;
+        uint32_t wait_ms;
+        if (sched_element_state(e) != ELEMENT_DELAYED) {
+            continue;
+        }
+        left--;
+        wait_ms = ((e->where >> 4) - (uint32_t)now_ms) & ((1u << 28) - 1);
+        if (wait_ms > 0 && wait_ms <= DELAY_MAX_MS) {
+            due_ms = now_ms + wait_ms < due_ms ? now_ms + wait_ms : due_ms;
+        } else {
+            delayed_leave(g, seg, index);
+            element_move(g, e, ELEMENT_PENDING);
+            came_back_set(g, index);
+        }
+    }
+    seg->due_ms = due_ms;
+}
+
+void sched_segments_release(struct segments *g, uint64_t now_ms)
+{
+    uint64_t due_ms = UINT64_MAX;
+    size_t at;
+    if (g->due_ms > now_ms) {
+        return;
+    }
+    for (at = sched_bits_next(&g->delayed, 0); at != SCHED_NONE;
+         at = sched_bits_next(&g->delayed, at + 1)) {
+        struct segment *seg = g->ring[at];
+        uint64_t number = g->base + ((at - ring_at(g, g->base)) & (g->capacity - 1));
+        if (seg->due_ms <= now_ms) {
+            segment_release(g, seg, number, now_ms);
+        }
+        due_ms = seg->due_ms < due_ms ? seg->due_ms : due_ms;
+    }
+    g->due_ms = due_ms;
+}
+
+/* --- on to the end ----------------------------------------------------------------------- */
+
 void sched_segments_finish(struct segments *g, uint64_t index, enum element_state to)
 {
     struct element *e = element_at(g, index);
     assert(to == ELEMENT_RETURNED || to == ELEMENT_FAILED);
     if (sched_element_state(e) == ELEMENT_PENDING) {
         came_back_clear(g, index); /* a fresh element has no attempt that could report */
+    } else if (sched_element_state(e) == ELEMENT_DELAYED) {
+        delayed_leave(g, sched_segments_of(g, index), index);
     }
     sched_element_blame(e, false);
     element_move(g, e, to);
@@ -330,8 +486,8 @@ uint64_t sched_segments_mean_bytes(const struct segments *g, uint64_t index)
 
 size_t sched_segments_memory(const struct segments *g)
 {
-    return g->held * sizeof(struct segment) + g->capacity * sizeof(struct segment *) +
-           sched_bits_memory(&g->came_back);
+    return g->held * segment_size(g) + g->capacity * sizeof(struct segment *) +
+           sched_bits_memory(&g->came_back) + sched_bits_memory(&g->delayed);
 }
 
 /* --- self-check ---------------------------------------------------------------------------- */
@@ -340,7 +496,7 @@ static void segment_check(const struct segments *g, uint64_t number, uint64_t se
                           uint32_t stage)
 {
     const struct segment *seg = g->ring[ring_at(g, number)];
-    uint32_t live = 0;
+    uint32_t live = 0, delayed = 0;
     for (uint32_t at = 0; at < seg->filled; at++) {
         uint64_t index = number * SEGMENT_LENGTH + at;
         const struct element *e = &seg->elements[at];
@@ -350,6 +506,7 @@ static void segment_check(const struct segments *g, uint64_t number, uint64_t se
                    stage, (unsigned long long)index, (int)state);
         seen[state]++;
         live += state != ELEMENT_DELIVERED;
+        delayed += state == ELEMENT_DELAYED;
         sched_must(came_back == (state == ELEMENT_PENDING && index < g->fresh),
                    "stage %u element %llu: %s, but its bit in the queue is %d", stage,
                    (unsigned long long)index, sched_element_state_name(state), came_back);
@@ -360,7 +517,7 @@ static void segment_check(const struct segments *g, uint64_t number, uint64_t se
                    "stage %u element %llu: %s without an attempt", stage,
                    (unsigned long long)index, sched_element_state_name(state));
         sched_must(!sched_element_is_blamed(e) || state == ELEMENT_PENDING ||
-                       state == ELEMENT_ASSIGNED,
+                       state == ELEMENT_ASSIGNED || state == ELEMENT_DELAYED,
                    "stage %u element %llu: %s and still blamed", stage,
                    (unsigned long long)index, sched_element_state_name(state));
     }
@@ -368,6 +525,11 @@ static void segment_check(const struct segments *g, uint64_t number, uint64_t se
                (unsigned long long)number, seg->live, live);
     sched_must(live > 0 || seg->filled < SEGMENT_LENGTH, "stage %u segment %llu: not freed", stage,
                (unsigned long long)number);
+    sched_must(delayed == seg->delayed &&
+                   sched_bits_test(&g->delayed, ring_at(g, number)) == (delayed > 0) &&
+                   (delayed == 0 || seg->due_ms >= g->due_ms),
+               "stage %u segment %llu: %u delayed, counted %u, the earliest not counted", stage,
+               (unsigned long long)number, seg->delayed, delayed);
     for (unsigned w = 0; w < 64; w++) {
         sched_must((seg->came_back[w] != 0) == ((seg->returned_words >> w & 1) != 0),
                    "stage %u segment %llu: word %u of the queue disagrees with its summary", stage,

@@ -7,28 +7,20 @@
  * machine down would do so for ever. The others run again, unblamed.
  *
  * A blamed element goes out alone, so that its next victim loses nobody else's work. When it has
- * had its share of deaths or losses it is quarantined: the caller records the failure. */
+ * had its share of deaths or losses it is quarantined: the caller records the failure. An element
+ * that runs on another VM as well does not run again for the loss of one of them. */
 #include <assert.h>
 
 #include "base/mem.h"
 #include "sched/core.h"
 
-struct blame sched_blame_unpack(uint64_t value)
-{
-    return (struct blame){.own_deaths = (uint16_t)value, .losses = (uint16_t)(value >> 16),
-                          .vm = (uint32_t)(value >> 32)};
-}
-
-uint64_t sched_blame_pack(struct blame b)
-{
-    return b.own_deaths | (uint64_t)b.losses << 16 | (uint64_t)b.vm << 32;
-}
-
-/* Most actions one step can give with so many VMs: a report split element by element, or all
- * batches recalled (cancel); then every place filled, one recall per VM; DONE and WAKE_AT. */
+/* Most actions one step can give with so many VMs: a report split element by element, both runs
+ * of an element cancelled per second run, every suspicion a block, and so all batches recalled;
+ * then every place filled, one recall per VM; DONE and WAKE_AT. */
 static size_t actions_max(const struct sched *s, size_t vms)
 {
-    return s->opt.batch_max + vms * (2 * (size_t)s->opt.in_flight + 1) + 8;
+    return s->opt.batch_max + s->suspicions.capacity +
+           vms * (2 * (size_t)s->opt.in_flight + 3) + 8;
 }
 
 static int actions_reserve(struct sched *s, size_t vms)
@@ -52,23 +44,27 @@ static int actions_reserve(struct sched *s, size_t vms)
 
 int sched_on_vm_joined(struct sched *s, const struct sched_event *ev)
 {
+    const struct suspicion *suspicion;
     struct list *pos;
     struct vm *vm;
     if (sched_vms_find(&s->vms, ev->vm) != NULL) {
         return TRK_EINVAL;
     }
     /* Reserved now: the loss of any VM may add one blame, and losses cannot fail. */
-    if (sched_map_reserve(&s->blame, s->blame.count + s->vms.count + 1) < 0 ||
+    if (sched_blames_reserve(&s->blames, s->blames.index.count + s->vms.count + 1) < 0 ||
+        sched_suspicions_reserve(&s->suspicions, 2 * (s->vms.count + 1)) < 0 ||
         actions_reserve(s, s->vms.count + 1) < 0 || sched_vms_add(&s->vms, ev->vm, &vm) < 0) {
         return TRK_ENOMEM;
     }
     list_for_each(pos, &s->stages) {
         struct stage *st = container_of(pos, struct stage, in_sched);
-        if (sched_bits_reserve(&st->serves, s->vms.capacity) < 0) {
+        if (sched_stage_reserve(st, s->vms.capacity) < 0) {
             sched_vms_remove(&s->vms, vm);
             return TRK_ENOMEM;
         }
     }
+    suspicion = sched_suspicions_find(&s->suspicions, ev->vm);
+    vm->is_blocked = suspicion != NULL && suspicion->is_blocked;
     return 0;
 }
 
@@ -76,29 +72,27 @@ static void serve_nothing(struct sched *s, const struct vm *vm)
 {
     struct list *pos;
     list_for_each(pos, &s->stages) {
-        sched_stage_serve(container_of(pos, struct stage, in_sched), vm->slot, false);
+        sched_stage_serve(container_of(pos, struct stage, in_sched), vm->slot, false,
+                          vm->is_blocked);
     }
 }
 
 /* Notes a death or loss. True: that was its last. */
 static bool blame_add(struct sched *s, const struct stage *st, uint64_t index,
-                      enum sched_cause cause, uint32_t vm)
+                      const struct sched_event *ev)
 {
-    uint64_t *value = sched_map_find(&s->blame, st->number, index);
-    struct blame b;
-    if (value == NULL) {
-        value = sched_map_put(&s->blame, st->number, index, 0);
+    struct blame *b = sched_blames_find(&s->blames, st->number, index);
+    if (b == NULL) {
+        b = sched_blames_put(&s->blames, st->number, index);
     }
-    b = sched_blame_unpack(*value);
-    b.vm = vm;
-    if (cause == SCHED_CAUSE_OWN) {
-        b.own_deaths++;
+    b->vm = ev->vm;
+    if (ev->cause == SCHED_CAUSE_LOSS) {
+        b->losses++;
     } else {
-        assert(cause == SCHED_CAUSE_LOSS);
-        b.losses++;
+        assert(ev->cause == SCHED_CAUSE_OWN || ev->cause == SCHED_CAUSE_TIMEOUT);
+        sched_blame_died_on(b, ev->vm, s->now_ns);
     }
-    *value = sched_blame_pack(b);
-    return b.own_deaths >= s->opt.max_own_deaths || b.losses >= s->opt.max_losses;
+    return b->own_deaths >= s->opt.max_own_deaths || b->losses >= s->opt.max_losses;
 }
 
 static void element_quarantine(struct sched *s, struct stage *st, uint64_t index,
@@ -112,36 +106,63 @@ static void element_quarantine(struct sched *s, struct stage *st, uint64_t index
     a->count = 1;
     a->cause = ev->cause;
     a->attempt = e->attempt;
-    sched_map_remove(&s->blame, st->number, index);
+    sched_blames_remove(&s->blames, st->number, index);
     sched_segments_finish(&st->elements, index, ELEMENT_FAILED);
     st->failed++;
 }
 
-/* What a lost VM had of one batch runs again, but for an element that has had its share.
- * *is_blamed: the guilty one has been found. */
+/* A run of an element ended with its VM. Its other run, if there is one, is now the only one;
+ * otherwise it runs again, or is quarantined when it has had its share. */
+static void element_lose(struct sched *s, struct batch *b, uint64_t index,
+                         const struct sched_event *ev, bool is_guilty)
+{
+    struct stage *st = b->stage;
+    struct batch *other = b->is_second ? b->twin : sched_batch_second(b, index);
+    bool is_last = is_guilty && blame_add(s, st, index, ev);
+    if (b->is_second) {
+        sched_batch_unpair(b);
+    } else if (other != NULL) {
+        sched_batch_promote(other);
+    } else {
+        b->left--;
+    }
+    if (is_last) {
+        element_quarantine(s, st, index, ev);
+    } else if (is_guilty) {
+        sched_element_blame(sched_segments_get(&st->elements, index), true);
+    }
+    if (other == NULL) {
+        if (!is_last) {
+            sched_segments_put_back(&st->elements, index, false);
+        }
+        return;
+    }
+    other->may_double = other->may_double && !is_guilty;
+    if (is_last) {
+        sched_run_cancel(s, other, index);
+        other->left--;
+        if (other->left == 0) {
+            sched_batch_end(other);
+        }
+    }
+    sched_vm_refresh(&s->vms, other->vm);
+}
+
+/* What a lost VM had of one batch. *is_blamed: the guilty one has been found. */
 static void batch_lose(struct sched *s, struct batch *b, const struct sched_event *ev,
                        bool *is_blamed)
 {
     struct stage *st = b->stage;
     for (uint64_t i = b->first; i < b->first + b->count; i++) {
-        struct element *e = sched_batch_element(b, i);
         bool is_guilty;
-        if (e == NULL) {
+        if (sched_batch_element(b, i) == NULL) {
             continue;
         }
         is_guilty = ev->has_element ? st->number == ev->stage && i == ev->first
                                     : ev->cause == SCHED_CAUSE_LOSS;
         is_guilty = is_guilty && !*is_blamed && ev->cause != SCHED_CAUSE_EXPECTED;
         *is_blamed = *is_blamed || is_guilty;
-        b->left--;
-        if (is_guilty && blame_add(s, st, i, ev->cause, ev->vm)) {
-            element_quarantine(s, st, i, ev);
-            continue;
-        }
-        if (is_guilty) {
-            sched_element_blame(e, true);
-        }
-        sched_segments_put_back(&st->elements, i, false);
+        element_lose(s, b, i, ev, is_guilty);
     }
     assert(b->left == 0);
     sched_batch_end(b);
@@ -153,7 +174,7 @@ int sched_on_vm_lost(struct sched *s, const struct sched_event *ev)
     struct vm *vm = sched_vms_find(&s->vms, ev->vm);
     struct list *pos, *tmp;
     bool is_blamed = false;
-    if (vm == NULL || ev->cause > SCHED_CAUSE_EXPECTED) {
+    if (vm == NULL || ev->cause > SCHED_CAUSE_TIMEOUT) {
         return TRK_EINVAL;
     }
     list_for_each_safe(pos, tmp, &vm->queue) {
@@ -199,10 +220,10 @@ int sched_on_stage_vm(struct sched *s, const struct sched_event *ev)
         return TRK_EINVAL;
     }
     if (st->is_cancelled || vm->is_draining ||
-        sched_bits_test(&st->serves, vm->slot) == (ev->flag != 0)) {
+        sched_stage_has(st, vm->slot) == (ev->flag != 0)) {
         return 0;
     }
-    sched_stage_serve(st, vm->slot, ev->flag != 0);
+    sched_stage_serve(st, vm->slot, ev->flag != 0, vm->is_blocked);
     list_for_each(pos, &vm->queue) {
         const struct batch *b = container_of(pos, struct batch, in_vm);
         if (ev->flag == 0 && b->stage == st) {

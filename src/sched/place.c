@@ -4,8 +4,6 @@
 
 #include <assert.h>
 
-/* An element this many batches long is not worth hiding a round trip behind another. */
-#define LONG_BATCHES 16u
 /* At the end batches shrink, but not below this part of one: sending costs more than it gains. */
 #define SMALLEST_PART 64u
 
@@ -52,7 +50,7 @@ uint32_t sched_place_load_max(const struct place *p)
 
 bool sched_place_is_long(const struct place *p)
 {
-    return p->element_ns == 0 || p->element_ns / LONG_BATCHES > p->batch_ns;
+    return p->element_ns == 0 || p->element_ns / SCHED_LONG_BATCHES > p->batch_ns;
 }
 
 size_t sched_place_vm(const struct bits *room, uint32_t load_max, const struct bits *serves,

@@ -5,6 +5,9 @@
 
 #include "sched/bits.h"
 
+/* An element this many batches long is not worth hiding a round trip behind another. */
+#define SCHED_LONG_BATCHES 16u
+
 struct place {
     uint64_t batch_ns;    /* work to aim at */
     uint32_t batch_max;   /* elements at most */

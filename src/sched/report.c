@@ -4,36 +4,125 @@
  * A result counts if its element has none yet and its attempt was ever made, whoever sends it:
  * the VM it is assigned to now, one that was given up, one that got it before a re-issue. The
  * copy that still runs elsewhere is then no longer waited for, and what it reports is dropped.
- * Everything else in a report is an event with an outcome: SCHED_DROP, counted. */
+ * Everything else in a report is an event with an outcome: SCHED_DROP, counted.
+ *
+ * A failure is a result too if its element has no retries left. Otherwise it is counted, and its
+ * run is over: the element waits for its next try, unless it runs elsewhere. The same failure may
+ * be reported twice, and no element may be given up for that: after the first failure only those
+ * of its present runs count. */
 #include <assert.h>
 
 #include "sched/core.h"
 
+enum verdict { DROPPED, STORED, RETRIED };
+
+/* Is the report about this run? */
+static bool is_from(const struct batch *b, const struct sched_event *ev)
+{
+    return b != NULL && b->vm->number == ev->vm && b->attempt == ev->attempt;
+}
+
 static bool is_wanted(const struct element *e, uint32_t attempt)
 {
     enum element_state state = e != NULL ? sched_element_state(e) : ELEMENT_DELIVERED;
-    return (state == ELEMENT_PENDING || state == ELEMENT_ASSIGNED) && attempt > 0 &&
-           attempt <= e->attempt;
+    return (state == ELEMENT_PENDING || state == ELEMENT_DELAYED || state == ELEMENT_ASSIGNED) &&
+           attempt > 0 && attempt <= e->attempt;
+}
+
+/* What becomes of an element that the report is about, as far as the table can tell. */
+static enum verdict element_judge(const struct sched *s, const struct stage *st,
+                                  const struct sched_event *ev, uint64_t index,
+                                  const struct element *e)
+{
+    uint32_t failures;
+    if (!is_wanted(e, ev->attempt)) {
+        return DROPPED;
+    }
+    if (ev->type == SCHED_RESULT) {
+        return STORED;
+    }
+    failures = sched_segments_failures(&st->elements, index);
+    if (failures > 0) {
+        const struct batch *b =
+            sched_element_state(e) == ELEMENT_ASSIGNED ? sched_batch_of(s, e) : NULL;
+        if (!is_from(b, ev) && (b == NULL || !is_from(sched_batch_second(b, index), ev))) {
+            return DROPPED; /* may have been counted */
+        }
+    }
+    return failures < st->retries ? RETRIED : STORED;
 }
 
 /* Takes an element's result; returns the batch it was assigned to or NULL. */
-static struct batch *element_take(struct sched *s, struct stage *st, uint64_t index,
-                                  const struct element *e)
+static struct batch *element_take(struct sched *s, struct stage *st, const struct sched_event *ev,
+                                  uint64_t index, const struct element *e)
 {
     struct batch *b = NULL;
     if (sched_element_state(e) == ELEMENT_ASSIGNED) {
-        b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
-        assert(b->stage == st && b->left > 0);
+        struct batch *second;
+        b = sched_batch_of(s, e);
+        second = sched_batch_second(b, index);
+        if (second != NULL) {
+            if (!is_from(second, ev)) {
+                sched_run_cancel(s, second, index);
+            }
+            if (!is_from(b, ev)) {
+                sched_run_cancel(s, b, index);
+            }
+            sched_second_end(s, second);
+        }
         b->left--;
     }
     if (sched_element_is_blamed(e)) {
-        sched_map_remove(&s->blame, st->number, index);
+        sched_blame_clear(s, st, index, ev->vm);
     }
     sched_segments_finish(&st->elements, index, ELEMENT_RETURNED);
     return b;
 }
 
-static void run_end(struct sched *s, struct stage *st, const struct sched_event *ev,
+/* A run that has not brought a result is over. The other one goes on if there is one; otherwise
+ * the element is still assigned, and has left its batch. Returns whether it has. */
+static bool run_leave(struct sched *s, struct batch *b, uint64_t index)
+{
+    struct batch *second = sched_batch_second(b, index);
+    if (second == NULL) {
+        b->left--;
+        return true;
+    }
+    sched_batch_promote(second);
+    sched_vm_refresh(&s->vms, second->vm);
+    return false;
+}
+
+/* Counts a failed run; the next one waits, if none is under way. Returns the batch that has lost
+ * the element or NULL. */
+static struct batch *element_retry(struct sched *s, struct stage *st, const struct sched_event *ev,
+                                   uint64_t index, const struct element *e)
+{
+    struct batch *b = NULL;
+    bool is_free = true;
+    sched_segments_count_failure(&st->elements, index);
+    st->retried++;
+    if (sched_element_state(e) == ELEMENT_ASSIGNED) {
+        b = sched_batch_of(s, e);
+        if (is_from(b, ev)) {
+            is_free = run_leave(s, b, index);
+        } else {
+            struct batch *second = sched_batch_second(b, index);
+            if (is_from(second, ev)) {
+                sched_second_end(s, second);
+            } /* else a late one: what is under way is the next try */
+            b = NULL;
+            is_free = false;
+        }
+    }
+    if (is_free) {
+        uint32_t failures = sched_segments_failures(&st->elements, index);
+        sched_segments_delay(&st->elements, index, sched_stage_retry_ms(st, failures, s->now_ns));
+    }
+    return b;
+}
+
+static void run_end(struct sched *s, const struct stage *st, const struct sched_event *ev,
                     uint64_t first, uint64_t count, bool is_stored)
 {
     if (count == 0) {
@@ -42,30 +131,35 @@ static void run_end(struct sched *s, struct stage *st, const struct sched_event 
     sched_action_range(s, is_stored ? SCHED_STORE : SCHED_DROP, st, first, count);
     s->actions[s->action_count - 1].vm = ev->vm;
     s->actions[s->action_count - 1].attempt = ev->attempt;
-    if (!is_stored) {
-        st->dropped += count;
-    }
 }
 
 /* Drops what the VM reports although it is wanted; what that VM had to do of it runs again. */
-static struct batch *element_redo(struct sched *s, struct stage *st, uint64_t index,
-                                  const struct element *e, uint32_t vm)
+static struct batch *element_redo(struct sched *s, struct stage *st, const struct sched_event *ev,
+                                  uint64_t index, const struct element *e)
 {
-    struct batch *b;
-    if (sched_element_state(e) != ELEMENT_ASSIGNED ||
-        s->vms.slots[sched_element_vm(e)]->number != vm) {
+    struct batch *b, *second;
+    if (sched_element_state(e) != ELEMENT_ASSIGNED) {
         return NULL;
     }
-    b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
-    assert(b->stage == st && b->left > 0);
-    b->left--;
-    sched_segments_put_back(&st->elements, index, false);
+    b = sched_batch_of(s, e);
+    second = sched_batch_second(b, index);
+    if (second != NULL && second->vm->number == ev->vm) {
+        sched_second_end(s, second);
+        return NULL;
+    }
+    if (b->vm->number != ev->vm) {
+        return NULL;
+    }
+    if (run_leave(s, b, index)) {
+        sched_segments_put_back(&st->elements, index, false);
+    }
     return b;
 }
 
 struct split {
     struct vm *touched;   /* its batches have changed, sched_vm_refresh() is due */
     uint64_t stored;      /* elements stored */
+    uint64_t retried;     /* elements to be tried again */
     uint32_t whole;       /* size of the largest batch that ended */
     uint32_t runs;        /* actions given */
 };
@@ -95,8 +189,8 @@ static void result_split(struct sched *s, struct stage *st, const struct sched_e
     for (uint64_t i = ev->first; i < end && i < added; i++) {
         const struct element *e = sched_segments_get(&st->elements, i);
         bool has_room = split->runs < s->opt.batch_max + 2;
-        bool is_wanted_here = is_wanted(e, ev->attempt);
-        bool is_stored = is_wanted_here && has_room;
+        enum verdict verdict = element_judge(s, st, ev, i, e);
+        bool is_stored = verdict == STORED && has_room;
         struct batch *b = NULL;
         if (is_stored != is_run_stored) {
             run_end(s, st, ev, run, i - run, is_run_stored);
@@ -105,10 +199,13 @@ static void result_split(struct sched *s, struct stage *st, const struct sched_e
             is_run_stored = is_stored;
         }
         if (is_stored) {
-            b = element_take(s, st, i, e);
+            b = element_take(s, st, ev, i, e);
             split->stored++;
-        } else if (is_wanted_here) {
-            b = element_redo(s, st, i, e, ev->vm);
+        } else if (verdict == RETRIED) {
+            b = element_retry(s, st, ev, i, e);
+            split->retried++;
+        } else if (verdict == STORED) {
+            b = element_redo(s, st, ev, i, e);
         }
         if (b != NULL) {
             split_touch(s, split, b);
@@ -120,11 +217,13 @@ static void result_split(struct sched *s, struct stage *st, const struct sched_e
         is_run_stored = false;
     }
     run_end(s, st, ev, run, end - run, is_run_stored);
+    st->dropped += ev->count - split->stored - split->retried;
     if (split->touched != NULL) {
         sched_vm_refresh(&s->vms, split->touched);
     }
 }
 
+/* RESULT and FAILED. */
 int sched_on_result(struct sched *s, const struct sched_event *ev)
 {
     struct stage *st = sched_stage_find(s, ev->stage);
@@ -147,16 +246,22 @@ int sched_on_result(struct sched *s, const struct sched_event *ev)
     }
     result_split(s, st, ev, &split);
     sched_stage_settle(s, st);
-    if (split.stored == 0) {
+    if (split.stored + split.retried == 0) {
         return 0;
     }
-    st->failed += ev->failed < split.stored ? ev->failed : split.stored;
-    sched_stage_measure(st, ev->busy_ns, ev->count, s->opt.batch_ns, s->opt.batch_max);
-    if (split.whole > 0) {
-        sched_stage_grow(st, split.whole, s->opt.batch_ns, s->opt.batch_max);
+    if (ev->type == SCHED_FAILED) {
+        st->failed += split.stored;
+    } else {
+        st->failed += ev->failed < split.stored ? ev->failed : split.stored;
+    }
+    if (split.retried == 0) { /* what is tried again says nothing about how long it takes */
+        sched_stage_measure(st, ev->busy_ns, ev->count, s->opt.batch_ns, s->opt.batch_max);
+        if (split.whole > 0) {
+            sched_stage_grow(st, split.whole, s->opt.batch_ns, s->opt.batch_max);
+        }
     }
     if (vm != NULL) {
-        vm->report_ns = s->now_ns;
+        sched_vm_report(vm, s->now_ns);
         if (vm->is_futile) {
             vm->is_futile = false;
             sched_vm_refresh(&s->vms, vm);
@@ -199,21 +304,32 @@ int sched_on_delivered(struct sched *s, const struct sched_event *ev)
     return 0;
 }
 
-/* Puts back what of [first, end) is still assigned to the batch. Returns how many. */
-static uint64_t batch_put_back(struct batch *b, uint64_t first, uint64_t end)
+/* Puts back what of [first, end) is still assigned to the batch, unless it runs elsewhere too.
+ * Returns how many. */
+static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first, uint64_t end)
 {
+    struct segments *g = &b->stage->elements;
     uint64_t n = 0;
     uint64_t batch_end = b->first + b->count;
     first = first > b->first ? first : b->first;
     end = end < batch_end ? end : batch_end;
     for (uint64_t i = first; i < end; i++) {
-        if (sched_batch_element(b, i) != NULL) {
-            sched_segments_put_back(&b->stage->elements, i, true);
-            n++;
+        const struct element *e = sched_batch_element(b, i);
+        if (e == NULL) {
+            continue;
+        }
+        n++;
+        if (b->is_second) {
+            struct vm *vm = b->twin->vm;
+            sched_batch_unpair(b);
+            sched_vm_refresh(&s->vms, vm);
+            break;
+        }
+        if (run_leave(s, b, i)) {
+            /* An attempt that was made elsewhere meanwhile is not taken back. */
+            sched_segments_put_back(g, i, e->attempt == b->attempt);
         }
     }
-    assert(n <= b->left);
-    b->left -= (uint32_t)n;
     return n;
 }
 
@@ -237,7 +353,7 @@ int sched_on_recalled(struct sched *s, const struct sched_event *ev)
         list_for_each_safe(pos, tmp, &vm->queue) {
             struct batch *b = container_of(pos, struct batch, in_vm);
             if (b->stage == st) {
-                returned += batch_put_back(b, ev->first, ev->first + ev->count);
+                returned += batch_put_back(s, b, ev->first, ev->first + ev->count);
                 if (b->left == 0) {
                     sched_batch_end(b);
                 }

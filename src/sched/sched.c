@@ -35,6 +35,8 @@ int sched_new(struct sched **out, const struct sched_options *opt)
     };
     list_init(&s->stages);
     list_init(&s->hungry);
+    list_init(&s->delayed);
+    list_init(&s->speculating);
     sched_vms_init(&s->vms, s->opt.in_flight);
     /* What a step without any VM can give: a late report split, DONE. */
     s->action_capacity = s->opt.batch_max + 8;
@@ -53,6 +55,10 @@ static void stage_unlink(struct sched *s, struct stage *st)
     while (!list_is_empty(&st->batches)) {
         struct batch *b = container_of(st->batches.next, struct batch, in_stage);
         struct vm *vm = b->vm;
+        if (b->twin != NULL) {
+            sched_second_end(s, b->is_second ? b : b->twin);
+            continue;
+        }
         sched_batch_end(b);
         sched_vm_refresh(&s->vms, vm);
     }
@@ -63,10 +69,12 @@ static void stage_unlink(struct sched *s, struct stage *st)
             sched_vm_refresh(&s->vms, vm);
         }
     }
-    sched_map_remove_group(&s->blame, st->number);
+    sched_blames_remove_stage(&s->blames, st->number);
     s->live -= st->elements.added - st->elements.in_state[ELEMENT_DELIVERED];
     sched_segments_fini(&st->elements);
     list_remove(&st->in_hungry);
+    list_remove(&st->in_delayed);
+    list_remove(&st->in_speculating);
 }
 
 static void stage_forget(struct sched *s, struct stage *st)
@@ -87,7 +95,8 @@ void sched_free(struct sched *s)
     }
     sched_vms_fini(&s->vms);
     sched_map_fini(&s->stage_numbers);
-    sched_map_fini(&s->blame);
+    sched_blames_fini(&s->blames);
+    sched_suspicions_fini(&s->suspicions);
     mem_free(s->actions);
     mem_free(s);
 }
@@ -118,16 +127,22 @@ struct stage *sched_stage_find(const struct sched *s, uint32_t number)
     return value != NULL ? (struct stage *)(uintptr_t)*value : NULL;
 }
 
+static void list_put(struct list *head, struct list *node, bool is_in)
+{
+    if (is_in != list_is_empty(node)) {
+        return;
+    }
+    if (is_in) {
+        list_push_back(head, node);
+    } else {
+        list_remove(node);
+    }
+}
+
 void sched_stage_settle(struct sched *s, struct stage *st)
 {
-    bool is_hungry = sched_stage_pending(st) > 0;
-    if (is_hungry == list_is_empty(&st->in_hungry)) {
-        if (is_hungry) {
-            list_push_back(&s->hungry, &st->in_hungry);
-        } else {
-            list_remove(&st->in_hungry);
-        }
-    }
+    list_put(&s->hungry, &st->in_hungry, sched_stage_pending(st) > 0);
+    list_put(&s->delayed, &st->in_delayed, st->elements.in_state[ELEMENT_DELAYED] > 0);
     if (!st->is_done && (st->is_cancelled || (st->is_closed && sched_stage_is_recorded(st)))) {
         st->is_done = true;
         sched_action_add(s, SCHED_DONE)->stage = st->number;
@@ -145,12 +160,15 @@ static int on_stage_opened(struct sched *s, const struct sched_event *ev)
     if (sched_map_reserve(&s->stage_numbers, s->stage_numbers.count + 1) < 0) {
         return TRK_ENOMEM;
     }
-    st = sched_stage_new(ev->stage, s->vms.capacity);
+    st = sched_stage_new(ev, s->vms.capacity);
     if (st == NULL) {
         return TRK_ENOMEM;
     }
     sched_map_put(&s->stage_numbers, 0, ev->stage, (uint64_t)(uintptr_t)st);
     list_push_back(&s->stages, &st->in_sched);
+    if (st->is_speculating) {
+        list_push_back(&s->speculating, &st->in_speculating);
+    }
     return 0;
 }
 
@@ -238,6 +256,7 @@ static int apply(struct sched *s, const struct sched_event *ev)
     case SCHED_WORK_CLOSED:
         return on_work_closed(s, ev);
     case SCHED_RESULT:
+    case SCHED_FAILED:
         return sched_on_result(s, ev);
     case SCHED_RECORDED:
         return sched_on_recorded(s, ev);
@@ -252,8 +271,9 @@ static int apply(struct sched *s, const struct sched_event *ev)
     case SCHED_TICK:
         return 0;
     case SCHED_VM_SUSPECT:
+        return sched_on_vm_suspect(s, ev);
     case SCHED_VM_UNBLOCK:
-    case SCHED_FAILED:
+        return sched_on_vm_unblock(s, ev);
     case SCHED_EVENT_COUNT:
     default:
         return TRK_EINVAL;
@@ -294,6 +314,7 @@ int sched_stage_get(const struct sched *s, uint32_t stage, struct sched_stage_in
     *out = (struct sched_stage_info){
         .added = st->is_cancelled ? st->added_before : st->elements.added,
         .pending = in[ELEMENT_PENDING],
+        .delayed = in[ELEMENT_DELAYED],
         .assigned = in[ELEMENT_ASSIGNED],
         .returned = in[ELEMENT_RETURNED] + in[ELEMENT_FAILED],
         .recorded = in[ELEMENT_RECORDED],
@@ -301,7 +322,9 @@ int sched_stage_get(const struct sched *s, uint32_t stage, struct sched_stage_in
         .failed = st->failed,
         .reissued = st->reissued,
         .dropped = st->dropped,
-        .vms = st->vms,
+        .retried = st->retried,
+        .doubled = st->doubled,
+        .vms = sched_stage_vms(st),
         .element_ns = st->element_ns,
         .is_closed = st->is_closed,
         .is_cancelled = st->is_cancelled,
@@ -320,12 +343,13 @@ size_t sched_memory(const struct sched *s)
 {
     const struct list *pos;
     size_t bytes = sizeof *s + s->action_capacity * sizeof *s->actions +
-                   (s->stage_numbers.capacity + s->blame.capacity) * sizeof(struct map_slot) +
-                   sched_vms_memory(&s->vms);
+                   s->stage_numbers.capacity * sizeof(struct map_slot) +
+                   sched_blames_memory(&s->blames) +
+                   s->suspicions.capacity * sizeof(struct suspicion) + sched_vms_memory(&s->vms);
     list_for_each(pos, &s->stages) {
         const struct stage *st = container_of(pos, struct stage, in_sched);
         bytes += sizeof *st + sched_segments_memory(&st->elements) +
-                 sched_bits_memory(&st->serves);
+                 sched_bits_memory(&st->serves) + sched_bits_memory(&st->spare);
     }
     return bytes;
 }

@@ -100,8 +100,8 @@ enum sched_action_type {
     SCHED_DELIVER, /* stage, first, count: recorded, hand them to the program */
     SCHED_FAIL,    /* stage, first, cause, attempt: record this element as failed: it had its share
                       of deaths or losses */
-    SCHED_DROP,    /* stage, first, count: (of the RESULT or FAILED being stepped) not to be recorded:
-                      late, duplicate, unknown, or a failure that is tried again */
+    SCHED_DROP,    /* stage, first, count: of the RESULT or FAILED being stepped, do not record
+                      these: late, duplicate, unknown, or a failure that is tried again */
     SCHED_DONE,    /* stage: closed, and every element is recorded */
     SCHED_WAKE_AT, /* at_ns: give a TICK then */
     SCHED_BLOCK_VM, /* vm, which may be away: elements die on it that run elsewhere. It gets

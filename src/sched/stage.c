@@ -9,30 +9,51 @@
 
 #define BUSY_NS_MAX (UINT64_C(1) << 50) /* 13 days; longer is taken as that (no overflow) */
 #define GROWTH 4u                       /* a probe may mislead: this much per step */
+#define NS_PER_MS UINT64_C(1000000)
+#define BACKOFF_NS (100 * NS_PER_MS)    /* unless it is told */
+#define WAIT_NS_MAX (60000 * NS_PER_MS)
+#define WAIT_GRAINS 8u                  /* waits end together in grains of this part of one */
+#define DOUBLE_NS_MIN (100 * NS_PER_MS) /* nothing shorter is worth a second run */
 
-struct stage *sched_stage_new(uint32_t number, size_t vm_slots)
+struct stage *sched_stage_new(const struct sched_event *opened, size_t vm_slots)
 {
     struct stage *st = mem_zalloc(1, sizeof *st);
     if (st == NULL) {
         return NULL;
     }
-    st->number = number;
+    st->number = opened->stage;
     st->batch_now = 1;
+    st->retries = opened->retries < FAILURES_MAX ? opened->retries : FAILURES_MAX - 1;
+    st->backoff_ns = opened->backoff_ns > 0 ? opened->backoff_ns : BACKOFF_NS;
+    st->is_speculating = (opened->flag & SCHED_STAGE_SPECULATE) != 0;
+    st->elements.has_failures = st->retries > 0;
     list_init(&st->in_sched);
     list_init(&st->in_hungry);
+    list_init(&st->in_delayed);
+    list_init(&st->in_speculating);
     list_init(&st->batches);
-    if (sched_bits_reserve(&st->serves, vm_slots) < 0) {
+    list_init(&st->runners);
+    if (sched_stage_reserve(st, vm_slots) < 0) {
+        sched_bits_fini(&st->serves);
         mem_free(st);
         return NULL;
     }
     return st;
 }
 
+int sched_stage_reserve(struct stage *st, size_t vm_slots)
+{
+    int rc = sched_bits_reserve(&st->serves, vm_slots);
+    return rc < 0 ? rc : sched_bits_reserve(&st->spare, vm_slots);
+}
+
 void sched_stage_free(struct stage *st)
 {
     assert(list_is_empty(&st->batches) && list_is_empty(&st->in_sched));
+    assert(list_is_empty(&st->runners) && list_is_empty(&st->in_speculating));
     sched_segments_fini(&st->elements);
     sched_bits_fini(&st->serves);
+    sched_bits_fini(&st->spare);
     mem_free(st);
 }
 
@@ -43,19 +64,58 @@ bool sched_stage_is_recorded(const struct stage *st)
     return in[ELEMENT_RECORDED] + in[ELEMENT_DELIVERED] == st->elements.added;
 }
 
-void sched_stage_serve(struct stage *st, size_t vm_slot, bool is_serving)
+bool sched_stage_has(const struct stage *st, size_t vm_slot)
 {
-    if (sched_bits_test(&st->serves, vm_slot) == is_serving) {
+    return sched_bits_test(&st->serves, vm_slot) || sched_bits_test(&st->spare, vm_slot);
+}
+
+void sched_stage_serve(struct stage *st, size_t vm_slot, bool is_serving, bool is_blocked)
+{
+    struct bits *in = is_blocked ? &st->spare : &st->serves;
+    uint32_t *count = is_blocked ? &st->spares : &st->regulars;
+    if (sched_bits_test(in, vm_slot) == is_serving) {
         return;
     }
     if (is_serving) {
-        sched_bits_set(&st->serves, vm_slot);
-        st->vms++;
+        sched_bits_set(in, vm_slot);
+        ++*count;
     } else {
-        assert(st->vms > 0);
+        assert(*count > 0);
+        sched_bits_clear(in, vm_slot);
+        --*count;
         sched_bits_clear(&st->serves, vm_slot);
-        st->vms--;
     }
+    if (st->spares == 0) {
+        return;
+    }
+    for (size_t i = sched_bits_next(&st->spare, 0); i != SCHED_NONE;
+         i = sched_bits_next(&st->spare, i + 1)) {
+        if (st->regulars == 0) {
+            sched_bits_set(&st->serves, i);
+        } else {
+            sched_bits_clear(&st->serves, i);
+        }
+    }
+}
+
+uint64_t sched_stage_retry_ms(const struct stage *st, uint32_t n, uint64_t now_ns)
+{
+    uint64_t wait_ns = st->backoff_ns;
+    uint64_t wait_ms, grain_ms, due_ms;
+    for (; n > 1 && wait_ns < WAIT_NS_MAX; n--) {
+        wait_ns *= 2;
+    }
+    wait_ns = wait_ns < WAIT_NS_MAX ? wait_ns : WAIT_NS_MAX;
+    wait_ms = wait_ns / NS_PER_MS + (wait_ns % NS_PER_MS != 0);
+    grain_ms = wait_ms / WAIT_GRAINS > 0 ? wait_ms / WAIT_GRAINS : 1;
+    due_ms = now_ns / NS_PER_MS + (now_ns % NS_PER_MS != 0) + wait_ms;
+    return (due_ms + grain_ms - 1) / grain_ms * grain_ms;
+}
+
+uint64_t sched_stage_double_ns(const struct stage *st)
+{
+    uint64_t twice = 2 * (st->element_ns < BUSY_NS_MAX ? st->element_ns : BUSY_NS_MAX);
+    return twice > DOUBLE_NS_MIN ? twice : DOUBLE_NS_MIN;
 }
 
 /* How many elements make batch_ns of work. */
@@ -96,14 +156,22 @@ void sched_stage_grow(struct stage *st, uint64_t count, uint64_t batch_ns, uint3
 
 void sched_stage_check(const struct stage *st)
 {
-    uint32_t serving = 0;
+    uint32_t serving = 0, spares = 0;
     sched_bits_check(&st->serves);
+    sched_bits_check(&st->spare);
     for (size_t i = sched_bits_next(&st->serves, 0); i != SCHED_NONE;
          i = sched_bits_next(&st->serves, i + 1)) {
         serving++;
     }
-    sched_must(serving == st->vms, "stage %u: %u VMs serve it, counted %u", st->number, st->vms,
-               serving);
+    for (size_t i = sched_bits_next(&st->spare, 0); i != SCHED_NONE;
+         i = sched_bits_next(&st->spare, i + 1)) {
+        spares++;
+        sched_must(sched_bits_test(&st->serves, i) == (st->regulars == 0),
+                   "stage %u: the blocked VM in slot %zu serves it, or does not", st->number, i);
+    }
+    sched_must(serving == sched_stage_vms(st) && spares == st->spares,
+               "stage %u: %u VMs serve it, %u are spare, counted %u, %u", st->number,
+               sched_stage_vms(st), st->spares, serving, spares);
     sched_must(list_is_empty(&st->in_hungry) == (sched_stage_pending(st) == 0),
                "stage %u: %llu pending, but its place in the queue of stages disagrees",
                st->number, (unsigned long long)sched_stage_pending(st));
@@ -113,5 +181,8 @@ void sched_stage_check(const struct stage *st)
                                (st->is_closed && sched_stage_is_recorded(st))),
                "stage %u: done is %d, which is not what its elements say", st->number,
                st->is_done);
+    sched_must(list_is_empty(&st->in_delayed) == (st->elements.in_state[ELEMENT_DELAYED] == 0),
+               "stage %u: %llu delayed, listed otherwise", st->number,
+               (unsigned long long)st->elements.in_state[ELEMENT_DELAYED]);
     sched_segments_check(&st->elements, st->number);
 }

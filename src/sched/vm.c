@@ -86,6 +86,7 @@ int sched_vms_add(struct vm_table *t, uint32_t number, struct vm **out)
         list_init(&vm->batches[i].in_vm);
         list_init(&vm->batches[i].in_stage);
         list_init(&vm->batches[i].in_recallable);
+        list_init(&vm->batches[i].in_runners);
     }
     sched_bits_clear(&t->free, vm->slot);
     t->slots[vm->slot] = vm;
@@ -122,11 +123,12 @@ struct batch *sched_batch_begin(struct vm *vm, struct stage *st,
     while (b->stage != NULL) {
         b++;
     }
-    assert(b->left == 0 && list_is_empty(&b->in_vm));
+    assert(b->left == 0 && list_is_empty(&b->in_vm) && b->twin == NULL && !b->is_second);
     assert(range->count > 0 && range->count <= UINT32_MAX);
     b->stage = st;
     b->first = range->first;
     b->count = b->left = (uint32_t)range->count;
+    b->is_long = b->may_double = false;
     list_push_back(&vm->queue, &b->in_vm);
     list_push_back(&st->batches, &b->in_stage);
     vm->load++;
@@ -140,10 +142,11 @@ uint32_t sched_batch_index(const struct batch *b)
 
 void sched_batch_end(struct batch *b)
 {
-    assert(b->stage != NULL && b->vm->load > 0);
+    assert(b->stage != NULL && b->vm->load > 0 && b->twin == NULL);
     list_remove(&b->in_vm);
     list_remove(&b->in_stage);
     list_remove(&b->in_recallable);
+    list_remove(&b->in_runners);
     b->stage = NULL;
     b->left = 0;
     b->vm->load--;
@@ -163,7 +166,58 @@ uint32_t sched_batch_unstarted(const struct batch *b)
 struct element *sched_batch_element(const struct batch *b, uint64_t index)
 {
     struct element *e = sched_segments_get(&b->stage->elements, index);
+    if (b->is_second) {
+        return index == b->first ? e : NULL;
+    }
     return e != NULL && sched_element_is_at(e, b->vm->slot, sched_batch_index(b)) ? e : NULL;
+}
+
+void sched_batch_pair(struct batch *b, struct batch *second)
+{
+    assert(b->twin == NULL && second->twin == NULL && second->left == 1);
+    assert(sched_batch_element(b, second->first) != NULL && b->vm != second->vm);
+    second->is_second = true;
+    second->twin = b;
+    b->twin = second;
+}
+
+struct batch *sched_batch_second(const struct batch *b, uint64_t index)
+{
+    struct batch *second = b->is_second ? NULL : b->twin;
+    return second != NULL && second->first == index ? second : NULL;
+}
+
+void sched_batch_unpair(struct batch *second)
+{
+    assert(second->is_second && second->twin->twin == second && second->left == 1);
+    second->twin->twin = NULL;
+    second->twin = NULL;
+    second->is_second = false;
+    second->left = 0;
+}
+
+void sched_batch_promote(struct batch *second)
+{
+    struct batch *b = second->twin;
+    sched_batch_unpair(second);
+    sched_segments_move(&b->stage->elements, second->first, second->vm->slot,
+                        sched_batch_index(second));
+    assert(b->left > 0);
+    b->left--;
+    second->left = 1;
+}
+
+/* Runners stay in the order of the last reports, the longest-running one in front. */
+void sched_vm_report(struct vm *vm, uint64_t now_ns)
+{
+    vm->report_ns = now_ns;
+    if (vm->load > 0) {
+        struct batch *b = in_vm_batch(vm->queue.next);
+        if (!list_is_empty(&b->in_runners)) {
+            list_remove(&b->in_runners);
+            list_push_back(&b->stage->runners, &b->in_runners);
+        }
+    }
 }
 
 void sched_vm_recall_end(struct vm_table *t, struct vm *vm)
@@ -178,7 +232,7 @@ void sched_vm_recall_end(struct vm_table *t, struct vm *vm)
 /* The room[] this VM belongs in. */
 static size_t level_of(const struct vm_table *t, const struct vm *vm)
 {
-    if (vm->is_draining || vm->load >= t->in_flight) {
+    if (vm->is_draining || vm->is_suspect || vm->load >= t->in_flight) {
         return SCHED_NONE;
     }
     if (vm->load > 0 && in_vm_batch(vm->queue.prev)->is_long) {
@@ -189,8 +243,13 @@ static size_t level_of(const struct vm_table *t, const struct vm *vm)
 
 static bool is_recallable(const struct batch *b)
 {
-    return !b->vm->is_draining && b->vm->recall == NULL && !b->vm->is_futile &&
-           sched_batch_unstarted(b) > 0;
+    return !b->vm->is_draining && !b->vm->is_suspect && b->vm->recall == NULL &&
+           !b->vm->is_futile && sched_batch_unstarted(b) > 0;
+}
+
+static bool is_runner(const struct batch *b)
+{
+    return b->may_double && b->twin == NULL && sched_batch_is_head(b);
 }
 
 void sched_vm_refresh(struct vm_table *t, struct vm *vm)
@@ -215,6 +274,11 @@ void sched_vm_refresh(struct vm_table *t, struct vm *vm)
         } else if (list_is_empty(&b->in_recallable)) {
             list_push_back(&t->recallable, &b->in_recallable);
         }
+        if (!is_runner(b)) {
+            list_remove(&b->in_runners);
+        } else if (list_is_empty(&b->in_runners)) {
+            list_push_back(&b->stage->runners, &b->in_runners);
+        }
     }
 }
 
@@ -237,7 +301,7 @@ static void batch_check(const struct batch *b)
     for (uint64_t i = b->first; i < b->first + b->count; i++) {
         const struct element *e = sched_batch_element(b, i);
         left += e != NULL;
-        sched_must(e == NULL || e->attempt == b->attempt,
+        sched_must(e == NULL || e->attempt >= b->attempt, /* more: it had a second run */
                    "vm %u stage %u element %llu: attempt %u in a batch of attempt %u", vm->number,
                    b->stage->number, (unsigned long long)i, e != NULL ? e->attempt : 0,
                    b->attempt);
@@ -249,18 +313,42 @@ static void batch_check(const struct batch *b)
                b->stage->number, (unsigned long long)b->first, is_recallable(b));
 }
 
+static void twin_check(const struct batch *b)
+{
+    const struct batch *second = b->is_second ? b : b->twin;
+    const struct element *e;
+    sched_must(is_runner(b) == !list_is_empty(&b->in_runners),
+               "vm %u stage %u batch %llu: runner is %d, listed otherwise", b->vm->number,
+               b->stage->number, (unsigned long long)b->first, is_runner(b));
+    if (second == NULL) {
+        return;
+    }
+    e = second->twin != NULL ? sched_segments_get(&b->stage->elements, second->first) : NULL;
+    sched_must(e != NULL && second->count == 1 && second->twin->twin == second &&
+                   !second->twin->is_second && second->stage == second->twin->stage &&
+                   second->vm != second->twin->vm &&
+                   sched_element_is_at(e, second->twin->vm->slot,
+                                       sched_batch_index(second->twin)),
+               "vm %u stage %u batch %llu: a second run of nothing", second->vm->number,
+               b->stage->number, (unsigned long long)second->first);
+}
+
 static void vm_check(const struct vm_table *t, const struct vm *vm)
 {
     struct list *pos;
     uint32_t load = 0, used = 0;
     list_for_each(pos, &vm->queue) {
         batch_check(in_vm_batch(pos));
+        twin_check(in_vm_batch(pos));
         load++;
     }
     for (uint32_t i = 0; i < t->in_flight; i++) {
         used += vm->batches[i].stage != NULL;
-        sched_must(vm->batches[i].stage != NULL || list_is_empty(&vm->batches[i].in_recallable),
-                   "vm %u: a free place is listed as recallable", vm->number);
+        sched_must(vm->batches[i].stage != NULL ||
+                       (list_is_empty(&vm->batches[i].in_recallable) &&
+                        list_is_empty(&vm->batches[i].in_runners) &&
+                        vm->batches[i].twin == NULL && !vm->batches[i].is_second),
+                   "vm %u: a free place is listed as if it held something", vm->number);
     }
     sched_must(load == vm->load && used == load, "vm %u: load %u, %u queued, %u places used",
                vm->number, vm->load, load, used);

@@ -5,9 +5,13 @@
  * never allocates. left counts those of its elements that are still ASSIGNED to it: results,
  * recalls and late results from elsewhere take from it, and at 0 it is over.
  *
+ * An element that runs very long may have a second run. Its batch is a twin of the one that the
+ * element is assigned to: one element, is_second, and the element's own record does not name it.
+ *
  * room[n] holds the VMs that have n batches and may get another; a batch is recallable while its
- * VM is not asked already and something in it is probably not started. sched_vm_refresh() derives
- * both from the VM, and is called after every change of it. */
+ * VM is not asked already and something in it is probably not started; a stage that speculates has
+ * a list of its runners, batches that are being worked on. sched_vm_refresh() derives all that
+ * from the VM, and is called after every change of it. */
 #ifndef SCHED_VM_H
 #define SCHED_VM_H
 
@@ -22,6 +26,7 @@ struct batch {
     struct list in_vm;         /* the VM's queue, in the order sent */
     struct list in_stage;      /* the stage's batches */
     struct list in_recallable; /* those of all VMs */
+    struct list in_runners;    /* the stage's runners */
     struct vm *vm;             /* whose place this is */
     struct stage *stage;       /* NULL: a free place */
     uint64_t first;
@@ -29,6 +34,9 @@ struct batch {
     uint32_t left;    /* elements still assigned to it */
     uint32_t attempt; /* of all its elements */
     bool is_long;     /* nothing is queued behind it */
+    bool may_double;  /* its element may get a second run, as far as it is known */
+    bool is_second;   /* the second run of an element that is assigned to its twin */
+    struct batch *twin; /* the other run of one of its elements, or NULL */
 };
 
 struct vm {
@@ -42,6 +50,8 @@ struct vm {
     uint64_t recall_first;   /* what was asked back */
     uint64_t recall_count;
     bool is_draining;        /* gets nothing new */
+    bool is_suspect;         /* silent, gets nothing new until it speaks */
+    bool is_blocked;         /* serves only stages that nobody else serves */
     bool is_futile;          /* gave nothing back; not asked again before it reports */
     struct batch batches[];  /* in_flight places */
 };
@@ -78,7 +88,17 @@ bool sched_batch_is_head(const struct batch *b);
 /* Elements of it that have probably not started. */
 uint32_t sched_batch_unstarted(const struct batch *b);
 struct element *sched_batch_element(const struct batch *b, uint64_t index); /* NULL: not its own */
+/* Gives an element of b, assigned to it, a second run in a batch of one elsewhere. */
+void sched_batch_pair(struct batch *b, struct batch *second);
+/* The second run of an element assigned to b, or NULL. */
+struct batch *sched_batch_second(const struct batch *b, uint64_t index);
+/* The second run is over; its batch is empty, to be ended. */
+void sched_batch_unpair(struct batch *second);
+/* The first run is over: the element is now assigned to what was the second. */
+void sched_batch_promote(struct batch *second);
 
+/* It has reported, or works on something else from now on. */
+void sched_vm_report(struct vm *vm, uint64_t now_ns);
 void sched_vm_recall_end(struct vm_table *t, struct vm *vm); /* answered, or void */
 void sched_vm_refresh(struct vm_table *t, struct vm *vm);
 size_t sched_vms_memory(const struct vm_table *t);

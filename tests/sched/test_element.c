@@ -9,7 +9,7 @@
 static struct element_range peek(const struct segments *g, uint64_t max)
 {
     struct element_range r = {0};
-    ck_assert(sched_segments_peek(g, max, &r));
+    ck_assert(sched_segments_peek(g, 0, max, &r));
     sched_segments_check(g, 0);
     return r;
 }

@@ -382,6 +382,8 @@ static void judge(struct farm *f, const struct sched_event *ev, const struct sch
             post_event(f, a.at_ns - f->now_ns, &(struct sched_event){.type = SCHED_TICK});
             break;
         case SCHED_DROP:
+        case SCHED_BLOCK_VM:
+        case SCHED_CANCEL_RUN:
         case SCHED_ACTION_COUNT:
             break;
         }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* trace.h - events as lines of text in, actions as a line of text out, for readable tests.
  *
- *   open S | join V | serve S V | unserve S V | add S N [BYTES] | close S | drain V | cancel S
+ *   open S [retries N backoff US] [speculate] | join V | serve S V | unserve S V | add S N [BYTES] | close S | drain V | cancel S
  *   forget S | tick | result S V tryT F+N NS | recorded S F+N | delivered S F+N
- *   recalled S V F+N | lost V loss|own|expected [S F]
+ *   failed S V tryT F+N NS | suspect V | unsuspect V | unblock V
+ *   recalled S V F+N | lost V loss|own|expected|timeout [S F]
  *
  * "@7 line" happens 7 microseconds after the start; without it no time passes. */
 #ifndef TESTS_SCHED_TRACE_H
@@ -30,9 +31,11 @@ static const char *const trace_events[SCHED_EVENT_COUNT] = {
     [SCHED_RECORDED] = "recorded",   [SCHED_DELIVERED] = "delivered",
     [SCHED_RECALLED] = "recalled",   [SCHED_CANCEL] = "cancel",
     [SCHED_STAGE_CLOSED] = "forget", [SCHED_TICK] = "tick",
+    [SCHED_VM_SUSPECT] = "suspect",  [SCHED_VM_UNBLOCK] = "unblock",
+    [SCHED_FAILED] = "failed",
 };
 
-static const char *const trace_causes[] = {"loss", "own", "expected"};
+static const char *const trace_causes[] = {"loss", "own", "expected", "timeout"};
 
 /* The arguments of an event, as the comment above has them. */
 static bool trace_arguments(struct sched_event *ev, const char *args)
@@ -43,8 +46,14 @@ static bool trace_arguments(struct sched_event *ev, const char *args)
     switch (ev->type) {
     case SCHED_VM_JOINED:
     case SCHED_VM_DRAINING:
+    case SCHED_VM_SUSPECT:
+    case SCHED_VM_UNBLOCK:
         return sscanf(args, "%u", &ev->vm) == 1;
     case SCHED_STAGE_OPENED:
+        n = sscanf(args, "%u retries %u backoff %llu", &ev->stage, &ev->retries, &ns);
+        ev->backoff_ns = ns * 1000;
+        ev->flag = strstr(args, "speculate") != NULL ? SCHED_STAGE_SPECULATE : 0;
+        return n > 0;
     case SCHED_WORK_CLOSED:
     case SCHED_CANCEL:
     case SCHED_STAGE_CLOSED:
@@ -55,6 +64,7 @@ static bool trace_arguments(struct sched_event *ev, const char *args)
         n = sscanf(args, "%u %llu %llu", &ev->stage, &count, &bytes) >= 2;
         break;
     case SCHED_RESULT:
+    case SCHED_FAILED:
         n = sscanf(args, "%u %u try%u %llu+%llu %llu", &ev->stage, &ev->vm, &ev->attempt, &first,
                    &count, &ns) == 6;
         break;
@@ -68,7 +78,7 @@ static bool trace_arguments(struct sched_event *ev, const char *args)
     case SCHED_VM_LOST:
         n = sscanf(args, "%u %15s %u %llu", &ev->vm, cause, &ev->stage, &first);
         ev->has_element = n == 4;
-        for (int i = 0; i < 3; i++) {
+        for (int i = 0; i < 4; i++) {
             if (strcmp(cause, trace_causes[i]) == 0) {
                 ev->cause = (enum sched_cause)i;
             }
@@ -97,7 +107,7 @@ static struct sched_event trace_parse(struct trace *t, const char *line)
         line += used;
     }
     ck_assert_int_eq(sscanf(line, "%15s %n", verb, &used), 1);
-    ev.flag = strcmp(verb, "unserve") != 0;
+    ev.flag = strcmp(verb, "unserve") != 0 && strcmp(verb, "unsuspect") != 0;
     for (int i = 0; i < SCHED_EVENT_COUNT; i++) {
         if (trace_events[i] != NULL && strcmp(verb + (ev.flag ? 0 : 2), trace_events[i]) == 0) {
             ev.type = (enum sched_event_type)i;
@@ -131,6 +141,10 @@ static int trace_action(char *to, size_t size, const struct sched_action *a)
         return snprintf(to, size, "done %u", a->stage);
     case SCHED_WAKE_AT:
         return snprintf(to, size, "wake @%g", (double)a->at_ns / 1000);
+    case SCHED_BLOCK_VM:
+        return snprintf(to, size, "block vm%u", a->vm);
+    case SCHED_CANCEL_RUN:
+        return snprintf(to, size, "stop %u:%llu+%llu vm%u", a->stage, first, count, a->vm);
     case SCHED_ACTION_COUNT:
         break;
     }
