@@ -258,7 +258,8 @@ def test_names_with_odd_characters_are_refused_or_work(vm):
 
 
 def test_handle_on_a_lost_vm_raises_at_join_again_and_again(vms):
-    handle = trickle.fork(vms[0], "exec", "import os; os._exit(1)")
+    dies = "import os, time; time.sleep(0.3); os._exit(1)"  # late: the next fork must get in
+    handle = trickle.fork(vms[0], "exec", dies)
     behind = trickle.fork(vms[0], abs, 1)
     for h in (handle, handle, behind):
         with pytest.raises(VMLost):
