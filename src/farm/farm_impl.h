@@ -33,6 +33,7 @@
 #define FARM_MODULES_MAX 4
 #define FARM_DEATH_WAIT_MS 30 /* after a VM's connection ends: wait so long for its death report */
 #define FARM_QUIET_MS 50      /* LAN discovery ends after so long without a new answer */
+#define FARM_REPEAT_MS 80    /* while nobody has answered it asks again after this */
 #define FARM_ASK_MAX_MS 250   /* and after this in any case */
 #define FARM_ASK_AGAIN_MS 5000 /* how often to look for supervisors that were lost */
 #define FARM_HELLO_MS 60000   /* a VM that is starting answers when its interpreter is up */
@@ -54,6 +55,8 @@ struct finder {
     void *state;                               /* [f] of the module */
     uv_poll_t poll;                            /* [f] on the module's descriptor */
     bool has_poll;                             /* [f] poll is initialised */
+    uint64_t asked_at_ms, answered_at_ms;      /* [f] the last question, the last answer */
+    bool has_answer;                           /* [f] since the farm's last question */
 };
 
 enum supervisor_state { SUP_CONNECTING, SUP_ANSWERED, SUP_GONE };
@@ -244,7 +247,7 @@ struct trk_farm {
     struct wire_hello hello; /* [c] but for purpose */
     struct finder finders[FARM_MODULES_MAX]; /* [f] */
     size_t finders_count;
-    uint64_t asked_at_ms, found_at_ms; /* [f] last question, last new supervisor; 0: never */
+    uint64_t asked_at_ms;    /* [f] last question; 0: never */
     struct list supervisors; /* [f] */
     struct list slots;       /* [m] written by the farm thread only */
     uint32_t slots_count;

@@ -299,11 +299,13 @@ static void on_found(void *ctx, const char *address)
     struct supervisor *sup;
     struct list *pos;
 
+    finder->has_answer = true;
+    finder->answered_at_ms = now_ms(farm);
+    farm_touch(farm);
     list_for_each(pos, &farm->supervisors) {
         sup = container_of(pos, struct supervisor, node);
         if (strcmp(sup->address, address) == 0) {
             if (sup->state == SUP_GONE) {
-                farm->found_at_ms = now_ms(farm);
                 supervisor_connect(sup);
             }
             return;
@@ -322,7 +324,6 @@ static void on_found(void *ctx, const char *address)
     memcpy(sup->address, address, strlen(address) + 1);
     sup->farm = farm;
     list_push_back(&farm->supervisors, &sup->node);
-    farm->found_at_ms = now_ms(farm);
     supervisor_connect(sup);
     farm_touch(farm);
 }
@@ -374,14 +375,20 @@ int find_open(struct trk_farm *farm)
     return rc;
 }
 
+static void finder_ask(struct finder *finder)
+{
+    finder->asked_at_ms = now_ms(finder->farm);
+    if (finder->module->ask(finder->state) < 0) {
+        log_warn("farm", "discovery %s: %s", finder->module->name, fail_text());
+    }
+}
+
 void find_ask(struct trk_farm *farm)
 {
-    farm->asked_at_ms = farm->found_at_ms = now_ms(farm);
+    farm->asked_at_ms = now_ms(farm);
     for (size_t i = 0; i < farm->finders_count; i++) {
-        struct finder *finder = &farm->finders[i];
-        if (finder->module->ask(finder->state) < 0) {
-            log_warn("farm", "discovery %s: %s", finder->module->name, fail_text());
-        }
+        farm->finders[i].has_answer = false;
+        finder_ask(&farm->finders[i]);
     }
     farm_touch(farm);
 }
@@ -400,19 +407,24 @@ void find_pulse(struct trk_farm *farm)
     }
 }
 
+/* Have those who answer over a network had their time? A question may get lost, so while nobody
+ * has answered it is asked again. */
 static bool is_quiet(struct trk_farm *farm)
 {
     uint64_t now = now_ms(farm);
 
     for (size_t i = 0; i < farm->finders_count; i++) {
-        if (!farm->finders[i].module->is_immediate) {
-            if (now >= farm->found_at_ms + FARM_QUIET_MS ||
-                now >= farm->asked_at_ms + FARM_ASK_MAX_MS) {
-                return true;
-            }
-            farm_wake_in(farm, farm->found_at_ms + FARM_QUIET_MS - now);
-            return false;
+        struct finder *finder = &farm->finders[i];
+        uint64_t due = finder->answered_at_ms + FARM_QUIET_MS;
+        if (finder->module->is_immediate || now >= farm->asked_at_ms + FARM_ASK_MAX_MS ||
+            (finder->has_answer && now >= due)) {
+            continue;
         }
+        if (!finder->has_answer && now >= finder->asked_at_ms + FARM_REPEAT_MS) {
+            finder_ask(finder);
+        }
+        farm_wake_in(farm, finder->has_answer ? due - now : FARM_REPEAT_MS);
+        return false;
     }
     return true;
 }
