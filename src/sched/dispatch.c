@@ -220,11 +220,20 @@ static void recall_part(struct sched *s, struct batch *b)
     sched_vm_refresh(&s->vms, vm);
 }
 
-/* Is there an idle VM that could take over from this batch, and nothing else for it? */
+/* Is there an idle VM that could take over from this batch, and nothing else for it? Not the one
+ * that would be avoided: what comes back would go to the same VM again, and so on. */
 static bool is_missed(const struct sched *s, const struct batch *b)
 {
+    const struct element *e = b->count == 1 ? sched_batch_element(b, b->first) : NULL;
+    struct element_range range = {.first = b->first, .count = 1,
+                                  .is_blamed = e != NULL && sched_element_is_blamed(e)};
+    size_t avoid = slot_to_avoid(s, b->stage, &range);
+    size_t slot = sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0);
+    if (slot != SCHED_NONE && slot == avoid) {
+        slot = sched_bits_next_both(&s->vms.room[0], &b->stage->serves, slot + 1);
+    }
     return sched_stage_pending(b->stage) < HELD_LOOKS && /* if any, it may not have these */
-           sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0) != SCHED_NONE;
+           slot != SCHED_NONE;
 }
 
 /* Of this VM's batches that are worth recalling, of which b is one, the last: it waits longest. */
