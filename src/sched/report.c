@@ -81,7 +81,7 @@ static struct batch *element_take(struct sched *s, struct stage *st, const struc
 
 /* A run that has not brought a result is over. The other one goes on if there is one; otherwise
  * the element is still assigned, and has left its batch. Returns whether it has. */
-static bool run_leave(struct sched *s, struct batch *b, uint64_t index)
+static bool run_leave(struct sched *s, struct batch *b, uint64_t index, bool has_failed)
 {
     struct batch *second = sched_batch_second(b, index);
     if (second == NULL) {
@@ -89,11 +89,13 @@ static bool run_leave(struct sched *s, struct batch *b, uint64_t index)
         return true;
     }
     sched_batch_promote(second);
+    second->may_double = second->may_double && !has_failed;
     sched_vm_refresh(&s->vms, second->vm);
     return false;
 }
 
-/* Counts a failed run; the next one waits, if none is under way. Returns the batch that has lost
+/* Counts a failed run; the next one waits, if none is under way, and what is under way gets no
+ * second run again: that would be a try without a wait. Returns the batch that has lost
  * the element or NULL. */
 static struct batch *element_retry(struct sched *s, struct stage *st, const struct sched_event *ev,
                                    uint64_t index, const struct element *e)
@@ -105,10 +107,11 @@ static struct batch *element_retry(struct sched *s, struct stage *st, const stru
     if (sched_element_state(e) == ELEMENT_ASSIGNED) {
         b = sched_batch_of(s, e);
         if (is_from(b, ev)) {
-            is_free = run_leave(s, b, index);
+            is_free = run_leave(s, b, index, true);
         } else {
             struct batch *second = sched_batch_second(b, index);
             if (is_from(second, ev)) {
+                b->may_double = false;
                 sched_second_end(s, second);
             } /* else a late one: what is under way is the next try */
             b = NULL;
@@ -150,7 +153,7 @@ static struct batch *element_redo(struct sched *s, struct stage *st, const struc
     if (b->vm->number != ev->vm) {
         return NULL;
     }
-    if (run_leave(s, b, index)) {
+    if (run_leave(s, b, index, false)) {
         sched_segments_put_back(&st->elements, index, false);
     }
     return b;
@@ -325,7 +328,7 @@ static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first,
             sched_vm_refresh(&s->vms, vm);
             break;
         }
-        if (run_leave(s, b, i)) {
+        if (run_leave(s, b, i, false)) {
             /* An attempt that was made elsewhere meanwhile is not taken back. */
             sched_segments_put_back(g, i, e->attempt == b->attempt);
         }

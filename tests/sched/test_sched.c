@@ -479,7 +479,8 @@ END_TEST
 static int live_through(uint64_t fail_at)
 {
     static const char *const lines[] = {
-        "open 1", "join 1", "join 2", "serve 1 1", "serve 1 2", "add 1 20000", "open 2", "add 2 5",
+        "open 1 retries 2 backoff 9 speculate", "join 1", "join 2", "serve 1 1", "serve 1 2",
+        "add 1 20000", "open 2", "add 2 5", "failed 1 1 try1 0+1 7",
         "@1 result 1 1 try1 0+1 1000", "@2 result 1 2 try1 1+1 1000", "lost 1 own 1 2",
         "@3 result 1 2 try1 6+4 4000", "recorded 1 0+1", "drain 2", "recalled 1 2 10+4",
         "lost 2 loss", "join 40", "serve 2 40", "serve 1 40", "result 1 40 try2 2+1 9",
