@@ -196,6 +196,8 @@ enum trk_notice_kind {
     TRK_NOTICE_VM_LOST = 2,
     TRK_NOTICE_VM_JOINED = 3,
     TRK_NOTICE_MESSAGE = 4, /* anything a person should read */
+    TRK_NOTICE_VM_LEAVING = 5, /* it ends after what it runs; while it does, it answers requests,
+                                  and a drained one for a moment more. No text */
 };
 
 struct trk_notice {

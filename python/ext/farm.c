@@ -82,16 +82,17 @@ static const char *get_text(PyObject *obj)
 
 static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
-    static char *names[] = {"program", "runtime_dir", "lan",           "insecure",
-                            "hosts",   "multicast",   "dead_after_ms", NULL};
+    static char *names[] = {"program",   "runtime_dir",   "lan",              "insecure", "hosts",
+                            "multicast", "dead_after_ms", "suspect_after_ms", NULL};
     struct trk_farm_options opt = {.size = sizeof(opt)};
     int lan = 0, insecure = 0, rc;
-    PyObject *dead_after = NULL;
+    PyObject *dead_after = NULL, *suspect_after = NULL;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzO:Farm", names, &opt.program,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOO:Farm", names, &opt.program,
                                      &opt.runtime_dir, &lan, &insecure, &opt.hosts,
-                                     &opt.multicast, &dead_after) ||
-        get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0) {
+                                     &opt.multicast, &dead_after, &suspect_after) ||
+        get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0 ||
+        get_u32(suspect_after, "suspect_after_ms", &opt.suspect_after_ms) < 0) {
         return -1;
     }
     if (as_farm(self)->notices != NULL) {
@@ -316,6 +317,56 @@ static PyObject *farm_vms(PyObject *self, PyObject *const *args, Py_ssize_t narg
     return list;
 }
 
+/* --- orders ------------------------------------------------------------------------------- */
+
+struct ordering {
+    struct trk_farm *farm;
+    const char *verb, *host; /* host NULL: any */
+    uint32_t pid;
+    int64_t timeout;
+    char answer[256];
+};
+
+/* Not in slices, as with listing: each call gives the order anew. */
+static int wait_order(void *ctx, int timeout_ms)
+{
+    struct ordering *o = ctx;
+
+    if (timeout_ms == 0) {
+        return TRK_AGAIN;
+    }
+    return trk_vms_order(o->farm, o->verb, o->host, o->pid, ext_milliseconds(o->timeout),
+                         o->answer, sizeof(o->answer));
+}
+
+PyDoc_STRVAR(order_doc,
+             "order(verb, pid, host=None, timeout=5.0)\n--\n\n"
+             "Tells a VM's supervisor to \"drain\" or \"stop\" it; the sentence it answers.\n"
+             "Call vms() first: that finds the supervisors.");
+
+static PyObject *farm_order(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames)
+{
+    static const char *const names[] = {"verb", "pid", "host", "timeout", NULL};
+    struct ordering o = {.timeout = 0};
+    struct ext_waiter waiter = {.wait = wait_order, .ctx = &o};
+    PyObject *arg[4];
+    int rc;
+
+    if (ext_args("order", args, nargs, kwnames, names, 2, arg) < 0 ||
+        (o.verb = get_text(arg[0])) == NULL || get_u32(arg[1], "pid", &o.pid) < 0 ||
+        (arg[2] != NULL && arg[2] != Py_None && (o.host = get_text(arg[2])) == NULL) ||
+        ext_timeout(arg[3], 5000000000, &o.timeout) < 0 || (o.farm = farm_of(self)) == NULL) {
+        return NULL;
+    }
+    o.timeout = o.timeout == 0 ? 1 : o.timeout;
+    rc = ext_wait(&waiter, o.timeout);
+    if (rc == TRK_AGAIN) {
+        return ext_raise_text(ext_state_of(self), TRK_ETIMEDOUT, "the supervisor did not answer");
+    }
+    return rc < 0 ? ext_raise(ext_state_of(self), rc) : text_of(o.answer, sizeof(o.answer));
+}
+
 /* --- notices ----------------------------------------------------------------------------- */
 
 struct taking {
@@ -338,6 +389,8 @@ static const char *notice_kind(enum trk_notice_kind kind)
         return "vm_lost";
     case TRK_NOTICE_VM_JOINED:
         return "vm_joined";
+    case TRK_NOTICE_VM_LEAVING:
+        return "vm_leaving";
     case TRK_NOTICE_MESSAGE:
         break;
     }
@@ -426,32 +479,53 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
     return 0;
 }
 
+enum {
+    ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
+    ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_COUNT
+};
+
+/* All of opt but the function and the VMs. */
+static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
+{
+    opt->name = get_text(arg[ARG_NAME]);
+    if (opt->name == NULL || get_bool(arg[ARG_ORDERED], &opt->ordered) < 0 ||
+        get_u64(arg[ARG_AHEAD_ELEMENTS], &opt->ahead_elements) < 0 ||
+        get_u64(arg[ARG_AHEAD_BYTES], &opt->ahead_bytes) < 0 ||
+        get_u32(arg[ARG_RETRIES], "retries", &opt->retries) < 0 ||
+        get_u32(arg[ARG_RETRY_AFTER], "retry_after_ms", &opt->retry_after_ms) < 0 ||
+        get_u32(arg[ARG_TIMEOUT], "timeout_ms", &opt->timeout_ms) < 0) {
+        return -1;
+    }
+    return get_bool(arg[ARG_SPECULATE], &opt->speculate);
+}
+
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
-                       "ahead_elements=0, ahead_bytes=0)\n--\n\n"
+                       "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
+                       "timeout_ms=0, speculate=False)\n--\n\n"
                        "Declares work: a function for elements to come.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
 {
-    static const char *const names[] = {"name",    "function",       "list",        "vms",
-                                        "ordered", "ahead_elements", "ahead_bytes", NULL};
+    static const char *const names[] = {
+        "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
+        "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;
-    PyObject *arg[7], *keep = NULL, *object = NULL;
+    PyObject *arg[ARG_COUNT], *keep = NULL, *object = NULL;
     struct trk_farm *farm;
     Py_buffer function;
     int rc;
 
     if (ext_args("work", args, nargs, kwnames, names, 2, arg) < 0 ||
-        (opt.name = get_text(arg[0])) == NULL || get_bool(arg[4], &opt.ordered) < 0 ||
-        get_u64(arg[5], &opt.ahead_elements) < 0 || get_u64(arg[6], &opt.ahead_bytes) < 0 ||
-        PyObject_GetBuffer(arg[1], &function, PyBUF_SIMPLE) < 0) {
+        get_work_options(arg, &opt) < 0 ||
+        PyObject_GetBuffer(arg[ARG_FUNCTION], &function, PyBUF_SIMPLE) < 0) {
         return NULL;
     }
     opt.function = function.buf;
     opt.function_size = (size_t)function.len;
-    if (get_targets(self, arg[2], arg[3], &opt, &keep, &array) == 0 &&
+    if (get_targets(self, arg[ARG_LIST], arg[ARG_VMS], &opt, &keep, &array) == 0 &&
         (farm = farm_of(self)) != NULL) {
         rc = trk_work_new(farm, &opt, &work);
         object = rc < 0 ? ext_raise(ext_state_of(self), rc)
@@ -529,6 +603,7 @@ static PyObject *farm_inject(PyObject *self, PyObject *const *args, Py_ssize_t n
 static PyMethodDef farm_methods[] = {
     METHOD(connect, METH_FASTCALL | METH_KEYWORDS),
     METHOD(vms, METH_FASTCALL | METH_KEYWORDS),
+    METHOD(order, METH_FASTCALL | METH_KEYWORDS),
     METHOD(notice, METH_FASTCALL | METH_KEYWORDS),
     METHOD(work, METH_FASTCALL | METH_KEYWORDS),
     METHOD(inject, METH_FASTCALL | METH_KEYWORDS),
@@ -538,7 +613,7 @@ static PyMethodDef farm_methods[] = {
 
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
-                "multicast=None, dead_after_ms=0)\n--\n\nA farm thread and all it holds."},
+                "multicast=None, dead_after_ms=0, suspect_after_ms=0)\n--\n\nA farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},
     {Py_tp_traverse, farm_traverse},

@@ -13,16 +13,26 @@
  *      ^-------leave_user------'---------------------(waits)----'
  *
  * leave_user makes sure that a signal that was sent has arrived, and drops a KeyboardInterrupt
- * that came too late to be raised by the code it was meant for. */
+ * that came too late to be raised by the code it was meant for.
+ *
+ * Dumps. Code that has used up its time may hold the GIL, so its traceback is written by a signal
+ * handler on its own thread: that of Python's faulthandler, which needs no GIL. The signal is a
+ * real-time one, which hardly anybody uses; the handler is kept from before user code ran, and
+ * set again when it is needed. */
+#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "ext.h"
 
+#define DUMP_SIGNAL (SIGRTMAX - 3)
+#define DUMP_NS 200000000 /* the host ends the process then in any case */
 #define SIGNAL_ROUNDS_MAX 64 /* handlers that raise, one after the other, before we go on */
 
 enum user_state { OUTSIDE, INSIDE, SENDING, SENT };
@@ -98,6 +108,54 @@ static void on_interrupt(void *state)
     }
     atomic_store(&s->user, SENT);
 }
+
+/* --- dumps ------------------------------------------------------------------------------- */
+
+/* For the signal handler, which can be given nothing. */
+static struct sigaction dump_action; /* faulthandler's */
+static sem_t dump_done;
+
+static void on_dump_signal(int number)
+{
+    dump_action.sa_handler(number);
+    sem_post(&dump_done);
+}
+
+/* Net thread. */
+static void on_dump(void *state)
+{
+    struct serving *s = state;
+    struct sigaction action = dump_action;
+    struct timespec until;
+
+    action.sa_handler = on_dump_signal;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += DUMP_NS;
+    until.tv_sec += until.tv_nsec / 1000000000;
+    until.tv_nsec %= 1000000000;
+    if (sigaction(DUMP_SIGNAL, &action, NULL) < 0 || pthread_kill(s->thread, DUMP_SIGNAL) != 0) {
+        return;
+    }
+    while (sem_timedwait(&dump_done, &until) < 0 && errno == EINTR) {
+    }
+}
+
+/* False: this Python has no faulthandler; a timeout then leaves no traceback. */
+static bool prepare_dump(void)
+{
+    PyObject *module = PyImport_ImportModule("faulthandler"), *done = NULL;
+
+    if (module != NULL) { /* to stderr, all threads */
+        done = PyObject_CallMethod(module, "register", "iiO", DUMP_SIGNAL, 2, Py_True);
+    }
+    PyErr_Clear();
+    Py_XDECREF(module);
+    Py_XDECREF(done);
+    return done != NULL && sem_init(&dump_done, 0, 0) == 0 &&
+           sigaction(DUMP_SIGNAL, NULL, &dump_action) == 0;
+}
+
+/* --- waiting ----------------------------------------------------------------------------- */
 
 static void on_wait_begin(void *state)
 {
@@ -392,6 +450,7 @@ static int serving_init(struct serving *s, PyObject *server)
         .wait_begin = on_wait_begin,
         .wait_end = on_wait_end,
         .interrupt = on_interrupt,
+        .dump = prepare_dump() ? on_dump : NULL,
     };
     atomic_init(&s->user, OUTSIDE);
     s->thread = pthread_self();

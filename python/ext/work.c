@@ -11,6 +11,8 @@
  * progress() answers with the last known numbers and cancel() is carried out at the end of the
  * stretch. All other methods refuse while one of them is under way (`is_busy`): they come from
  * another thread, or from the iterator that is being pulled. */
+#include <string.h>
+
 #include "ext.h"
 
 enum feed_answer { FEED_ADDED = 0, FEED_END = TRK_END, FEED_FULL = TRK_FULL };
@@ -567,6 +569,62 @@ static PyObject *work_progress(PyObject *self, PyObject *unused)
                          "is_closed", PyBool_FromLong(p->is_closed));
 }
 
+static const char *const outcomes[] = {
+    [TRK_OUTCOME_DONE] = "done",       [TRK_OUTCOME_EXCEPTION] = "exception",
+    [TRK_OUTCOME_DIED] = "died",       [TRK_OUTCOME_TIMEOUT] = "timeout",
+    [TRK_OUTCOME_MEMORY] = "memory",   [TRK_OUTCOME_OOM] = "oom",
+    [TRK_OUTCOME_LOST] = "lost",
+};
+
+static PyObject *attempt_dict(const struct trk_attempt *a)
+{
+    size_t known = sizeof(outcomes) / sizeof(outcomes[0]);
+    Py_ssize_t host_size = (Py_ssize_t)strnlen(a->vm_host, sizeof(a->vm_host));
+    PyObject *host = PyUnicode_DecodeUTF8(a->vm_host, host_size, "replace");
+
+    if (host == NULL) {
+        return NULL;
+    }
+    return Py_BuildValue(
+        "{sIsssNsIsIsKsKsisisKsy#}", "attempt", (unsigned)a->attempt, "outcome",
+        a->outcome < known ? outcomes[a->outcome] : "unknown", "host", host, "index",
+        (unsigned)a->vm_index, "pid", (unsigned)a->vm_pid, "started_ms",
+        (unsigned long long)a->started_ms, "duration_ns", (unsigned long long)a->duration_ns,
+        "signal", (int)a->signal, "exit_status", (int)a->exit_status, "rss_max_bytes",
+        (unsigned long long)a->rss_max_bytes, "output", a->output != NULL ? a->output : "",
+        (Py_ssize_t)a->output_size);
+}
+
+PyDoc_STRVAR(attempts_doc, "attempts(index)\n--\n\n"
+                           "All ended runs of an element that are still known, as dicts, the first\n"
+                           "first. Any thread, at any time.");
+
+static PyObject *work_attempts(PyObject *self, PyObject *index)
+{
+    unsigned long long at = PyLong_AsUnsignedLongLong(index);
+    struct trk_attempt *found = NULL;
+    size_t count = 0;
+    PyObject *list;
+    int rc;
+
+    if (at == (unsigned long long)-1 && PyErr_Occurred()) {
+        return NULL;
+    }
+    rc = trk_work_attempts(as_work(self)->work, at, &found, &count);
+    if (rc < 0) {
+        return ext_raise(ext_state_of(self), rc);
+    }
+    list = PyList_New((Py_ssize_t)count);
+    for (size_t i = 0; i < count && list != NULL; i++) {
+        PyObject *dict = attempt_dict(&found[i]);
+        if (dict == NULL || PyList_SetItem(list, (Py_ssize_t)i, dict) < 0) {
+            Py_CLEAR(list);
+        }
+    }
+    trk_attempts_free(found, count);
+    return list;
+}
+
 PyDoc_STRVAR(cancel_doc, "cancel(interrupt=False)\n--\n\n"
                          "Stops the work; with interrupt also the code that is running.");
 
@@ -603,6 +661,7 @@ static PyMethodDef work_methods[] = {
     {"flush", work_flush, METH_NOARGS, flush_doc},
     {"close", work_close, METH_NOARGS, close_doc},
     {"progress", work_progress, METH_NOARGS, progress_doc},
+    {"attempts", work_attempts, METH_O, attempts_doc},
     {NULL, NULL, 0, NULL},
 };
 

@@ -37,19 +37,24 @@ def decode(data: Any, loads: Callable[[Any], Any]) -> Any:
 class Farm:
     def __init__(self, *, program: str | None = None, runtime_dir: str | None = None,
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
-                 multicast: str | None = None, dead_after_ms: int = 0) -> None: ...
+                 multicast: str | None = None, dead_after_ms: int = 0,
+                 suspect_after_ms: int = 0) -> None: ...
     def connect(self, max: int = 0, need_all: bool = False, wait_ms: int = 0,
                 timeout: float | None = None) -> VMList: ...
     def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:
         """trk_vm_info as dicts: incarnation, supervisor (bytes), index, state (str: "starting",
         "idle", "leased", "failing", "stopping", "lost"), pid, cores, memory_bytes, dropped, host,
         module, version, owner, note, address."""
+    def order(self, verb: str, pid: int, host: str | None = None, timeout: float = 5.0) -> str:
+        """"drain" or "stop" to the supervisor of a VM; the sentence it answers. vms() comes first:
+        it finds the supervisors."""
     def notice(self, timeout: float | None = 0.0) -> tuple[str, str, int, int, bytes] | None:
-        """(kind, host, pid, index, text), kind one of "output", "vm_lost", "vm_joined", "message";
-        None: nothing within timeout. Raises EOFError when the farm is closed and none is left."""
+        """(kind, host, pid, index, text), kind one of "output", "vm_lost", "vm_joined",
+        "vm_leaving", "message"; None: nothing within timeout. Raises EOFError when the farm is closed and none is left."""
     def work(self, name: str, function: bytes, *, list: VMList | None = None,
              vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
-             ahead_bytes: int = 0) -> Work: ...
+             ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
+             timeout_ms: int = 0, speculate: bool = False) -> Work: ...
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 
@@ -98,6 +103,11 @@ class Work:
     def close(self) -> None: ...
     def progress(self) -> dict[str, Any]:
         """added, done, failed, reissued, vms, is_closed."""
+    def attempts(self, index: int) -> list[dict[str, Any]]:
+        """All ended runs of an element that are still known: attempt, outcome (str: "done",
+        "exception", "died", "timeout", "memory", "oom", "lost"), host, index, pid, started_ms,
+        duration_ns, signal, exit_status, rss_max_bytes, output (bytes; of an exception: the
+        payload as dump_exception made it, its last 4 KiB). Any thread."""
     def cancel(self, interrupt: bool = False) -> None: ...
 
 def serve(server: Any) -> None:

@@ -313,6 +313,7 @@ static int on_bye(struct slot *slot)
     if (slot->is_joined) {
         drive_vm_draining(slot);
     }
+    notice_put(slot->vm->farm, TRK_NOTICE_VM_LEAVING, slot->vm, "", 0);
     farm_touch(slot->vm->farm);
     return 0;
 }

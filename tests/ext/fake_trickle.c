@@ -8,6 +8,8 @@
  *            the payload as its text)
  *   work     echo | odd (odd elements are exceptions) | late (each result only after a wait) |
  *            pairs (results in the order 1, 0, 3, 2, ...) | stuck (no result ever)
+ *            attempts of element i: i of them, which tell the options of the work
+ *   order    drain of pid 7; others are refused
  *   connect  max 77: TRK_ENOVMS; max 88: never done
  *
  * trk_vm_serve reads commands from what standard input was at its start, see serve_line(), and
@@ -70,6 +72,7 @@ struct trk_work {
     struct entry *entries; /* all that were added, by index */
     size_t added, taken, cap, ahead;
     bool is_closed, is_cancelled, is_ready;
+    struct trk_work_options opt;
 };
 
 static int fail(int error, const char *text)
@@ -212,6 +215,16 @@ int trk_vms_list(struct trk_farm *farm, int timeout_ms, struct trk_vm_info **out
         vm_info(&(*out)[i], i, false);
     }
     *count = FAKE_VMS;
+    return 0;
+}
+
+int trk_vms_order(struct trk_farm *farm, const char *verb, const char *host, uint32_t pid,
+                  int timeout_ms, char *answer, size_t size)
+{
+    if (strcmp(verb, "drain") != 0 || (host != NULL && strcmp(host, "here") != 0) || pid != 7) {
+        return fail(TRK_EDENIED, "there is no such VM here");
+    }
+    snprintf(answer, size, "it drains, for %d ms", timeout_ms);
     return 0;
 }
 
@@ -407,6 +420,7 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
     work = calloc(1, sizeof(*work));
     snprintf(work->kind, sizeof(work->kind), "%.*s", (int)opt->function_size,
              (const char *)opt->function);
+    work->opt = *opt;
     work->ahead = opt->ahead_elements != 0 ? opt->ahead_elements : AHEAD_DEFAULT;
     *out = work;
     return 0;
@@ -479,6 +493,33 @@ void trk_work_progress(struct trk_work *work, struct trk_progress *out)
 {
     *out = (struct trk_progress){.added = work->added, .done = work->taken, .vms = FAKE_VMS,
                                  .is_closed = work->is_closed};
+}
+
+int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt **out,
+                      size_t *count)
+{
+    *count = (size_t)index;
+    *out = calloc(*count + 1, sizeof(**out));
+    for (size_t i = 0; i < *count; i++) {
+        (*out)[i] = (struct trk_attempt){
+            .attempt = (uint32_t)i + 1, .outcome = (uint32_t)i, .vm_pid = work->opt.retries,
+            .vm_index = work->opt.speculate, .vm_host = "here", .started_ms = 5, .duration_ns = 6,
+            .signal = 11, .exit_status = (int32_t)work->opt.retry_after_ms,
+            .rss_max_bytes = work->opt.timeout_ms};
+        if (i > 0) {
+            (*out)[i].output = strdup("a\xff");
+            (*out)[i].output_size = 2;
+        }
+    }
+    return 0;
+}
+
+void trk_attempts_free(struct trk_attempt *attempts, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        free(attempts[i].output);
+    }
+    free(attempts);
 }
 
 void trk_work_cancel(struct trk_work *work, bool interrupt)
@@ -569,6 +610,26 @@ static void start_interrupts(struct server *s, int after_ms, int times)
     pthread_detach(thread);
 }
 
+/* What the host does with an element that has used up its time. */
+static void *dump_thread(void *arg)
+{
+    struct interruption *i = arg;
+
+    poll(NULL, 0, i->after_ms);
+    i->server->module->dump(i->server->state);
+    _exit(72);
+}
+
+static void start_dump(struct server *s, int after_ms)
+{
+    struct interruption *i = malloc(sizeof(*i));
+    pthread_t thread;
+
+    *i = (struct interruption){s, after_ms, 1};
+    pthread_create(&thread, NULL, dump_thread, i);
+    pthread_detach(thread);
+}
+
 /* Nanoseconds per element of running the same one n times. */
 static void measure(struct server *s, const struct trk_rai_element *element, long n)
 {
@@ -588,7 +649,8 @@ static void measure(struct server *s, const struct trk_rai_element *element, lon
     fflush(s->out);
 }
 
-/* stage S HEX | close S | run S HEX | bench S N HEX | request OP NAME HEX | interrupt MS TIMES */
+/* stage S HEX | close S | run S HEX | bench S N HEX | request OP NAME HEX | interrupt MS TIMES |
+ * dump MS */
 static void serve_line(struct server *s, const char *line)
 {
     char word[16] = "", name[64] = "", hex[65536] = "";
@@ -620,6 +682,8 @@ static void serve_line(struct server *s, const char *line)
         measure(s, &element, b);
     } else if (strcmp(word, "interrupt") == 0) {
         start_interrupts(s, (int)a, (int)b);
+    } else if (strcmp(word, "dump") == 0) {
+        start_dump(s, (int)a);
     }
     free(payload);
 }

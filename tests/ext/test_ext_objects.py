@@ -48,7 +48,8 @@ def test_only_farms_are_made_by_calling(ext):
 
 def test_farm_options_are_checked(ext):
     ext.Farm(program="p", runtime_dir="/tmp", lan=True, insecure=True, hosts="a:1",
-             multicast="239.0.0.1:1", dead_after_ms=5).close()
+             multicast="239.0.0.1:1", dead_after_ms=5,
+             suspect_after_ms=2).close()
     for wrong in ({"program": 1}, {"dead_after_ms": "x"}, {"nonsense": 1}):
         with pytest.raises(TypeError):
             ext.Farm(**wrong)
@@ -240,6 +241,18 @@ def test_inject_gives_a_call_per_vm(ext, farm, vms, classes):
     for wrong in ((1, "n", b""), (vms, 1, b""), (vms, "n", "")):
         with pytest.raises(TypeError):
             farm.inject(*wrong)
+
+
+def test_orders_are_answered_by_a_sentence(farm, ext):
+    assert farm.order("drain", 7) == "it drains, for 5000 ms"
+    assert farm.order("drain", 7, host="here", timeout=0.5) == "it drains, for 500 ms"
+    assert farm.order("drain", 7, None) == "it drains, for 5000 ms"
+    for wrong in (("drain", 8), ("stop", 7), ("drain", 7, "there")):
+        with pytest.raises(ext.TrickleError, match="no such VM"):
+            farm.order(*wrong)
+    for args in ((), ("drain",), ("drain", "7"), (7, 7), ("drain", 7, 7), ("drain", -7)):
+        with pytest.raises((TypeError, OverflowError)):
+            farm.order(*args)
 
 
 def test_notices_come_also_after_close(ext):

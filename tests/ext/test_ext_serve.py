@@ -82,8 +82,8 @@ print("served")
 
 
 class Vm:
-    def __init__(self, folder):
-        self.process = subprocess.Popen([sys.executable, "-X", "dev", "-c", SERVER],
+    def __init__(self, folder, program=SERVER):
+        self.process = subprocess.Popen([sys.executable, "-X", "dev", "-c", program],
                                         env={"PYTHONPATH": str(folder)}, text=True,
                                         stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE)
@@ -256,6 +256,23 @@ def test_handlers_of_user_code_that_raise_end_nothing(vm):
     vm.open("lambda x: x")
     assert vm.run(1)[0] == 0
     assert "SystemExit: 9" in vm.end()
+
+
+@pytest.mark.parametrize("code", ["time.sleep(60)", "ctypes.PyDLL(None).usleep(60_000_000)"],
+                         ids=["waiting", "holding the GIL"])
+def test_a_dump_says_where_code_is_stuck(ext_folder, code):
+    vm = Vm(ext_folder, "import ctypes\n" + SERVER.replace("def quiet", f"""
+def stuck(_):
+    signal.signal(signal.SIGRTMAX - 3, signal.SIG_IGN)
+    {code}
+
+def quiet"""))
+    vm.open("stuck")
+    vm.tell("dump", 100)
+    vm.tell("run", vm.stage, pickle.dumps(1).hex())
+    err = vm.process.communicate(timeout=60)[1]
+    assert vm.process.returncode == 72
+    assert "most recent call first" in err and "in stuck" in err, err
 
 
 def test_closed_standard_descriptors_hurt_nobody(vm):

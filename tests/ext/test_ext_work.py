@@ -347,3 +347,24 @@ def test_a_big_window_of_many_elements(work):
         assert w.collect(results, pickle.loads, None) is None
     assert w.collect(results, pickle.loads, None) is True
     assert results == list(range(30000))
+
+
+def test_attempts_are_dicts(work):
+    w = work(retries=4, retry_after_ms=250, timeout_ms=1500, speculate=True)
+    assert w.attempts(0) == []
+    found = w.attempts(8)
+    assert [a["outcome"] for a in found] == ["done", "exception", "died", "timeout", "memory",
+                                             "oom", "lost", "unknown"]
+    assert [a["output"] for a in found[:2]] == [b"", b"a\xff"]
+    assert found[1] == {"attempt": 2, "outcome": "exception", "host": "here", "index": 1, "pid": 4,
+                        "started_ms": 5, "duration_ns": 6, "signal": 11, "exit_status": 250,
+                        "rss_max_bytes": 1500, "output": b"a\xff"}
+    for wrong in (-1, 2**64, "x"):
+        with pytest.raises((TypeError, OverflowError)):
+            w.attempts(wrong)
+
+
+def test_options_of_work_are_checked(work):
+    for wrong in ({"retries": -1}, {"retries": 2**32}, {"timeout_ms": "x"}, {"retry_after_ms": 1.5}):
+        with pytest.raises((TypeError, OverflowError)):
+            work(**wrong)
