@@ -65,7 +65,8 @@ uint64_t sched_held_until(const struct sched *s, const struct stage *st,
 {
     const struct blame *blame;
     uint64_t hold_ns = HOLD_UNKNOWN_NS;
-    if (!next->is_blamed || sched_stage_vms(st) < 2 || slot_to_avoid(s, st, next) != vm_slot) {
+    if (!next->is_blamed || vm_slot == SCHED_NONE || sched_stage_vms(st) < 2 ||
+        slot_to_avoid(s, st, next) != vm_slot) {
         return 0;
     }
     blame = sched_blames_find(&s->blames, st->number, next->first);
@@ -109,26 +110,26 @@ static bool assign_one(struct sched *s, struct stage *st, uint64_t *wake_ns)
 {
     struct element_range range = {0};
     for (int looks = 0; looks < HELD_LOOKS; looks++) {
-        uint64_t from = looks > 0 ? range.first + 1 : 0;
         uint64_t held_ns;
         struct place p;
-        size_t slot;
-        if (!sched_segments_peek(&st->elements, from, 1, &range)) {
+        size_t avoid, slot;
+        if (!sched_segments_peek(&st->elements, looks > 0 ? range.first + 1 : 0, 1, &range)) {
             return false;
         }
         p = place_of(s, st, range.first);
-        slot = sched_place_vm(s->vms.room, sched_place_load_max(&p), &st->serves,
-                              slot_to_avoid(s, st, &range));
-        if (slot == SCHED_NONE) {
-            return false;
-        }
-        held_ns = sched_held_until(s, st, &range, slot);
-        if (held_ns == 0) {
+        avoid = slot_to_avoid(s, st, &range);
+        held_ns = sched_held_until(s, st, &range, avoid);
+        slot = sched_place_vm(s->vms.room, sched_place_load_max(&p), &st->serves, avoid,
+                              held_ns > 0);
+        if (slot != SCHED_NONE) {
             bool is_there =
                 sched_segments_peek(&st->elements, range.first, sched_place_size(&p), &range);
             assert(is_there);
             assign(s, st, s->vms.slots[slot], &range, range.is_blamed || sched_place_is_long(&p));
             return is_there;
+        }
+        if (held_ns == 0) {
+            return false;
         }
         *wake_ns = held_ns < *wake_ns ? held_ns : *wake_ns;
     }
@@ -220,20 +221,31 @@ static void recall_part(struct sched *s, struct batch *b)
     sched_vm_refresh(&s->vms, vm);
 }
 
-/* Is there an idle VM that could take over from this batch, and nothing else for it? Not the one
- * that would be avoided: what comes back would go to the same VM again, and so on. */
-static bool is_missed(const struct sched *s, const struct batch *b)
+/* When an idle VM could take over from this batch, and has nothing else to do: 0 for at once,
+ * UINT64_MAX for never as things are. Not the VM that it is held back from: what came back would
+ * go to the same VM again, and so on. */
+static uint64_t missed_ns(const struct sched *s, const struct batch *b)
 {
-    const struct element *e = b->count == 1 ? sched_batch_element(b, b->first) : NULL;
-    struct element_range range = {.first = b->first, .count = 1,
-                                  .is_blamed = e != NULL && sched_element_is_blamed(e)};
-    size_t avoid = slot_to_avoid(s, b->stage, &range);
+    const struct element *e = sched_batch_element(b, b->first); /* a blamed one is alone */
+    struct element_range next = {.first = b->first, .count = 1,
+                                 .is_blamed = e != NULL && sched_element_is_blamed(e)};
     size_t slot = sched_bits_next_both(&s->vms.room[0], &b->stage->serves, 0);
-    if (slot != SCHED_NONE && slot == avoid) {
-        slot = sched_bits_next_both(&s->vms.room[0], &b->stage->serves, slot + 1);
+    uint64_t held_ns;
+    if (slot == SCHED_NONE || sched_stage_pending(b->stage) >= HELD_LOOKS) {
+        return UINT64_MAX; /* what is pending although a VM is idle is held back from it */
     }
-    return sched_stage_pending(b->stage) < HELD_LOOKS && /* if any, it may not have these */
-           slot != SCHED_NONE;
+    held_ns = sched_held_until(s, b->stage, &next, slot);
+    return sched_bits_next_both(&s->vms.room[0], &b->stage->serves, slot + 1) == SCHED_NONE
+               ? held_ns
+               : 0;
+}
+
+/* When it is worth asking for the end of this batch for an idle VM; UINT64_MAX: there is none. */
+static uint64_t recall_ns(const struct sched *s, const struct batch *b)
+{
+    uint64_t at_ns = missed_ns(s, b);
+    uint64_t due_ns = at_ns != UINT64_MAX ? recall_due_ns(s, b) : UINT64_MAX;
+    return at_ns > due_ns ? at_ns : due_ns;
 }
 
 /* Of this VM's batches that are worth recalling, of which b is one, the last: it waits longest. */
@@ -242,8 +254,7 @@ static struct batch *last_worth(const struct sched *s, struct batch *b)
     struct list *pos = b->vm->queue.prev;
     for (; pos != &b->in_vm; pos = pos->prev) {
         struct batch *later = container_of(pos, struct batch, in_vm);
-        if (!list_is_empty(&later->in_recallable) && is_missed(s, later) &&
-            recall_due_ns(s, later) <= s->now_ns) {
+        if (!list_is_empty(&later->in_recallable) && recall_ns(s, later) <= s->now_ns) {
             return later;
         }
     }
@@ -262,7 +273,7 @@ static uint64_t recall_some(struct sched *s)
         if (list_is_empty(&s->vms.recallable) || pos == seen) {
             return wake_ns;
         }
-        due_ns = is_missed(s, b) ? recall_due_ns(s, b) : UINT64_MAX;
+        due_ns = recall_ns(s, b);
         if (due_ns <= s->now_ns) {
             recall_part(s, last_worth(s, b));
             continue;

@@ -54,18 +54,17 @@ bool sched_place_is_long(const struct place *p)
 }
 
 size_t sched_place_vm(const struct bits *room, uint32_t load_max, const struct bits *serves,
-                      size_t avoid)
+                      size_t avoid, bool must_avoid)
 {
-    size_t second = SCHED_NONE;
     for (uint32_t load = 0; load <= load_max; load++) {
         size_t slot = sched_bits_next_both(&room[load], serves, 0);
         if (slot != SCHED_NONE && slot == avoid) {
-            second = slot;
-            slot = sched_bits_next_both(&room[load], serves, slot + 1);
+            size_t other = sched_bits_next_both(&room[load], serves, slot + 1);
+            slot = other != SCHED_NONE || must_avoid ? other : slot;
         }
         if (slot != SCHED_NONE) {
             return slot;
         }
     }
-    return second;
+    return SCHED_NONE;
 }

@@ -27,9 +27,10 @@ uint64_t sched_place_size(const struct place *p);
 uint32_t sched_place_load_max(const struct place *p);
 /* Is one such element so long that nothing should queue behind it? */
 bool sched_place_is_long(const struct place *p);
-/* The least loaded VM that serves, lowest slot first, another than avoid if there is one with
- * room (SCHED_NONE: avoid none). room[load] are the VMs with room at that load. */
+/* The least loaded VM that serves, lowest slot first, or SCHED_NONE. avoid (SCHED_NONE: no VM)
+ * comes after others as loaded as it is, or not at all when it must not have it. room[load] are
+ * the VMs with room at that load. */
 size_t sched_place_vm(const struct bits *room, uint32_t load_max, const struct bits *serves,
-                      size_t avoid);
+                      size_t avoid, bool must_avoid);
 
 #endif

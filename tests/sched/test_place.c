@@ -75,25 +75,30 @@ START_TEST(the_last_long_elements_wait_for_an_idle_vm)
 }
 END_TEST
 
-START_TEST(an_idle_vm_comes_first_and_the_avoided_one_last)
+START_TEST(an_idle_vm_comes_first_and_the_avoided_one_last_of_these)
 {
     struct bits room[2] = {{0}, {0}};
     struct bits serves = {0};
     ck_assert_int_eq(sched_bits_reserve(&room[0], 64), 0);
     ck_assert_int_eq(sched_bits_reserve(&room[1], 64), 0);
     ck_assert_int_eq(sched_bits_reserve(&serves, 64), 0);
-    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE), SCHED_NONE);
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE, false), SCHED_NONE);
     sched_bits_set(&room[0], 9);
     sched_bits_set(&room[1], 1);
     sched_bits_set(&room[1], 3);
     sched_bits_set(&serves, 3);
-    ck_assert_uint_eq(sched_place_vm(room, 0, &serves, SCHED_NONE), SCHED_NONE);
-    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE), 3);
+    ck_assert_uint_eq(sched_place_vm(room, 0, &serves, SCHED_NONE, false), SCHED_NONE);
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE, false), 3);
     sched_bits_set(&serves, 9);
-    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE), 9);
-    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9), 3);
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, SCHED_NONE, false), 9);
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9, false), 9); /* better than a queue */
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9, true), 3);
+    sched_bits_set(&room[0], 11);
+    sched_bits_set(&serves, 11);
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9, false), 11);
+    sched_bits_clear(&serves, 11);
     sched_bits_clear(&serves, 3);
-    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9), 9); /* better than none */
+    ck_assert_uint_eq(sched_place_vm(room, 1, &serves, 9, true), SCHED_NONE);
     sched_bits_fini(&room[0]);
     sched_bits_fini(&room[1]);
     sched_bits_fini(&serves);
@@ -107,6 +112,6 @@ int main(void)
     ADD(suite, unknown_and_long_elements_go_one_by_one);
     ADD(suite, batches_shrink_towards_the_end_of_a_closed_stage);
     ADD(suite, the_last_long_elements_wait_for_an_idle_vm);
-    ADD(suite, an_idle_vm_comes_first_and_the_avoided_one_last);
+    ADD(suite, an_idle_vm_comes_first_and_the_avoided_one_last_of_these);
     return run(suite);
 }

@@ -266,6 +266,24 @@ START_TEST(an_element_that_died_waits_for_another_vm_but_not_for_ever)
 }
 END_TEST
 
+START_TEST(what_queues_behind_an_endless_element_goes_back_to_where_it_died)
+{
+    struct trace t = begin(NULL);
+    GO(&t, "open 1", "join 1", "join 2", "serve 1 1", "add 1 3");
+    EXPECT(&t, "@1000 result 1 1 try1 0+1 10000000",
+           "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
+    EXPECT(&t, "serve 1 2", "recall 1:2+1 vm1");
+    EXPECT(&t, "@2000 recalled 1 1 2+1", "assign 1:2+1 vm2 try1");
+    EXPECT(&t, "@3000 lost 1 own 1 1", "assign 1:1+1 vm2 try2");
+    GO(&t, "join 1");
+    EXPECT(&t, "serve 1 1", "wake @1.023e+06"); /* not at once: VM 1 may be bad */
+    EXPECT(&t, "@1022999 tick", "");
+    EXPECT(&t, "@1023000 tick", "recall 1:1+1 vm2"); /* but 2 may never end */
+    EXPECT(&t, "recalled 1 2 1+1", "assign 1:1+1 vm1 try2");
+    end(&t);
+}
+END_TEST
+
 START_TEST(a_vm_that_kills_everything_takes_few_at_a_time)
 {
     struct trace t = begin(NULL);
@@ -622,6 +640,7 @@ int main(void)
     ADD(suite, many_elements_wait_in_segments_of_their_own_time);
     ADD(suite, a_timeout_is_an_own_death);
     ADD(suite, an_element_that_died_waits_for_another_vm_but_not_for_ever);
+    ADD(suite, what_queues_behind_an_endless_element_goes_back_to_where_it_died);
     ADD(suite, a_vm_that_kills_everything_takes_few_at_a_time);
     ADD(suite, a_vm_that_three_elements_died_on_is_blocked_when_others_have_completed_them);
     ADD(suite, a_blocked_vm_is_used_for_a_stage_that_nobody_else_serves);

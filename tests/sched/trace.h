@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* trace.h - events as lines of text in, actions as a line of text out, for readable tests.
  *
- *   open S [retries N backoff US] [speculate] | join V | serve S V | unserve S V | add S N [BYTES] | close S | drain V | cancel S
- *   forget S | tick | result S V tryT F+N NS | recorded S F+N | delivered S F+N
+ *   open S [retries N backoff US] [speculate] | join V | serve S V | unserve S V
+ *   add S N [BYTES] | close S | drain V | cancel S | forget S | tick
+ *   result S V tryT F+N NS | recorded S F+N | delivered S F+N
  *   failed S V tryT F+N NS | suspect V | unsuspect V | unblock V
  *   recalled S V F+N | lost V loss|own|expected|timeout [S F]
  *
