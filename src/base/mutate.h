@@ -32,7 +32,7 @@
     X(17, GROUP_TAIL, "of the results recorded together the last one is not announced")       \
     X(18, STAGE_ONCE, "a VM that came back is not told of the stage again")                   \
     X(19, DRAIN_LOSES, "a draining VM closes before its last results are sent")               \
-    X(20, RECALL_AGAIN, "what was recalled is put back although its result has come")
+    X(20, FAILURE_UNCOUNTED, "failures of the user's code are not counted")
 
 enum mutation {
     MUTATION_NONE,

@@ -10,6 +10,7 @@
  * with BLOCK_ELEMENTS of them at least half of the other VMs must have none, and so on. */
 #include <assert.h>
 
+#include "base/mark.h"
 #include "sched/core.h"
 
 #define BLOCK_ELEMENTS 3u
@@ -71,6 +72,7 @@ static void block(struct sched *s, struct suspicion *entry)
     entry->is_blocked = true;
     sched_action_add(s, SCHED_BLOCK_VM)->vm = entry->vm;
     if (vm == NULL) {
+        MARK("a VM that is away is blocked");
         return; /* it is noticed when it comes back */
     }
     block_set(s, vm, true);
@@ -133,6 +135,7 @@ int sched_on_vm_unblock(struct sched *s, const struct sched_event *ev)
         sched_suspicions_remove(&s->suspicions, entry);
     }
     if (vm != NULL && vm->is_blocked) {
+        MARK("a VM is unblocked");
         block_set(s, vm, false);
     }
     return 0;

@@ -19,6 +19,7 @@
  * as long again as it has been silent. When only time can make it worth it, SCHED_WAKE_AT. */
 #include <assert.h>
 
+#include "base/mark.h"
 #include "sched/core.h"
 #include "sched/place.h"
 
@@ -131,6 +132,7 @@ static bool assign_one(struct sched *s, struct stage *st, uint64_t *wake_ns)
         if (held_ns == 0) {
             return false;
         }
+        MARK("an element is held back from the VM it died on");
         *wake_ns = held_ns < *wake_ns ? held_ns : *wake_ns;
     }
     return false;
@@ -275,6 +277,7 @@ static uint64_t recall_some(struct sched *s)
         }
         due_ns = recall_ns(s, b);
         if (due_ns <= s->now_ns) {
+            MARK("part of a batch is recalled for an idle VM");
             recall_part(s, last_worth(s, b));
             continue;
         }

@@ -5,6 +5,7 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/mem.h"
 #include "sched/fault.h"
 
@@ -30,6 +31,7 @@ static inline void element_move(struct segments *g, struct element *e, enum elem
     enum element_state from = sched_element_state(e);
     assert((element_states[from].next & (1u << to)) != 0);
     assert(g->in_state[from] > 0);
+    MARK_MOVE("element", element_states, from, to);
     e->where = (e->where & ~7u) | (unsigned)to;
     g->in_state[from]--;
     g->in_state[to]++;
@@ -198,6 +200,7 @@ int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes)
 static void segment_free(struct segments *g, uint64_t number)
 {
     struct segment *seg = g->ring[ring_at(g, number)];
+    MARK("a segment whose elements were all delivered is freed");
     assert(seg->live == 0 && seg->returned_words == 0 && seg->delayed == 0);
     mem_free(seg);
     g->ring[ring_at(g, number)] = NULL;

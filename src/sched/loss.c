@@ -11,7 +11,9 @@
  * that runs on another VM as well does not run again for the loss of one of them. */
 #include <assert.h>
 
+#include "base/mark.h"
 #include "base/mem.h"
+#include "base/mutate.h"
 #include "sched/core.h"
 
 /* Most actions one step can give with so many VMs: a report split element by element, both runs
@@ -92,7 +94,8 @@ static bool blame_add(struct sched *s, const struct stage *st, uint64_t index,
         assert(ev->cause == SCHED_CAUSE_OWN || ev->cause == SCHED_CAUSE_TIMEOUT);
         sched_blame_died_on(b, ev->vm, s->now_ns);
     }
-    return b->own_deaths >= s->opt.max_own_deaths || b->losses >= s->opt.max_losses;
+    return b->own_deaths >= s->opt.max_own_deaths + MUTATE(ONE_DEATH_MORE, 1, 0) ||
+           b->losses >= s->opt.max_losses;
 }
 
 static void element_quarantine(struct sched *s, struct stage *st, uint64_t index,
@@ -100,6 +103,9 @@ static void element_quarantine(struct sched *s, struct stage *st, uint64_t index
 {
     const struct element *e = sched_segments_get(&st->elements, index);
     struct sched_action *a = sched_action_add(s, SCHED_FAIL);
+    if (ev->cause == SCHED_CAUSE_LOSS) {
+        MARK("an element is given up for its losses");
+    }
     a->stage = st->number;
     a->vm = ev->vm;
     a->first = index;
@@ -120,8 +126,10 @@ static void element_lose(struct sched *s, struct batch *b, uint64_t index,
     struct batch *other = b->is_second ? b->twin : sched_batch_second(b, index);
     bool is_last = is_guilty && blame_add(s, st, index, ev);
     if (b->is_second) {
+        MARK("the VM of a second run is lost");
         sched_batch_unpair(b);
     } else if (other != NULL) {
+        MARK("the VM of a first run is lost, the second goes on");
         sched_batch_promote(other);
     } else {
         b->left--;
@@ -139,6 +147,7 @@ static void element_lose(struct sched *s, struct batch *b, uint64_t index,
     }
     other->may_double = other->may_double && !is_guilty;
     if (is_last) {
+        MARK("the other run of an element that is given up is cancelled");
         sched_run_cancel(s, other, index);
         other->left--;
         if (other->left == 0) {
@@ -153,12 +162,14 @@ static void batch_lose(struct sched *s, struct batch *b, const struct sched_even
                        bool *is_blamed)
 {
     struct stage *st = b->stage;
-    for (uint64_t i = b->first; i < b->first + b->count; i++) {
+    uint64_t end = b->first + b->count - MUTATE(FORGET_ONE, b->count > 1, 0);
+    for (uint64_t i = b->first; i < end; i++) {
         bool is_guilty;
         if (sched_batch_element(b, i) == NULL) {
             continue;
         }
-        is_guilty = ev->has_element ? st->number == ev->stage && i == ev->first
+        is_guilty = ev->has_element ? st->number == ev->stage &&
+                                          i == MUTATE(BLAME_FIRST, b->first, ev->first)
                                     : ev->cause == SCHED_CAUSE_LOSS;
         is_guilty = is_guilty && !*is_blamed && ev->cause != SCHED_CAUSE_EXPECTED;
         *is_blamed = *is_blamed || is_guilty;

@@ -12,6 +12,8 @@
  * of its present runs count. */
 #include <assert.h>
 
+#include "base/mark.h"
+#include "base/mutate.h"
 #include "sched/core.h"
 
 enum verdict { DROPPED, STORED, RETRIED };
@@ -25,8 +27,9 @@ static bool is_from(const struct batch *b, const struct sched_event *ev)
 static bool is_wanted(const struct element *e, uint32_t attempt)
 {
     enum element_state state = e != NULL ? sched_element_state(e) : ELEMENT_DELIVERED;
-    return (state == ELEMENT_PENDING || state == ELEMENT_DELAYED || state == ELEMENT_ASSIGNED) &&
-           attempt > 0 && attempt <= e->attempt;
+    return (MUTATE(DROP_LATE, false, state == ELEMENT_PENDING) || state == ELEMENT_DELAYED ||
+            state == ELEMENT_ASSIGNED) &&
+           MUTATE(NO_ATTEMPT_CHECK, true, attempt > 0 && attempt <= e->attempt);
 }
 
 /* What becomes of an element that the report is about, as far as the table can tell. */
@@ -46,7 +49,8 @@ static enum verdict element_judge(const struct sched *s, const struct stage *st,
         const struct batch *b =
             sched_element_state(e) == ELEMENT_ASSIGNED ? sched_batch_of(s, e) : NULL;
         if (!is_from(b, ev) && (b == NULL || !is_from(sched_batch_second(b, index), ev))) {
-            return DROPPED; /* may have been counted */
+            MARK("a failure that may have been counted is dropped");
+            return DROPPED;
         }
     }
     return failures < st->retries ? RETRIED : STORED;
@@ -63,9 +67,11 @@ static struct batch *element_take(struct sched *s, struct stage *st, const struc
         second = sched_batch_second(b, index);
         if (second != NULL) {
             if (!is_from(second, ev)) {
+                MARK("a second run is cancelled");
                 sched_run_cancel(s, second, index);
             }
             if (!is_from(b, ev)) {
+                MARK("a first run is cancelled, the second or a late one won");
                 sched_run_cancel(s, b, index);
             }
             sched_second_end(s, second);
@@ -88,6 +94,7 @@ static bool run_leave(struct sched *s, struct batch *b, uint64_t index, bool has
         b->left--;
         return true;
     }
+    MARK("the second run goes on, the first one failed or was given back");
     sched_batch_promote(second);
     second->may_double = second->may_double && !has_failed;
     sched_vm_refresh(&s->vms, second->vm);
@@ -102,7 +109,9 @@ static struct batch *element_retry(struct sched *s, struct stage *st, const stru
 {
     struct batch *b = NULL;
     bool is_free = true;
-    sched_segments_count_failure(&st->elements, index);
+    if (MUTATE(FAILURE_UNCOUNTED, false, true)) {
+        sched_segments_count_failure(&st->elements, index);
+    }
     st->retried++;
     if (sched_element_state(e) == ELEMENT_ASSIGNED) {
         b = sched_batch_of(s, e);
@@ -111,6 +120,7 @@ static struct batch *element_retry(struct sched *s, struct stage *st, const stru
         } else {
             struct batch *second = sched_batch_second(b, index);
             if (is_from(second, ev)) {
+                MARK("the first run goes on, the second one failed");
                 b->may_double = false;
                 sched_second_end(s, second);
             } /* else a late one: what is under way is the next try */
@@ -237,6 +247,7 @@ int sched_on_result(struct sched *s, const struct sched_event *ev)
     }
     if (st == NULL || st->is_cancelled || ev->first > UINT64_MAX - ev->count) {
         struct sched_action *a = sched_action_add(s, SCHED_DROP);
+        MARK("a report about no stage is dropped");
         a->stage = ev->stage;
         a->vm = ev->vm;
         a->attempt = ev->attempt;
@@ -266,6 +277,7 @@ int sched_on_result(struct sched *s, const struct sched_event *ev)
     if (vm != NULL) {
         sched_vm_report(vm, s->now_ns);
         if (vm->is_futile) {
+            MARK("a VM that gave nothing back may be asked again");
             vm->is_futile = false;
             sched_vm_refresh(&s->vms, vm);
         }
@@ -324,6 +336,7 @@ static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first,
         n++;
         if (b->is_second) {
             struct vm *vm = b->twin->vm;
+            MARK("a second run is given back");
             sched_batch_unpair(b);
             sched_vm_refresh(&s->vms, vm);
             break;
@@ -365,6 +378,9 @@ int sched_on_recalled(struct sched *s, const struct sched_event *ev)
         if (is_answer(vm, st, ev)) {
             sched_vm_recall_end(&s->vms, vm);
             vm->is_futile = returned == 0;
+            if (vm->is_futile) {
+                MARK("a recall gave nothing back");
+            }
         }
         sched_vm_refresh(&s->vms, vm);
         sched_stage_settle(s, st);

@@ -4,7 +4,9 @@
 #include <assert.h>
 #include <string.h>
 
+#include "base/mark.h"
 #include "base/mem.h"
+#include "base/mutate.h"
 #include "sched/core.h"
 
 #define BATCH_MAX_LIMIT 65536u /* elements per batch, whatever the options say */
@@ -70,7 +72,8 @@ static void stage_unlink(struct sched *s, struct stage *st)
         }
     }
     sched_blames_remove_stage(&s->blames, st->number);
-    s->live -= st->elements.added - st->elements.in_state[ELEMENT_DELIVERED];
+    s->live -= MUTATE(CANCEL_LEAK, 0,
+                      st->elements.added - st->elements.in_state[ELEMENT_DELIVERED]);
     sched_segments_fini(&st->elements);
     list_remove(&st->in_hungry);
     list_remove(&st->in_delayed);
@@ -183,6 +186,7 @@ static int on_work_added(struct sched *s, const struct sched_event *ev)
         return TRK_EINVAL;
     }
     if (s->live > s->opt.live_max || ev->count > s->opt.live_max - s->live) {
+        MARK("no room for more elements");
         return TRK_EFULL;
     }
     rc = sched_segments_add(&st->elements, ev->count, ev->bytes);
