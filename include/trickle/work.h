@@ -34,6 +34,9 @@ struct trk_work_options {
     uint32_t retries;        /* how often an element whose code failed is run again */
     uint32_t retry_after_ms; /* the first back-off, doubling; 0: 100 ms */
     uint32_t timeout_ms;     /* of one run of one element, then its VM is ended; 0: none */
+    /* The program only wants all results: it is woken for the end, not for each of them, and takes
+     * what has come every 10 ms. */
+    bool lazy;
     bool speculate;          /* at the end idle VMs run the slowest elements a second time */
 };
 

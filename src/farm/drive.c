@@ -335,6 +335,7 @@ void drive_vm_lost(struct slot *slot, enum sched_cause cause)
         ev.first = vm->death.index_of_element;
     }
     list_remove(&slot->ack_node);
+    slot->ack_bytes = 0;
     note_loss(vm, cause);
     drive_step(&(struct step){.farm = vm->farm, .ev = &ev, .lost = vm});
     list_for_each(pos, &vm->farm->works) {

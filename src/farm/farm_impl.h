@@ -88,6 +88,8 @@ struct slot {
     uint64_t lease_number;       /* [f] counts the leases held: tells incarnations apart */
     uint64_t seq_seen, seq_acked; /* [f] RESULT messages of the current lease */
     struct list ack_node;        /* [f] farm->acks while an ACK is due */
+    uint64_t ack_at_ms;          /* [f] at the latest */
+    size_t ack_bytes;            /* [f] the VM holds, recorded and not acknowledged */
 };
 
 struct trk_vm {
@@ -199,7 +201,7 @@ struct trk_work {
     struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
-    bool ordered, speculate;   /* [c] */
+    bool ordered, speculate, lazy; /* [c] */
     uint32_t retries, retry_after_ms, timeout_ms; /* [c] */
     uint64_t ahead_elements, ahead_bytes; /* [c] */
 
@@ -217,6 +219,7 @@ struct trk_work {
     struct list ready;         /* [w] parcels for the program */
     int error;                 /* [w] the work cannot go on */
     struct waiter *waiter;     /* [w] */
+    uint64_t total;            /* [w] elements in all; UINT64_MAX: more may come */
     struct trk_progress progress; /* [w] */
     struct attempts *attempts; /* [w] NULL: none yet */
 

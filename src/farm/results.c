@@ -14,6 +14,10 @@
 #include "base/mem.h"
 #include "farm/drive_impl.h"
 
+#define ACK_MS 20u
+#define ACK_MESSAGES 32u
+#define ACK_BYTES ((size_t)256 << 10)
+
 static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
                                  const struct wire_result *r, uint64_t first, uint32_t count)
 {
@@ -162,8 +166,10 @@ static int on_result(struct slot *slot, struct blob *body)
         return rc;
     }
     slot->seq_seen = result.seq > slot->seq_seen ? result.seq : slot->seq_seen;
+    slot->ack_bytes += body->size;
     if (list_is_empty(&slot->ack_node)) {
         list_push_back(&farm->acks, &slot->ack_node);
+        slot->ack_at_ms = net_loop_now_ms(farm->loop) + ACK_MS;
     }
     work = drive_work_of(farm, result.stage);
     if (work == NULL || result.count == 0) {
@@ -237,15 +243,24 @@ void results_commit(struct trk_farm *farm)
     }
 }
 
+/* An acknowledgement only lets the VM free memory, and costs it a wake-up: so it waits a little
+ * for others, unless much is held. */
 void results_acknowledge(struct trk_farm *farm)
 {
-    struct list *node;
+    uint64_t now = net_loop_now_ms(farm->loop);
+    struct list *pos, *tmp;
 
-    while ((node = list_pop_front(&farm->acks)) != NULL) {
-        struct slot *slot = container_of(node, struct slot, ack_node);
-        if (slot->vm != NULL && slot->seq_seen > slot->seq_acked) {
-            slot->seq_acked = slot->seq_seen;
-            drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_seen});
+    list_for_each_safe(pos, tmp, &farm->acks) {
+        struct slot *slot = container_of(pos, struct slot, ack_node);
+        bool is_due = slot->seq_seen - slot->seq_acked >= ACK_MESSAGES ||
+                      slot->ack_bytes >= ACK_BYTES || now >= slot->ack_at_ms;
+        if (!is_due) {
+            farm_wake_in(farm, slot->ack_at_ms - now);
+            continue;
         }
+        list_remove(&slot->ack_node);
+        slot->seq_acked = slot->seq_seen;
+        slot->ack_bytes = 0;
+        drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_seen});
     }
 }

@@ -16,6 +16,7 @@
 #define BLOCK_ELEMENTS 1024u
 #define BLOCK_BYTES ((size_t)64 << 10)
 #define BLOCK_AGE_NS 1000000u      /* a slow iterable's elements are handed on after 1 ms */
+#define LAZY_MS 10
 #define LARGE_BYTES ((size_t)32 << 10) /* from here an element goes alone, as a ready RUN body */
 
 struct trk_work *work_ref(struct trk_work *work)
@@ -67,6 +68,15 @@ void parcel_free(struct parcel *parcel)
     mem_free(parcel);
 }
 
+/* Under the work's mutex. */
+static void wake(struct trk_work *work)
+{
+    if (work->waiter != NULL) {
+        waiter_post(work->waiter);
+        work->waiter = NULL;
+    }
+}
+
 void work_put(struct parcel *parcel)
 {
     struct trk_work *work = parcel->work;
@@ -82,9 +92,8 @@ void work_put(struct parcel *parcel)
     work->progress.done += parcel->count; /* with the results: who has all sees all done */
     work->progress.failed += failed;
     list_push_back(&work->ready, &parcel->node);
-    if (work->waiter != NULL) {
-        waiter_post(work->waiter);
-        work->waiter = NULL;
+    if (!work->lazy || work->progress.done == work->total) {
+        wake(work);
     }
     pthread_mutex_unlock(&work->mutex);
     work_unref(work);
@@ -96,10 +105,7 @@ void work_fail(struct trk_work *work, int error)
     if (work->error == 0) {
         work->error = error;
     }
-    if (work->waiter != NULL) {
-        waiter_post(work->waiter);
-        work->waiter = NULL;
-    }
+    wake(work);
     pthread_mutex_unlock(&work->mutex);
 }
 
@@ -149,6 +155,8 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     list_init(&work->ready);
     work->ordered = opt->ordered;
     work->speculate = opt->speculate;
+    work->lazy = opt->lazy;
+    work->total = UINT64_MAX;
     work->retries = opt->retries;
     work->retry_after_ms = opt->retry_after_ms;
     work->timeout_ms = opt->timeout_ms;
@@ -221,6 +229,11 @@ static void close_on_loop(void *arg)
     struct trk_work *work = arg;
 
     drive_close_input(work);
+    pthread_mutex_lock(&work->mutex);
+    if (work->progress.done == work->total) {
+        wake(work); /* all had come before the end was known */
+    }
+    pthread_mutex_unlock(&work->mutex);
     work_unref(work);
 }
 
@@ -362,6 +375,9 @@ int trk_work_close(struct trk_work *work)
         return rc;
     }
     work->is_closed = true;
+    pthread_mutex_lock(&work->mutex);
+    work->total = work->added;
+    pthread_mutex_unlock(&work->mutex);
     rc = net_loop_post(work->farm->loop, close_on_loop, work_ref(work));
     if (rc < 0) {
         work_unref(work);
@@ -492,6 +508,9 @@ static void wait_ready(struct trk_work *work, int timeout_ms)
     if (list_is_empty(&work->ready) && work->error == 0) {
         work->waiter = &waiter;
         pthread_mutex_unlock(&work->mutex);
+        if (work->lazy && (timeout_ms < 0 || timeout_ms > LAZY_MS)) {
+            timeout_ms = LAZY_MS;
+        }
         waiter_wait(&waiter, timeout_ms);
         pthread_mutex_lock(&work->mutex);
         work->waiter = NULL;
