@@ -11,7 +11,7 @@
 
 struct message { /* an event that reaches the scheduler, or a thing that happens, at a time */
     uint64_t at_ns, order;
-    enum { TO_SCHED, TO_VM_RUN, TO_VM_RECALL, ELEMENT_ENDS, FAULT, GROW } kind;
+    enum { TO_SCHED, TO_VM_RUN, TO_VM_RECALL, TO_VM_CANCEL_RUN, ELEMENT_ENDS, FAULT, GROW } kind;
     uint32_t vm;           /* place in the array */
     uint32_t incarnation;  /* of that VM: what is for another one is lost */
     struct sched_event ev; /* TO_SCHED; the fields of an action otherwise */
