@@ -613,7 +613,8 @@ static PyMethodDef farm_methods[] = {
 
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
-                "multicast=None, dead_after_ms=0, suspect_after_ms=0)\n--\n\nA farm thread and all it holds."},
+                "multicast=None, dead_after_ms=0, suspect_after_ms=0)\n--\n\n"
+                "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},
     {Py_tp_traverse, farm_traverse},

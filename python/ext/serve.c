@@ -19,10 +19,8 @@
  * handler on its own thread: that of Python's faulthandler, which needs no GIL. The signal is a
  * real-time one, which hardly anybody uses; the handler is kept from before user code ran, and
  * set again when it is needed. */
-#include <errno.h>
 #include <pthread.h>
 #include <sched.h>
-#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -32,7 +30,7 @@
 #include "ext.h"
 
 #define DUMP_SIGNAL (SIGRTMAX - 3)
-#define DUMP_NS 200000000 /* the host ends the process then in any case */
+#define DUMP_MS 200 /* the host ends the process then in any case */
 #define SIGNAL_ROUNDS_MAX 64 /* handlers that raise, one after the other, before we go on */
 
 enum user_state { OUTSIDE, INSIDE, SENDING, SENT };
@@ -113,12 +111,12 @@ static void on_interrupt(void *state)
 
 /* For the signal handler, which can be given nothing. */
 static struct sigaction dump_action; /* faulthandler's */
-static sem_t dump_done;
+static atomic_bool dump_is_done;
 
 static void on_dump_signal(int number)
 {
     dump_action.sa_handler(number);
-    sem_post(&dump_done);
+    atomic_store(&dump_is_done, true);
 }
 
 /* Net thread. */
@@ -126,17 +124,14 @@ static void on_dump(void *state)
 {
     struct serving *s = state;
     struct sigaction action = dump_action;
-    struct timespec until;
+    const struct timespec moment = {.tv_nsec = 1000000};
 
     action.sa_handler = on_dump_signal;
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_nsec += DUMP_NS;
-    until.tv_sec += until.tv_nsec / 1000000000;
-    until.tv_nsec %= 1000000000;
     if (sigaction(DUMP_SIGNAL, &action, NULL) < 0 || pthread_kill(s->thread, DUMP_SIGNAL) != 0) {
         return;
     }
-    while (sem_timedwait(&dump_done, &until) < 0 && errno == EINTR) {
+    for (int ms = 0; ms < DUMP_MS && !atomic_load(&dump_is_done); ms++) {
+        nanosleep(&moment, NULL);
     }
 }
 
@@ -151,8 +146,7 @@ static bool prepare_dump(void)
     PyErr_Clear();
     Py_XDECREF(module);
     Py_XDECREF(done);
-    return done != NULL && sem_init(&dump_done, 0, 0) == 0 &&
-           sigaction(DUMP_SIGNAL, NULL, &dump_action) == 0;
+    return done != NULL && sigaction(DUMP_SIGNAL, NULL, &dump_action) == 0;
 }
 
 /* --- waiting ----------------------------------------------------------------------------- */

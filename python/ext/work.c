@@ -596,8 +596,8 @@ static PyObject *attempt_dict(const struct trk_attempt *a)
 }
 
 PyDoc_STRVAR(attempts_doc, "attempts(index)\n--\n\n"
-                           "All ended runs of an element that are still known, as dicts, the first\n"
-                           "first. Any thread, at any time.");
+                           "All ended runs of an element that are still known, as dicts, the\n"
+                           "first first. Any thread, at any time.");
 
 static PyObject *work_attempts(PyObject *self, PyObject *index)
 {

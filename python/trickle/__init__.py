@@ -15,6 +15,7 @@ connect    finds VMs                      inject     sends functions, classes an
 fork       begins a call                  join       waits for it; joinany for one of many
 forkwork   a list of work on all VMs      forkgen    the same, results as they come
 fetch      a copy of a remote object      same       an argument for fork that is not mapped
+attempts   what happened to an element of work
 
 Errors: TrickleError and its subclasses VMLost, NotEnoughVMs, WorkFailed, RemoteError.
 """
@@ -27,20 +28,20 @@ if TYPE_CHECKING:
     from ._inject import inject
     from ._proxy import VM, Proxy, fetch
     from ._vmlist import VMList
-    from ._work import forkgen, forkwork
+    from ._work import attempts, forkgen, forkwork
     from .errors import NotEnoughVMs, RemoteError, TrickleError, VMLost, WorkFailed
 
 __version__ = "0.1.0"
 __all__ = ["connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same",
-           "VMList", "VM", "Proxy", "Handle", "TrickleError", "VMLost", "NotEnoughVMs",
+           "attempts", "VMList", "VM", "Proxy", "Handle", "TrickleError", "VMLost", "NotEnoughVMs",
            "WorkFailed", "RemoteError"]
 
 # Modules are imported when a name of theirs is first used: a program that only connects and calls
 # does not wait for what it does not need, and a VM needs hardly any of it.
 _HOMES = {"connect": "_farm", "inject": "_inject", "fork": "_fork", "join": "_fork",
           "joinany": "_fork", "forkwork": "_work", "forkgen": "_work", "fetch": "_proxy",
-          "same": "_fork", "VMList": "_vmlist", "VM": "_proxy", "Proxy": "_proxy",
-          "Handle": "_fork", "TrickleError": "errors", "VMLost": "errors",
+          "same": "_fork", "attempts": "_work", "VMList": "_vmlist", "VM": "_proxy",
+          "Proxy": "_proxy", "Handle": "_fork", "TrickleError": "errors", "VMLost": "errors",
           "NotEnoughVMs": "errors", "WorkFailed": "errors", "RemoteError": "errors"}
 
 

@@ -50,7 +50,8 @@ class Farm:
         it finds the supervisors."""
     def notice(self, timeout: float | None = 0.0) -> tuple[str, str, int, int, bytes] | None:
         """(kind, host, pid, index, text), kind one of "output", "vm_lost", "vm_joined",
-        "vm_leaving", "message"; None: nothing within timeout. Raises EOFError when the farm is closed and none is left."""
+        "vm_leaving", "message"; None: nothing within timeout. Raises EOFError when the farm is
+        closed and none is left."""
     def work(self, name: str, function: bytes, *, list: VMList | None = None,
              vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,

@@ -8,62 +8,160 @@ VMs waiting for what was pulled already; taking results; the progress bar; endin
 from __future__ import annotations
 
 from _pickle import dumps
+from _thread import _local
 from time import monotonic
 
 from . import _bundle, _progress
 from ._codec import PROTOCOL, dumps_value, failure, first_line, loads_value
-from ._farm import farm
+from ._farm import farm, say
 from ._fork import injected_name
 from ._inject import check_versions
-from ._proxy import VM, Proxy, RemoteFunction, RemoteMethod
+from ._proxy import VM, Proxy, RemoteFunction, RemoteMethod, vm_info
 from ._vmlist import VMList, vms_of
 from .errors import TrickleError, WorkFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Any
+
+    from ._attempts import Attempt
 
 FEED_MAX = 65536  # elements pulled in one go, at most
 FEED_SECONDS = 0.02  # what one go should take
 FEED_AGAIN = 256  # forkgen: results between two goes
 WAIT_SECONDS = 0.1  # between two looks at the progress bar
+NO_VM_SECONDS = 1.0  # a VM that starts again is back sooner
+MS_MAX = 0xFFFFFFFF
+RETRIES_MAX = 65534
 
 
 def forkwork(vms: VM | Sequence[VM], func: Any, work: Iterable[Any], chunksize: int | None = None,
-             *, on_error: str = "raise", name: str | None = None,
+             *, retries: int = 0, retry_after: float = 0.1, timeout: float | None = None,
+             on_error: str = "raise", speculate: bool = False, name: str | None = None,
              progress: bool | None = None) -> list[Any]:
     """Calls func(element) for every element of work on the VMs: the results, in work's order.
 
     Each VM gets the next elements when it is free. With a chunksize, func gets lists of up to that
-    many elements instead, and there is one result for each list. func is injected if it was not;
-    a function given by name must have been.
+    many elements instead, there is one result for each list, and what is said of elements here
+    holds for these lists. func is injected if it was not; a function given by name must have been.
 
-    on_error   "raise": the first failing element ends the work and its exception is raised here;
-               "return": a WorkFailed object takes the place of the result
-    name       for people: what the progress bar shows
-    progress   True or False; by default there is a bar when stderr is a terminal
+    An element whose VM is lost runs again on another one; when no VM is left, the work waits for
+    one. An element that ends its VM three times (or is over its time so often) has failed.
+
+    retries      how often an element is run again when func raises an exception
+    retry_after  seconds to wait before that, doubling each time
+    timeout      seconds that one run of an element may take; then its VM is ended, and where the
+                 code was stuck is kept
+    on_error     "raise": when an element has failed nothing new is started, what runs is let
+                 finish, and the exception is raised here, with a note that names the element;
+                 "return": a WorkFailed object takes the place of the result
+    speculate    at the end, when VMs have nothing to do, the slowest elements run a second time
+                 there, and the first result counts: for functions that may run twice
+    name         for people: what the progress bar shows
+    progress     True or False; by default there is a bar when stderr is a terminal
+
+    trickle.attempts(index) tells what happened to an element.
     """
-    run = _Run(vms, func, work, chunksize, on_error, name, progress, False)
-    return run.collect()
+    options = _options(retries, retry_after, timeout, speculate)
+    return _Run(vms, func, work, chunksize, on_error, name, progress, options).collect()
 
 
 def forkgen(vms: VM | Sequence[VM], func: Any, work: Iterable[Any], chunksize: int | None = None,
-            *, ordered: bool = False, on_error: str = "raise", name: str | None = None,
-            progress: bool | None = None) -> Generator[Any, None, None]:
+            *, ordered: bool = False, retries: int = 0, retry_after: float = 0.1,
+            timeout: float | None = None, on_error: str = "raise", speculate: bool = False,
+            name: str | None = None, progress: bool | None = None) -> Results:
     """Like forkwork, as a generator: yields results as they come, or in order with ordered=True.
 
     work may be any iterable, also an endless one: it is pulled as needed, by the thread that asks
-    for results. Closing the generator cancels what is left.
+    for results. Closing the generator cancels what is left. Its method attempts(index) tells what
+    happened to an element, progress() how far the work is.
     """
-    return _Run(vms, func, work, chunksize, on_error, name, progress, ordered).generate()
+    options = _options(retries, retry_after, timeout, speculate)
+    run = _Run(vms, func, work, chunksize, on_error, name, progress, options | {"ordered": ordered})
+    return Results(run)
+
+
+def attempts(index: int) -> list[Attempt]:
+    """What happened to an element of the last forkwork or forkgen of this thread: its runs that
+    have ended, the first first.
+
+    Each has attempt, outcome ("done", "exception", "died", "timeout", "memory", "oom", "lost"),
+    host, index and pid of the VM, started, duration, signal, exit_status, rss and output. Of works
+    with very many elements the newest runs are kept.
+    """
+    if _last.work is None:
+        raise TrickleError("this thread has not begun any forkwork or forkgen yet")
+    from ._attempts import attempts_of
+    return attempts_of(_last.work, index)
+
+
+class _Last(_local):
+    work: Any = None  # the _trickle.Work of the thread's last forkwork or forkgen
+
+
+_last = _Last()
+
+
+class Results:
+    """What forkgen returns: an iterator over results."""
+
+    def __init__(self, run: _Run) -> None:
+        self._work = run.work
+        self._generator = run.generate()
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._generator  # the same results; a loop runs faster over it
+
+    def __next__(self) -> Any:
+        return next(self._generator)
+
+    def close(self) -> None:
+        """Cancels what is left."""
+        self._generator.close()
+
+    def attempts(self, index: int) -> list[Attempt]:
+        """What happened to an element: see trickle.attempts."""
+        from ._attempts import attempts_of
+        return attempts_of(self._work, index)
+
+    def progress(self) -> dict[str, Any]:
+        """How far it is: added (elements so far), done (results, failed ones included), failed,
+        reissued (runs that were started again), vms (that serve it now), is_closed (added is
+        final)."""
+        return self._work.progress()
+
+
+def _options(retries: int, retry_after: float, timeout: float | None, speculate: bool,
+             ) -> dict[str, Any]:
+    """The options of trk_work_options, checked."""
+    if not isinstance(retries, int) or isinstance(retries, bool):
+        raise TypeError(f"retries is a number, not {type(retries).__name__}")
+    if not 0 <= retries <= RETRIES_MAX:
+        raise ValueError(f"retries is a number from 0 to {RETRIES_MAX}, not {retries}")
+    options = {"retries": retries, "speculate": bool(speculate),
+               "retry_after_ms": _milliseconds("retry_after", retry_after, 0)}
+    if timeout is not None:
+        options["timeout_ms"] = _milliseconds("timeout", timeout, 1e-9)
+    return options
+
+
+def _milliseconds(name: str, seconds: float, least: float) -> int:
+    """Rounded up, and at least 1: 0 stands for the default."""
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool):
+        raise TypeError(f"{name} is a number of seconds, not {type(seconds).__name__}")
+    if not least <= seconds <= MS_MAX / 1000:
+        above = "from 0 on" if least == 0 else "above 0"
+        raise ValueError(f"{name} is a number of seconds {above}, and at most {MS_MAX // 1000}; "
+                         f"not {seconds}")
+    return min(max(-int(-seconds * 1000 // 1), 1), MS_MAX)
 
 
 class _Run:
     """One forkwork or forkgen."""
 
     def __init__(self, vms: Any, func: Any, work: Any, chunksize: int | None, on_error: str,
-                 name: str | None, progress: bool | None, ordered: bool) -> None:
+                 name: str | None, progress: bool | None, options: dict[str, Any]) -> None:
         if chunksize is not None:
             if not isinstance(chunksize, int) or isinstance(chunksize, bool):
                 raise TypeError(f"chunksize is a number, not {type(chunksize).__name__}")
@@ -82,8 +180,10 @@ class _Run:
         function, own_name = _stage(func, handles, names)
         self.name = name or own_name
         elastic = vms._raw if isinstance(vms, VMList) else None
-        self.work = farm().work(self.name, function, list=elastic, ordered=ordered,
-                                vms=None if elastic is not None else [v._t_raw for v in handles])
+        fixed = handles if elastic is None else None
+        self.work = _last.work = farm().work(
+            self.name, function, list=elastic, vms=fixed and [v._t_raw for v in fixed], **options)
+        self.drought = _Drought(fixed)
         self.bar = _progress.make(self.name, work, chunksize, progress)
         self.is_exhausted = False
         self.limit = 1  # elements to pull in the next go
@@ -159,14 +259,21 @@ class _Run:
 
     def failed(self, index: int, status: int, payload: Any, attempts: int) -> WorkFailed:
         """An element that failed: raises, or gives what takes the place of its result."""
+        from ._attempts import attempts_of, story
         error = failure(status, payload)
         what = f"{'chunk' if self.chunksize else 'element'} {index} of {self.name}"
-        if status == 1:
-            if self.on_error == "raise":
-                error.add_note(f"(raised by {what})")
-                raise error
-            return WorkFailed(f"{what} failed: {first_line(error)}", index, attempts, error)
-        failed = WorkFailed(f"{what} failed: {error}", index, attempts)
+        known = attempts_of(self.work, index)
+        if status != 1:
+            reason = str(error).removeprefix(f"element {index} ")
+            failed = WorkFailed(f"{what} failed: {reason}", index, None, known)
+        elif self.on_error == "raise":
+            count = f", attempt {attempts} of {attempts}" if attempts > 1 else ""
+            error.add_note(f"(raised by {what}{count})")
+            for line in story(known[:-1]):
+                error.add_note(line)
+            raise error
+        else:
+            failed = WorkFailed(f"{what} failed: {first_line(error)}", index, error, known)
         if self.on_error == "raise":
             raise failed
         return failed
@@ -174,9 +281,15 @@ class _Run:
     # --- around ---
 
     def show(self) -> None:
+        """Now and then: the bar, and what keeps the work waiting."""
+        now = monotonic()
         bar = self.bar
-        if bar is not None and monotonic() >= bar.next_draw:
-            bar.update(self.work.progress())
+        is_due = bar is not None and now >= bar.next_draw
+        if is_due or now >= self.drought.next_look:
+            state = self.work.progress()
+            self.drought.look(state, now)
+            if is_due:
+                bar.update(state)
 
     def cancel(self, error: BaseException) -> None:
         """Ends early. What runs is interrupted when the user is waiting for the end."""
@@ -185,6 +298,42 @@ class _Run:
     def finish(self) -> None:
         if self.bar is not None:
             self.bar.finish()
+
+
+class _Drought:
+    """Says so, once, when a work has no VM left and waits for one. fixed: the handles of a list
+    that does not grow; None: new VMs join."""
+
+    def __init__(self, fixed: list[VM] | None) -> None:
+        self.fixed = fixed
+        self.next_look = monotonic() + NO_VM_SECONDS
+        self.since: float | None = None
+        self.is_said = False
+
+    def look(self, progress: dict[str, Any], now: float) -> None:
+        self.next_look = now + WAIT_SECONDS
+        if progress["vms"] > 0 or progress["done"] == progress["added"]:
+            self.since, self.is_said = None, False
+        elif self.since is None:
+            self.since = now
+        elif not self.is_said and now - self.since >= NO_VM_SECONDS:
+            self.is_said = True
+            say(f"[trickle: no VM left, waiting{self.advice()}]\n")
+
+    def advice(self) -> str:
+        if self.fixed is None:
+            return "; start some with: trickle vm"
+        infos = [vm_info(vm) for vm in self.fixed]
+        hosts = " and ".join(sorted({info["host"] for info in infos}))
+        try:
+            answering = {info["supervisor"] for info in farm().vms()}
+        except TrickleError:
+            answering = set()
+        if any(info["supervisor"] in answering for info in infos):
+            return f" for those of this list, on {hosts}, to start again"
+        return (f" for those of this list, but the trickle-vm that ran them on {hosts} does not "
+                "answer any more; other VMs take part only where the work was given what connect() "
+                "returned")
 
 
 _END = object()

@@ -7,6 +7,12 @@ with their own type.
 """
 from __future__ import annotations
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ._attempts import Attempt
+
 __all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "RemoteError"]
 
 
@@ -24,25 +30,36 @@ class NotEnoughVMs(TrickleError):
 
 
 class WorkFailed(TrickleError):
-    """An element of forkwork or forkgen failed.
+    """An element of forkwork or forkgen failed; str() tells the whole story.
 
-    With on_error="return" it takes the place of the element's result, and `exception` is what
-    the function raised. It is raised when an element failed without an exception of its own:
-    because it ended its VMs, or because its result was too large.
+    With on_error="return" it takes the place of the element's result. It is raised when an element
+    failed without an exception of its own: because it ended its VMs or used up its time, or because
+    its result was too large.
+
+    index      of the element (with a chunksize: of the chunk)
+    reason     a sentence
+    exception  what the function raised in its last run, or None
+    attempts   a list of all its runs: attempt, outcome ("exception", "died", "timeout", "memory",
+               "oom", "lost"), host, index and pid of the VM, started, duration, signal,
+               exit_status, rss, output
     """
 
-    def __init__(self, message: str, index: int = -1, attempts: int = 1,
-                 exception: BaseException | None = None) -> None:
-        super().__init__(message, index, attempts, exception)
+    def __init__(self, reason: str, index: int = -1, exception: BaseException | None = None,
+                 attempts: Sequence[Attempt] = ()) -> None:
+        super().__init__(reason, index, exception, list(attempts))
+        self.reason = reason
         self.index = index
-        self.attempts = attempts
         self.exception = exception
+        self.attempts: list[Attempt] = self.args[3]
 
     def __str__(self) -> str:
-        return self.args[0]
+        if not self.attempts:
+            return self.reason
+        from ._attempts import story
+        return "\n".join([self.reason, *story(self.attempts)])
 
     def __repr__(self) -> str:
-        return f"WorkFailed({self.args[0]!r}, index={self.index}, attempts={self.attempts})"
+        return f"WorkFailed({self.reason!r}, index={self.index}, attempts={len(self.attempts)})"
 
 
 class RemoteError(TrickleError):

@@ -173,6 +173,31 @@ static void fill_place(const struct attempts *log, uint32_t place, struct trk_at
     }
 }
 
+/* Gives it an output of its own; an exception's has zeros inside. */
+static void copy_output(struct trk_attempt *a)
+{
+    char *own = a->output != NULL ? mem_alloc(a->output_size + 1) : NULL;
+
+    if (own != NULL) {
+        memcpy(own, a->output, a->output_size + 1);
+    }
+    a->output_size = own != NULL ? a->output_size : 0;
+    a->output = own;
+}
+
+/* A message of many elements may hold failed ones, which were noted one by one. */
+static bool is_bad(const struct attempts *log, uint64_t index, const struct good *good)
+{
+    for (size_t i = 0; i < log->bad_count; i++) {
+        const struct bad *bad = &log->bad[i];
+        if (bad->element == index && bad->a.attempt == good->attempt &&
+            bad->place == good->place) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Appends what is known of an element; with out NULL only counts. */
 static size_t collect(const struct attempts *log, uint64_t index, struct trk_attempt *out)
 {
@@ -183,7 +208,7 @@ static size_t collect(const struct attempts *log, uint64_t index, struct trk_att
         if (bad->element == index) {
             if (out != NULL) {
                 out[n] = bad->a;
-                out[n].output = bad->a.output != NULL ? mem_strdup(bad->a.output) : NULL;
+                copy_output(&out[n]);
                 fill_place(log, bad->place, &out[n]);
             }
             n++;
@@ -191,7 +216,8 @@ static size_t collect(const struct attempts *log, uint64_t index, struct trk_att
     }
     for (size_t i = 0; i < log->good_count; i++) {
         const struct good *good = &log->good[i];
-        if (good->first <= index && index - good->first < good->count) {
+        if (good->first <= index && index - good->first < good->count &&
+            !is_bad(log, index, good)) {
             if (out != NULL) {
                 out[n] = (struct trk_attempt){.attempt = good->attempt,
                                               .outcome = TRK_OUTCOME_DONE,

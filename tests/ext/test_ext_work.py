@@ -365,6 +365,7 @@ def test_attempts_are_dicts(work):
 
 
 def test_options_of_work_are_checked(work):
-    for wrong in ({"retries": -1}, {"retries": 2**32}, {"timeout_ms": "x"}, {"retry_after_ms": 1.5}):
+    for wrong in ({"retries": -1}, {"retries": 2**32}, {"timeout_ms": "x"},
+                  {"retry_after_ms": 1.5}):
         with pytest.raises((TypeError, OverflowError)):
             work(**wrong)
