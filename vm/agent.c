@@ -16,82 +16,13 @@
  * before what they speak of: a RECALL then gives back nothing, and a CANCEL leaves a tombstone
  * that swallows the STAGE. A RUN whose stage was declared once but is gone is dropped; one whose
  * stage was never declared is a broken peer. */
-#include "vm/agent.h"
+#include "vm/agent_impl.h"
 
 #include <assert.h>
 #include <string.h>
 
-#include "base/blob.h"
 #include "base/buf.h"
-#include "base/list.h"
 #include "base/mem.h"
-
-#define FENCES_MAX 8 /* jobs whose last epoch is remembered while the process lives */
-
-enum item_kind { ITEM_OPEN, ITEM_BATCH, ITEM_CLOSE };
-
-/* What stands in the work queue. */
-struct item {
-    struct list link; /* in agent.work, or alone */
-    enum item_kind kind;
-};
-
-struct batch {
-    struct item item;        /* ITEM_BATCH */
-    struct blob *body;       /* the RUN message */
-    uint32_t stage, attempt; /* from it */
-    uint64_t first;          /* index of element 0 of the message */
-    uint32_t at, end;        /* elements at..end-1 are still queued */
-    const uint8_t *sizes;    /* borrowed from body: size of element i at 4 * i */
-    const uint8_t *payload;  /* borrowed from body: bytes of element at */
-};
-
-struct stage {
-    struct item item;  /* ITEM_OPEN until opened, ITEM_CLOSE when cancelled afterwards */
-    struct list link;  /* in agent.stages */
-    uint32_t id;
-    struct blob *body; /* the STAGE message until it is taken */
-    const void *function;
-    size_t size;
-    bool is_cancelled;
-    bool is_tombstone; /* cancelled before its STAGE arrived */
-};
-
-struct request {
-    struct list link; /* in agent.requests */
-    uint32_t stream;
-    struct blob *body;
-    struct wire_request request; /* borrowed from body */
-};
-
-struct held {
-    struct list link; /* in agent.held */
-    uint64_t seq;
-    struct blob *body;
-};
-
-/* The last lease of a job: what a later one has to beat. */
-struct fence {
-    bool is_set;
-    uint8_t job[16];
-    uint64_t epoch;
-    uint8_t incarnation[16];
-};
-
-struct agent {
-    bool is_leased;
-    bool is_used;  /* something was asked under this lease */
-    bool is_ended; /* a used lease is over: no other may follow in this process */
-    bool has_stage; /* stage_last means something */
-    uint32_t stage_last; /* highest stage declared under this lease */
-    struct wire_hello holder;
-    struct fence fences[FENCES_MAX];
-    uint32_t fence_next; /* the slot to overwrite next */
-    struct list requests, work, stages, held;
-    size_t queued; /* elements in work */
-    size_t held_count, held_bytes;
-    uint64_t seq_last; /* of the RESULT messages of this lease */
-};
 
 struct agent *agent_new(void)
 {
@@ -106,7 +37,7 @@ struct agent *agent_new(void)
     return a;
 }
 
-static void batch_free(struct agent *a, struct batch *b)
+void agent_batch_free(struct agent *a, struct batch *b)
 {
     a->queued -= b->end - b->at;
     list_remove(&b->item.link);
@@ -114,7 +45,7 @@ static void batch_free(struct agent *a, struct batch *b)
     mem_free(b);
 }
 
-static void stage_free(struct stage *s)
+void agent_stage_free(struct stage *s)
 {
     list_remove(&s->item.link);
     list_remove(&s->link);
@@ -122,7 +53,7 @@ static void stage_free(struct stage *s)
     mem_free(s);
 }
 
-static void request_free(struct request *r)
+void agent_request_free(struct request *r)
 {
     list_remove(&r->link);
     blob_unref(r->body);
@@ -144,14 +75,14 @@ static void drop_all(struct agent *a)
     list_for_each_safe(pos, tmp, &a->work) {
         struct item *item = container_of(pos, struct item, link);
         if (item->kind == ITEM_BATCH) {
-            batch_free(a, container_of(item, struct batch, item));
+            agent_batch_free(a, container_of(item, struct batch, item));
         }
     }
     list_for_each_safe(pos, tmp, &a->stages) {
-        stage_free(container_of(pos, struct stage, link));
+        agent_stage_free(container_of(pos, struct stage, link));
     }
     list_for_each_safe(pos, tmp, &a->requests) {
-        request_free(container_of(pos, struct request, link));
+        agent_request_free(container_of(pos, struct request, link));
     }
     list_for_each_safe(pos, tmp, &a->held) {
         held_free(a, container_of(pos, struct held, link));
@@ -245,8 +176,7 @@ bool agent_release(struct agent *a)
 
 /* --- in ------------------------------------------------------------------------------ */
 
-/* The declared, not cancelled stage; or NULL. */
-static struct stage *stage_find(const struct agent *a, uint32_t id)
+struct stage *agent_stage_find(const struct agent *a, uint32_t id)
 {
     struct list *pos;
     list_for_each(pos, &a->stages) {
@@ -314,17 +244,18 @@ static int take_stage(struct agent *a, struct blob *body)
     if (rc < 0) {
         return rc;
     }
-    if (stage_find(a, decoded.stage) != NULL) {
+    if (agent_stage_find(a, decoded.stage) != NULL) {
         return TRK_ECORRUPT; /* two functions under one number: which would run is a guess */
     }
     struct stage *s = tombstone_find(a, decoded.stage);
     if (s != NULL) {
-        stage_free(s); /* its CANCEL overtook it */
+        agent_stage_free(s); /* its CANCEL overtook it */
     } else {
         s = stage_new(a, decoded.stage);
         if (s == NULL) {
             return TRK_ENOMEM;
         }
+        s->timeout_ms = decoded.timeout_ms;
         s->function = decoded.function;
         s->size = decoded.size;
         s->body = blob_ref(body);
@@ -348,7 +279,8 @@ static int take_run(struct agent *a, struct blob *body)
     if (run.first + run.count < run.first) {
         return TRK_ECORRUPT;
     }
-    if (stage_find(a, run.stage) == NULL) {
+    const struct stage *s = agent_stage_find(a, run.stage);
+    if (s == NULL) {
         bool is_known = was_declared(a, run.stage) || tombstone_find(a, run.stage) != NULL;
         return is_known ? 0 : TRK_ECORRUPT; /* cancelled meanwhile, or never declared */
     }
@@ -363,6 +295,7 @@ static int take_run(struct agent *a, struct blob *body)
     b->body = blob_ref(body);
     b->stage = run.stage;
     b->attempt = run.attempt;
+    b->timeout_ms = s->timeout_ms;
     b->first = run.first;
     b->end = run.count;
     b->sizes = run.sizes;
@@ -408,6 +341,14 @@ static bool recall_part(const struct batch *b, uint64_t *first, uint64_t *last)
     return true;
 }
 
+/* Moves the cursor without counting. */
+static void batch_skip(struct batch *b, uint32_t count)
+{
+    for (uint32_t i = 0; i < count; i++, b->at++) {
+        b->payload += le_load_u32(b->sizes + 4 * (size_t)b->at);
+    }
+}
+
 static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t last)
 {
     uint32_t count = (uint32_t)(last - first);
@@ -415,13 +356,28 @@ static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t
     if (last == b->first + b->end) {
         b->end -= count;
     } else {
-        for (uint32_t i = 0; i < count; i++, b->at++) {
-            b->payload += le_load_u32(b->sizes + 4 * (size_t)b->at);
-        }
+        batch_skip(b, count);
     }
     if (b->at == b->end) {
-        batch_free(a, b);
+        agent_batch_free(a, b);
     }
+}
+
+/* Takes queued elements [first, last) out of the middle of b; what is behind them becomes a batch
+ * of its own. TRK_ENOMEM: nothing has changed. */
+static int batch_split(struct agent *a, struct batch *b, uint64_t first, uint64_t last)
+{
+    struct batch *rest = mem_alloc(sizeof(*rest));
+    if (rest == NULL) {
+        return TRK_ENOMEM;
+    }
+    *rest = *b;
+    rest->body = blob_ref(b->body);
+    batch_skip(rest, (uint32_t)(last - b->first) - b->at);
+    b->end = (uint32_t)(first - b->first);
+    a->queued -= (size_t)(last - first);
+    list_insert(&rest->item.link, &b->item.link, b->item.link.next);
+    return 0;
 }
 
 static int take_recall(struct agent *a, struct blob *body, bool *has_out,
@@ -461,6 +417,34 @@ static int take_recall(struct agent *a, struct blob *body, bool *has_out,
     return 0;
 }
 
+/* Drops the queued ones of these elements. Those that are not here yet will run: to remember them
+ * could swallow a later attempt that is meant. */
+static int cancel_elements(struct agent *a, const struct wire_note *note)
+{
+    uint64_t last = note->first + note->count;
+    if (last < note->first) {
+        return TRK_ECORRUPT;
+    }
+    int rc = 0;
+    struct list *pos, *tmp;
+    list_for_each_safe(pos, tmp, &a->work) {
+        struct item *item = container_of(pos, struct item, link);
+        struct batch *b = container_of(item, struct batch, item);
+        if (rc < 0 || item->kind != ITEM_BATCH || b->stage != note->stage) {
+            continue;
+        }
+        uint64_t left_first = b->first + b->at, left_last = b->first + b->end;
+        uint64_t lo = note->first > left_first ? note->first : left_first;
+        uint64_t hi = last < left_last ? last : left_last;
+        if (lo < hi && lo != left_first && hi != left_last) {
+            rc = batch_split(a, b, lo, hi);
+        } else if (lo < hi) {
+            batch_cut(a, b, lo, hi);
+        }
+    }
+    return rc;
+}
+
 static int take_cancel(struct agent *a, struct blob *body)
 {
     struct wire_note note;
@@ -468,7 +452,10 @@ static int take_cancel(struct agent *a, struct blob *body)
     if (rc < 0) {
         return rc;
     }
-    struct stage *s = stage_find(a, note.stage);
+    if (note.count > 0) {
+        return cancel_elements(a, &note);
+    }
+    struct stage *s = agent_stage_find(a, note.stage);
     if (s == NULL) {
         if (was_declared(a, note.stage) || tombstone_find(a, note.stage) != NULL) {
             return 0; /* twice, or late */
@@ -484,11 +471,11 @@ static int take_cancel(struct agent *a, struct blob *body)
     list_for_each_safe(pos, tmp, &a->work) {
         struct item *item = container_of(pos, struct item, link);
         if (item->kind == ITEM_BATCH && container_of(item, struct batch, item)->stage == s->id) {
-            batch_free(a, container_of(item, struct batch, item));
+            agent_batch_free(a, container_of(item, struct batch, item));
         }
     }
     if (s->body != NULL) {
-        stage_free(s); /* not opened yet: as if it had never come */
+        agent_stage_free(s); /* not opened yet: as if it had never come */
         return 0;
     }
     s->is_cancelled = true;
@@ -532,166 +519,4 @@ int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
     }
     blob_unref(body);
     return rc;
-}
-
-/* --- out ----------------------------------------------------------------------------- */
-
-static void next_element(struct agent *a, struct batch *b, struct agent_job *job)
-{
-    job->kind = AGENT_ELEMENT;
-    job->stage = b->stage;
-    job->attempt = b->attempt;
-    job->index = b->first + b->at;
-    job->payload = b->payload;
-    job->size = le_load_u32(b->sizes + 4 * (size_t)b->at);
-    b->payload += job->size;
-    b->at++;
-    a->queued--;
-    job->is_last = b->at == b->end;
-    job->body = blob_ref(b->body);
-    if (job->is_last) {
-        batch_free(a, b);
-    }
-}
-
-static void next_item(struct agent *a, struct item *item, struct agent_job *job)
-{
-    struct stage *s = container_of(item, struct stage, item);
-    switch (item->kind) {
-    case ITEM_BATCH:
-        next_element(a, container_of(item, struct batch, item), job);
-        break;
-    case ITEM_OPEN:
-        job->kind = AGENT_STAGE;
-        job->stage = s->id;
-        job->payload = s->function;
-        job->size = s->size;
-        job->body = s->body; /* moved */
-        s->body = NULL;
-        list_remove(&item->link);
-        break;
-    case ITEM_CLOSE:
-        job->kind = AGENT_STAGE_CLOSE;
-        job->stage = s->id;
-        stage_free(s);
-        break;
-    }
-}
-
-void agent_next(struct agent *a, struct agent_job *job)
-{
-    memset(job, 0, sizeof(*job));
-    if (!list_is_empty(&a->requests)) {
-        struct request *r = container_of(a->requests.next, struct request, link);
-        job->kind = AGENT_REQUEST;
-        job->stream = r->stream;
-        job->request = r->request;
-        job->body = r->body; /* moved */
-        r->body = NULL;
-        request_free(r);
-    } else if (!list_is_empty(&a->work)) {
-        next_item(a, container_of(a->work.next, struct item, link), job);
-    }
-}
-
-void agent_job_done(struct agent_job *job)
-{
-    blob_unref(job->body);
-    memset(job, 0, sizeof(*job));
-}
-
-bool agent_is_cancelled(const struct agent *a, uint32_t stage)
-{
-    struct list *pos;
-    list_for_each(pos, &a->stages) {
-        const struct stage *s = container_of(pos, struct stage, link);
-        if (s->id == stage && s->is_cancelled) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* --- results ------------------------------------------------------------------------- */
-
-uint64_t agent_next_seq(struct agent *a)
-{
-    return ++a->seq_last;
-}
-
-int agent_hold(struct agent *a, uint64_t seq, struct blob *result)
-{
-    assert(seq > 0 && seq <= a->seq_last);
-    assert(list_is_empty(&a->held) ||
-           container_of(a->held.prev, struct held, link)->seq < seq);
-    struct held *h = mem_zalloc(1, sizeof(*h));
-    if (h == NULL) {
-        return TRK_ENOMEM;
-    }
-    h->seq = seq;
-    h->body = blob_ref(result);
-    list_push_back(&a->held, &h->link);
-    a->held_count++;
-    a->held_bytes += result->size;
-    return 0;
-}
-
-size_t agent_held(const struct agent *a, size_t *bytes)
-{
-    if (bytes != NULL) {
-        *bytes = a->held_bytes;
-    }
-    return a->held_count;
-}
-
-size_t agent_queued(const struct agent *a)
-{
-    return a->queued;
-}
-
-static void check_work(const struct agent *a)
-{
-    size_t queued = 0;
-    struct list *pos;
-    list_for_each(pos, &a->work) {
-        assert(pos->next->prev == pos && pos->prev->next == pos);
-        const struct item *item = container_of(pos, struct item, link);
-        if (item->kind == ITEM_BATCH) {
-            const struct batch *b = container_of(item, struct batch, item);
-            assert(b->at < b->end);
-            assert(b->payload >= b->body->data && b->payload <= b->body->data + b->body->size);
-            assert(stage_find(a, b->stage) != NULL);
-            queued += b->end - b->at;
-        } else {
-            const struct stage *s = container_of(item, struct stage, item);
-            assert((item->kind == ITEM_OPEN) == (s->body != NULL));
-            assert((item->kind == ITEM_CLOSE) == s->is_cancelled);
-        }
-    }
-    assert(queued == a->queued);
-}
-
-void agent_check(const struct agent *a)
-{
-    size_t count = 0, bytes = 0;
-    uint64_t seq = 0;
-    struct list *pos;
-    check_work(a);
-    list_for_each(pos, &a->stages) {
-        const struct stage *s = container_of(pos, struct stage, link);
-        assert(!s->is_tombstone || (s->is_cancelled && list_is_empty(&s->item.link)));
-        assert(!s->is_cancelled || s->body == NULL);
-        assert(s->body == NULL || !list_is_empty(&s->item.link));
-    }
-    list_for_each(pos, &a->held) {
-        const struct held *h = container_of(pos, struct held, link);
-        assert(h->seq > seq && h->seq <= a->seq_last);
-        seq = h->seq;
-        count++;
-        bytes += h->body->size;
-    }
-    assert(count == a->held_count && bytes == a->held_bytes);
-    assert(!(a->is_leased && a->is_ended));
-    assert(a->is_leased || (list_is_empty(&a->requests) && list_is_empty(&a->work) &&
-                            list_is_empty(&a->stages) && list_is_empty(&a->held)));
 }

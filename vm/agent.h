@@ -37,6 +37,9 @@ bool agent_release(struct agent *a);
  * send back when *has_out (RECALLED). Unknown or malformed: TRK_ECORRUPT, drop the connection. */
 TRK_MUST_USE int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
                                struct wire_message *out);
+/* The VM is to leave: takes the next queued elements out and gives the RECALLED that says so.
+ * 1: out is to be sent, call again; 0: none are left; TRK_ENOMEM: as it was. */
+TRK_MUST_USE int agent_give_back(struct agent *a, struct wire_message *out);
 
 /* --- out: what the compute thread does next ---------------------------------------------- */
 enum agent_job_kind { AGENT_NOTHING, AGENT_REQUEST, AGENT_STAGE, AGENT_STAGE_CLOSE, AGENT_ELEMENT };
@@ -48,6 +51,7 @@ struct agent_job {
     uint64_t index;             /* ELEMENT */
     const void *payload;        /* ELEMENT, STAGE: borrowed from body */
     size_t size;
+    uint32_t timeout_ms;        /* ELEMENT: 0: none */
     bool is_last;               /* ELEMENT: the last of its batch that is queued right now */
     struct blob *body;          /* one reference for the caller (agent_job_done drops it) */
 };
@@ -55,6 +59,8 @@ struct agent_job {
  * open are still given (the host answers them with the failure). */
 void agent_next(struct agent *a, struct agent_job *job);
 void agent_job_done(struct agent_job *job);
+bool agent_has_request(const struct agent *a);        /* is one waiting? */
+uint32_t agent_timeout_ms(const struct agent *a); /* the least of what is queued; 0: none */
 /* While an element runs: has its stage been cancelled meanwhile? */
 bool agent_is_cancelled(const struct agent *a, uint32_t stage);
 

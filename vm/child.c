@@ -11,7 +11,6 @@
  * died, whatever it left in there is killed before the next one starts. */
 #include <errno.h>
 #include <fcntl.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -19,7 +18,6 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fail.h"
@@ -40,7 +38,7 @@
 
 enum trk_vm_state child_state(const struct vm_child *vm)
 {
-    if (vm->sup->is_stopping) {
+    if (vm->sup->is_stopping || vm->is_leaving) {
         return TRK_VM_STOPPING;
     }
     if (vm->pid == 0 || !vm->is_ready) {
@@ -53,7 +51,7 @@ enum trk_vm_state child_state(const struct vm_child *vm)
 
 bool child_is_settled(const struct vm_child *vm)
 {
-    return (vm->pid != 0 && vm->is_ready) || vm->failures > 0;
+    return (vm->pid != 0 && vm->is_ready) || vm->failures > 0 || vm->is_leaving;
 }
 
 /* The VM process writes these texts, and user code may have scribbled over them. */
@@ -103,7 +101,7 @@ static void on_overdue(uv_timer_t *timer)
     struct vm_child *vm = timer->data;
     log_warn("vm", "VM %u (pid %d) %s; it is killed", vm->index, (int)vm->pid,
              vm->is_ready ? "does not end" : "does not get ready");
-    child_kill(vm);
+    child_kill(vm, WIRE_END_UNKNOWN);
 }
 
 static void on_control(void *user)
@@ -155,6 +153,9 @@ static void reset_page(struct vm_child *vm)
     atomic_store(&page->has_lease, 0);
     memset(page->lease, 0, sizeof(page->lease));
     memset(page->owner, 0, sizeof(page->owner));
+    atomic_store(&page->end, WIRE_END_UNKNOWN);
+    page->memory_limit = vm->sup->opt.memory_limit;
+    page->recycle_after = vm->sup->opt.recycle_after;
     if (sys_random(page->incarnation, sizeof(page->incarnation)) < 0) {
         log_error("vm", "no random bytes to be had");
     }
@@ -192,23 +193,31 @@ static _Noreturn void child_main(struct vm_child *vm, int control, int output,
     _exit(127);
 }
 
-/* This process's environment and one more. Array for mem_free, entries borrowed. */
-static char **make_env(char *extra)
+static bool is_own_variable(const char *entry)
 {
-    size_t count = 0, n = 0;
+    return strncmp(entry, VM_FDS_ENV "=", sizeof(VM_FDS_ENV)) == 0 ||
+           strncmp(entry, VM_OWNER_ENV "=", sizeof(VM_OWNER_ENV)) == 0;
+}
+
+/* This process's environment and two more, which come first: whoever looks for the owner finds it
+ * at once. Array for mem_free, entries borrowed. */
+static char **make_env(char *owner, char *fds)
+{
+    size_t count = 0, n = 2;
     while (environ[count] != NULL) {
         count++;
     }
-    char **env = mem_zalloc(count + 2, sizeof(*env));
+    char **env = mem_zalloc(count + 3, sizeof(*env));
     if (env == NULL) {
         return NULL;
     }
+    env[0] = owner;
+    env[1] = fds;
     for (size_t i = 0; i < count; i++) {
-        if (strncmp(environ[i], VM_FDS_ENV "=", sizeof(VM_FDS_ENV)) != 0) {
+        if (!is_own_variable(environ[i])) {
             env[n++] = environ[i];
         }
     }
-    env[n] = extra;
     return env;
 }
 
@@ -230,7 +239,7 @@ static pid_t fork_child(struct vm_child *vm, int control, int output)
     }
     memcpy(fds.supervisor, vm->sup->id, 16);
     size_t prefix = strlen(fds_text);
-    char **env = make_env(fds_text);
+    char **env = make_env(vm->sup->marker, fds_text);
     if (env == NULL ||
         vm_fds_format(&fds, fds_text + prefix, (unsigned)(sizeof(fds_text) - prefix)) < 0) {
         mem_free(env);
@@ -308,8 +317,10 @@ static void restart_later(struct vm_child *vm)
 void child_start(struct vm_child *vm)
 {
     reset_page(vm);
-    vm->is_ready = vm->was_leased = vm->has_ended = false;
+    vm->is_ready = vm->was_leased = vm->has_ended = vm->was_over = false;
+    vm->end = WIRE_END_UNKNOWN;
     vm->printed = 0;
+    oom_look(&vm->sup->oom); /* what it says now was before this process */
     vm->start_ns = sys_now_ns();
     if (start_process(vm) < 0) {
         log_warn("vm", "VM %u: %s", vm->index, fail_text());
@@ -322,71 +333,9 @@ void child_start(struct vm_child *vm)
 
 /* --- its death ----------------------------------------------------------------------- */
 
-/* "killed by SIGSEGV" */
-static void describe_death(int status, char *text, size_t size)
-{
-    if (WIFSIGNALED(status)) {
-        const char *name = sigabbrev_np(WTERMSIG(status));
-        snprintf(text, size, "killed by SIG%s", name != NULL ? name : "?");
-    } else {
-        snprintf(text, size, "exited with status %d", WEXITSTATUS(status));
-    }
-}
-
-static void note_death(struct vm_child *vm, const struct wire_death *death, int status)
-{
-    char how[64], where[96] = "", said[256], note[512];
-    describe_death(status, how, sizeof(how));
-    if (death->has_element) {
-        snprintf(where, sizeof(where), " while running element %" PRIu64 " of stage %u",
-                 death->index_of_element, death->stage);
-    }
-    if (death->is_expected) {
-        log_info("vm", "VM %u (pid %d) has ended: %s%s", vm->index, (int)vm->pid, how, where);
-        return;
-    }
-    output_last_line(vm, said, sizeof(said));
-    bool is_quiet = said[0] == '\0';
-    snprintf(note, sizeof(note), "%s%s%s%s", how, where, is_quiet ? "" : ": ", said);
-    copy_text(vm->note, sizeof(vm->note), note, sizeof(note));
-    /* The first time in a row is news. */
-    log_write(vm->failures == 0 ? LOG_WARN : LOG_INFO, "vm", "VM %u (pid %d) %s", vm->index,
-              (int)vm->pid, note);
-}
-
-static void report_death(struct vm_child *vm, int status, const struct rusage *usage,
-                         bool is_expected)
-{
-    const struct vm_page *page = vm->page;
-    char output[DEATH_OUTPUT];
-    struct wire_death death = {.pid = (uint32_t)vm->pid,
-                               .index = vm->index,
-                               .signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0,
-                               .exit_status = WIFEXITED(status) ? WEXITSTATUS(status) : 0,
-                               .is_expected = is_expected,
-                               .rss_max_bytes = (uint64_t)usage->ru_maxrss * 1024,
-                               .has_element = atomic_load(&page->has_element) == 1,
-                               .output = output};
-    uint64_t now_ns = sys_now_ns();
-    memcpy(death.vm, page->incarnation, 16);
-    if (death.has_element) {
-        death.stage = page->stage;
-        death.attempt = page->attempt;
-        death.index_of_element = page->index;
-        death.ran_ns = now_ns > page->start_ns ? now_ns - page->start_ns : 0;
-    }
-    death.output_size = output_last(vm, output, sizeof(output));
-    note_death(vm, &death, status);
-    if (atomic_load(&page->has_lease)) {
-        memcpy(death.lease, page->lease, 16);
-        watch_death(vm->sup, &death);
-    }
-}
-
 void child_died(struct vm_child *vm, int status, const struct rusage *usage)
 {
-    pid_t pid = vm->pid;
-    kill(-pid, SIGKILL);
+    kill(-vm->pid, SIGKILL);
     while (vm->control != NULL) { /* its last words */
         char byte;
         ssize_t n = recv(watched_fd_get(vm->control), &byte, 1, MSG_DONTWAIT | MSG_PEEK);
@@ -401,22 +350,36 @@ void child_died(struct vm_child *vm, int status, const struct rusage *usage)
     watched_fd_close(vm->output); /* whoever still holds the other end prints to nobody */
     vm->output = NULL;
     uv_timer_stop(&vm->timer);
-
-    /* The page says it too, should user code have closed the control socket. */
-    bool has_ended = vm->has_ended ||
-                     (vm->is_ready && atomic_load(&vm->page->state) == TRK_VM_STARTING);
-    bool is_expected = has_ended || vm->sup->is_stopping;
-    bool died_at_once = !is_expected && !vm->was_leased &&
-                        sys_now_ns() - vm->start_ns < AT_ONCE_NS;
-    report_death(vm, status, usage, is_expected);
-    atomic_store(&vm->sup->guard.groups[vm->index], 0);
+    bool is_expected = death_is_expected(death_report(vm, status, usage));
+    vm->died_at_once = !is_expected && !vm->was_leased &&
+                       sys_now_ns() - vm->start_ns < AT_ONCE_NS;
+    vm->dead = vm->pid;
     vm->pid = 0;
-    if (vm->sup->is_stopping) {
+}
+
+/* No process of this VM any more. */
+static void retire(struct vm_child *vm)
+{
+    uv_timer_stop(&vm->timer);
+    unlink(vm->unix_path);
+    if (vm->listen_fd >= 0) {
         close(vm->listen_fd); /* who waits to be accepted learns that it will not be */
         vm->listen_fd = -1;
-        watch_push(vm->sup, vm);
-        supervisor_vm_changed(vm->sup);
-    } else if (died_at_once) {
+    }
+    if (vm->tcp_fd >= 0) {
+        close(vm->tcp_fd);
+        vm->tcp_fd = -1;
+    }
+    watch_push(vm->sup, vm);
+    supervisor_vm_changed(vm->sup);
+}
+
+void child_replace(struct vm_child *vm)
+{
+    atomic_store(&vm->sup->guard.groups[vm->index], 0);
+    if (vm->sup->is_stopping || vm->is_leaving) {
+        retire(vm);
+    } else if (vm->died_at_once) {
         restart_later(vm);
         watch_push(vm->sup, vm);
         supervisor_vm_changed(vm->sup);
@@ -424,27 +387,39 @@ void child_died(struct vm_child *vm, int status, const struct rusage *usage)
         vm->failures = 0;
         child_start(vm);
     }
-    if (vm->pid != pid) { /* children that had made groups of their own */
-        guard_kill_session(pid);
-    }
 }
 
 void child_drain(struct vm_child *vm)
 {
     char byte = 'D';
+    vm->is_leaving = true;
     if (vm->pid == 0) {
-        uv_timer_stop(&vm->timer); /* it does not start again */
+        retire(vm); /* it does not start again */
         return;
     }
     if (!vm->is_ready || vm->control == NULL ||
         send(watched_fd_get(vm->control), &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
-        child_kill(vm); /* it does nothing for anybody, or does not listen any more */
+        /* It does nothing for anybody, or does not listen any more. */
+        child_kill(vm, WIRE_END_DRAINED);
     }
+    watch_push(vm->sup, vm);
 }
 
-void child_kill(struct vm_child *vm)
+void child_stop(struct vm_child *vm)
+{
+    vm->is_leaving = true;
+    if (vm->pid == 0) {
+        retire(vm);
+        return;
+    }
+    child_kill(vm, WIRE_END_DRAINED);
+    watch_push(vm->sup, vm);
+}
+
+void child_kill(struct vm_child *vm, enum wire_end why)
 {
     if (vm->pid != 0) {
+        vm->end = why;
         /* It may not have made its own group yet. */
         kill(vm->pid, SIGKILL);
         kill(-vm->pid, SIGKILL);

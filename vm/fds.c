@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* fds.c - TRICKLE_VM_FDS as text and back. */
+/* fds.c - TRICKLE_VM_FDS as text and back; descriptors out of the way of user code. */
+#include <fcntl.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "trickle/error.h"
 #include "vm/host.h"
@@ -52,4 +54,38 @@ int vm_fds_parse(struct vm_fds *out, const char *text)
     fds.tcp_port = (uint16_t)port;
     *out = fds;
     return 0;
+}
+
+int vm_fd_raise(int fd)
+{
+    if (fd < 0 || fd >= VM_FD_FLOOR) {
+        return fd;
+    }
+    int raised = fcntl(fd, F_DUPFD_CLOEXEC, VM_FD_FLOOR);
+    if (raised < 0) {
+        return fd;
+    }
+    close(fd);
+    return raised;
+}
+
+void vm_fd_fill(bool taken[VM_FD_FLOOR])
+{
+    int fd;
+    memset(taken, 0, VM_FD_FLOOR * sizeof(taken[0]));
+    while ((fd = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0 && fd < VM_FD_FLOOR) {
+        taken[fd] = true;
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+}
+
+void vm_fd_unfill(const bool taken[VM_FD_FLOOR])
+{
+    for (int fd = 0; fd < VM_FD_FLOOR; fd++) {
+        if (taken[fd]) {
+            close(fd);
+        }
+    }
 }

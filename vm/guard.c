@@ -9,19 +9,25 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/fail.h"
 
-int guard_init(struct guard *g, uint32_t count, const char **files)
+#define ENVIRON_MAX (256u << 10) /* of an environment, as much as this is searched */
+#define ROUNDS_MAX 10
+
+int guard_init(struct guard *g, uint32_t count, const char *marker, const char **files)
 {
     memset(g, 0, sizeof(*g));
     g->count = count;
+    g->marker = marker;
     g->files = files;
     if (pipe2(g->pipe, O_CLOEXEC) < 0) {
         return fail(TRK_EIO, "cannot make a pipe: %s", strerror(errno));
@@ -35,21 +41,87 @@ int guard_init(struct guard *g, uint32_t count, const char **files)
     return 0;
 }
 
-void guard_kill_session(pid_t leader)
+static bool is_in(pid_t session, const pid_t *leaders, size_t count)
 {
-    kill(-leader, SIGKILL);
-    DIR *dir = opendir("/proc");
-    if (dir == NULL) {
-        return;
+    for (size_t i = 0; i < count; i++) {
+        if (leaders[i] == session) {
+            return true;
+        }
     }
+    return false;
+}
+
+/* The next process of /proc; 0: that was all. */
+static pid_t next_process(DIR *dir)
+{
     struct dirent *entry;
     while ((entry = readdir(dir)) != NULL) {
         pid_t pid = isdigit((unsigned char)entry->d_name[0]) ? atoi(entry->d_name) : 0;
-        if (pid > 1 && getsid(pid) == leader) {
+        if (pid > 1) {
+            return pid;
+        }
+    }
+    return 0;
+}
+
+void guard_kill_sessions(const pid_t *leaders, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        kill(-leaders[i], SIGKILL);
+    }
+    DIR *dir = count > 0 ? opendir("/proc") : NULL;
+    pid_t pid;
+    while (dir != NULL && (pid = next_process(dir)) != 0) {
+        pid_t session = getsid(pid);
+        if (session > 1 && is_in(session, leaders, count)) {
             kill(pid, SIGKILL);
         }
     }
-    closedir(dir);
+    if (dir != NULL) {
+        closedir(dir);
+    }
+}
+
+/* Was this process of ours started with the marker in its environment? */
+static bool is_marked(pid_t pid, const char *marker)
+{
+    static char text[ENVIRON_MAX]; /* one thread */
+    size_t size = 0, marker_size = strlen(marker) + 1; /* with its end */
+    char name[32];
+    struct stat st;
+    ssize_t n;
+    snprintf(name, sizeof(name), "/proc/%d/environ", (int)pid);
+    int fd = open(name, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    bool is_ours = fstat(fd, &st) == 0 && st.st_uid == geteuid();
+    while (is_ours && size < sizeof(text) &&
+           (n = read(fd, text + size, sizeof(text) - size)) > 0) {
+        size += (size_t)n;
+    }
+    close(fd);
+    const char *at = memmem(text, size, marker, marker_size);
+    return at != NULL && (at == text || at[-1] == '\0');
+}
+
+void guard_kill_marked(const char *marker)
+{
+    bool is_found = true;
+    /* One that forks while we look is found the next time. */
+    for (int round = 0; is_found && round < ROUNDS_MAX; round++) {
+        DIR *dir = opendir("/proc");
+        pid_t pid;
+        is_found = false;
+        while (dir != NULL && (pid = next_process(dir)) != 0) {
+            if (pid != getpid() && is_marked(pid, marker)) {
+                is_found = kill(pid, SIGKILL) == 0;
+            }
+        }
+        if (dir != NULL) {
+            closedir(dir);
+        }
+    }
 }
 
 static void clean_up(const struct guard *g)
@@ -57,9 +129,10 @@ static void clean_up(const struct guard *g)
     for (uint32_t i = 0; i < g->count; i++) {
         pid_t leader = atomic_load(&g->groups[i]);
         if (leader > 1) {
-            guard_kill_session(leader);
+            guard_kill_sessions(&leader, 1);
         }
     }
+    guard_kill_marked(g->marker);
     for (const char **file = g->files; *file != NULL; file++) {
         unlink(*file);
     }

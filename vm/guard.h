@@ -2,11 +2,16 @@
 /* guard.h - a tiny process that cleans up behind a supervisor that died in whatever way.
  *
  * It waits for the end of a pipe whose other end only the supervisor holds. Then it kills what is
- * left of the VMs (their process groups and sessions) and removes the socket files. */
+ * left of the VMs and removes the socket files.
+ *
+ * What is left of a VM: its process group, its session, and whatever else still carries the
+ * supervisor's marker in the environment it was started with, a daemon with a session of its own
+ * too. A program that wipes its environment escapes. */
 #ifndef VM_GUARD_H
 #define VM_GUARD_H
 
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
@@ -15,17 +20,20 @@ struct guard {
     int pipe[2];        /* never written; the supervisor keeps both ends to start it again */
     atomic_int *groups; /* shared: process group of each VM; 0: none */
     uint32_t count;
+    const char *marker; /* "NAME=value", in the environment of all that VMs start; borrowed */
     const char **files; /* to be removed; borrowed, as are the names; NULL at its end */
 };
 
 /* Makes the shared table. 0 or TRK_E* with a sentence. */
-int guard_init(struct guard *g, uint32_t count, const char **files);
+int guard_init(struct guard *g, uint32_t count, const char *marker, const char **files);
 /* Forks the guard (again). */
 int guard_start(struct guard *g);
 /* The supervisor ends in order: lets the guard go, waits for it. */
 void guard_stop(struct guard *g);
 
-/* Kills all processes of a session and its process group (a VM is the leader of both). */
-void guard_kill_session(pid_t leader);
+/* Kills all processes of these sessions and process groups (a VM is the leader of both). */
+void guard_kill_sessions(const pid_t *leaders, size_t count);
+/* Kills all processes of this user that were started with the marker in their environment. */
+void guard_kill_marked(const char *marker);
 
 #endif

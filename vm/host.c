@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <stdatomic.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,9 @@
 #include "base/fail.h"
 #include "base/sys.h"
 #include "vm/host_impl.h"
+
+/* What a module must have: all up to dump. */
+#define RAI_MODULE_LEAST offsetof(struct trk_rai_module, dump)
 
 static struct host the_host; /* one per process, until it ends */
 
@@ -26,6 +30,9 @@ static int take_fds(struct host *h)
         return fail(TRK_EINVAL, "%s cannot be read: %s", VM_FDS_ENV, text);
     }
     unsetenv(VM_FDS_ENV);
+    h->fds.listen = vm_fd_raise(h->fds.listen);
+    h->fds.control = vm_fd_raise(h->fds.control);
+    h->fds.tcp = vm_fd_raise(h->fds.tcp);
     /* What user code starts must not inherit these: its sockets would outlive this process. */
     if (sys_fd_add(h->fds.listen) < 0 || sys_fd_add(h->fds.control) < 0 ||
         (h->fds.tcp >= 0 && sys_fd_add(h->fds.tcp) < 0)) {
@@ -59,6 +66,16 @@ static void describe_module(struct host *h)
     snprintf(h->page->version, sizeof(h->page->version), "%s", h->module->version);
 }
 
+/* The loop's descriptors are made in there: not where user code will have its own. */
+static int start_net(struct host *h)
+{
+    bool taken[VM_FD_FLOOR];
+    vm_fd_fill(taken);
+    int rc = host_net_start(h);
+    vm_fd_unfill(taken);
+    return rc;
+}
+
 static int start(struct host *h)
 {
     int rc = take_fds(h);
@@ -72,6 +89,8 @@ static int start(struct host *h)
     sys_host_name(h->host_name, sizeof(h->host_name));
     describe_module(h);
     h->pid = getpid();
+    h->memory_limit = h->page->memory_limit;
+    h->recycle_after = h->page->recycle_after;
     h->agent = agent_new();
     if (h->agent == NULL || host_compute_init(h) < 0) {
         return fail(TRK_ENOMEM, "out of memory at the start of the VM");
@@ -79,22 +98,25 @@ static int start(struct host *h)
     if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0) {
         return fail(TRK_EIO, "cannot make a lock");
     }
-    rc = host_net_start(h);
+    rc = start_net(h);
     return rc < 0 ? fail(rc, "cannot start the net thread: %s", trk_strerror(rc)) : 0;
 }
 
 int trk_vm_serve(const struct trk_rai_module *module, void *state)
 {
     static atomic_flag has_served = ATOMIC_FLAG_INIT;
+    /* A module of a later version may be longer, one of an earlier one shorter. */
+    static struct trk_rai_module copy;
     struct host *h = &the_host;
-    if (module->abi != TRK_RAI_ABI || module->size < sizeof(struct trk_rai_module)) {
+    if (module->abi != TRK_RAI_ABI || module->size < RAI_MODULE_LEAST) {
         return fail(TRK_EVERSION, "the RAI module %s is for another version of Trickle",
                     module->name);
     }
     if (atomic_flag_test_and_set(&has_served)) {
         return fail(TRK_ECLOSED, "a process can be a VM only once");
     }
-    h->module = module;
+    memcpy(&copy, module, module->size < sizeof(copy) ? module->size : sizeof(copy));
+    h->module = &copy;
     h->module_state = state;
     int rc = start(h);
     if (rc < 0) {

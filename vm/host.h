@@ -6,13 +6,20 @@
  * supervisor (its end of file means that the supervisor has gone); page: memfd of struct vm_page.
  * Control bytes, VM -> supervisor: 'R' ready (accepting), 'E' lease ended, about to exit;
  * supervisor -> VM: 'D' drain (end after the running element), 'S' stop now. stdout and stderr
- * are the output pipe already. */
+ * are the output pipe already.
+ *
+ * TRICKLE_VM_OWNER is the supervisor's id: all that a VM starts inherits it, and can be found by
+ * it when the supervisor is gone. */
 #ifndef VM_HOST_H
 #define VM_HOST_H
 
+#include <stdbool.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define VM_FDS_ENV "TRICKLE_VM_FDS"
+#define VM_OWNER_ENV "TRICKLE_VM_OWNER"
+#define VM_FD_FLOOR 10 /* a VM's own descriptors are not below: user code closes and reuses those */
 
 struct vm_fds {
     int listen, tcp, control, page;
@@ -22,5 +29,15 @@ struct vm_fds {
 };
 int vm_fds_parse(struct vm_fds *out, const char *text); /* 0 or TRK_EINVAL */
 int vm_fds_format(const struct vm_fds *fds, char *text, unsigned size);
+
+/* Moves a descriptor to VM_FD_FLOOR or above (CLOEXEC); as it was when there is no room. */
+int vm_fd_raise(int fd);
+/* Fills all numbers below VM_FD_FLOOR, so that what is opened next lies above; and frees those
+ * again that it took. */
+void vm_fd_fill(bool taken[VM_FD_FLOOR]);
+void vm_fd_unfill(const bool taken[VM_FD_FLOOR]);
+
+/* Bytes of memory that a process has in RAM (0: this one); 0: it cannot be read. */
+uint64_t vm_rss_bytes(pid_t pid);
 
 #endif

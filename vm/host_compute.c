@@ -10,8 +10,10 @@
  * Results are gathered and sent when 1 ms has passed since the last sending, when 64 KiB are
  * there, at the end of a batch, and before anything else is done or waited for. A result larger
  * than that travels alone, straight from the reply buffer. Each message is held in the agent
- * before it is sent. */
+ * before it is sent. What waits while the next element turns out to be long is sent by the net
+ * thread (host_late.c). */
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -24,6 +26,7 @@
 #include "wire/msg.h"
 
 #define FLUSH_NS 1000000u
+#define RECYCLE_PERCENT 80 /* of the memory limit, between elements */
 #define FLUSH_BYTES 65536u
 #define GATHER_MAX 4096u
 #define NAME_MAX_BYTES 4096u /* of a request, see wire/msg.h */
@@ -48,7 +51,7 @@ struct failed_stage {
 
 /* No memory for what keeps a result safe. The process ends: the initiator sees it at once and
  * gives the elements to another VM, which is better than to stumble on. */
-static _Noreturn void out_of_memory(void)
+_Noreturn void host_out_of_memory(void)
 {
     log_error("vm", "out of memory: this VM ends and starts again");
     _exit(HOST_EXIT_MEMORY);
@@ -94,7 +97,7 @@ static void send_to_holder(struct host *h, uint8_t type, uint32_t stream, struct
     int rc = net_session_send(s, type, stream, body);
     net_session_unref(s);
     if (rc == TRK_ENOMEM) {
-        out_of_memory();
+        host_out_of_memory();
     }
     if (rc < 0) { /* the lease has ended, or is about to */
         log_debug("vm", "%s not sent: %s", wire_type_name(type), trk_strerror(rc));
@@ -114,18 +117,18 @@ static uint64_t next_seq(struct host *h)
 static void send_results(struct host *h, uint64_t seq, struct blob *body)
 {
     if (body == NULL) {
-        out_of_memory();
+        host_out_of_memory();
     }
     pthread_mutex_lock(&h->lock);
     int rc = h->session != NULL ? agent_hold(h->agent, seq, body) : 0;
     pthread_mutex_unlock(&h->lock);
     if (rc < 0) {
-        out_of_memory();
+        host_out_of_memory();
     }
     send_to_holder(h, WIRE_RESULT, 0, body);
 }
 
-static void flush(struct host *h)
+void host_flush(struct host *h)
 {
     struct gather *g = h->gather;
     if (g->count == 0) {
@@ -196,7 +199,7 @@ static struct failed_stage *failed_find(struct host *h, uint32_t stage)
 static void reply_begin(struct host *h, size_t prefix)
 {
     if (rai_reply_begin(&h->reply, prefix) < 0) {
-        out_of_memory();
+        host_out_of_memory();
     }
 }
 
@@ -240,7 +243,7 @@ static void open_stage(struct host *h, const struct agent_job *job)
     }
     struct failed_stage *f = mem_zalloc(1, sizeof(*f));
     if (f == NULL) {
-        out_of_memory();
+        host_out_of_memory();
     }
     f->stage = job->stage;
     f->status = status;
@@ -269,6 +272,12 @@ static void close_stage(struct host *h, const struct agent_job *job)
 
 static int run_module(struct host *h, const struct agent_job *job)
 {
+    if (atomic_load_explicit(&h->interrupted_run, memory_order_relaxed) == h->run) {
+        static const char why[] = "cancelled before it began";
+        int rc = trk_rai_reply_write(&h->reply, why, strlen(why));
+        (void)rc; /* the reply remembers it */
+        return TRK_STATUS_ERROR;
+    }
     const struct failed_stage *f = h->failed != NULL ? failed_find(h, job->stage) : NULL;
     if (f != NULL) {
         int rc = trk_rai_reply_write(&h->reply, f->payload->data, f->payload->size);
@@ -283,6 +292,35 @@ static int run_module(struct host *h, const struct agent_job *job)
     return h->module->run(h->module_state, &element, &h->reply);
 }
 
+/* Between elements, after results were sent: has this process grown near its limit? */
+static bool has_grown(const struct host *h)
+{
+    return h->memory_limit != 0 && vm_rss_bytes(0) > h->memory_limit / 100 * RECYCLE_PERCENT;
+}
+
+/* This was the last element that this process runs. */
+static void recycle(struct host *h)
+{
+    pthread_mutex_lock(&h->lock);
+    bool is_draining = h->is_draining;
+    h->is_draining = true;
+    pthread_mutex_unlock(&h->lock);
+    if (!is_draining && net_loop_post(h->loop, host_net_recycle, h) == TRK_ENOMEM) {
+        host_out_of_memory();
+    }
+}
+
+/* The net thread may be sending what was gathered before: it is done in a moment. */
+static void end_element(struct vm_page *page)
+{
+    unsigned running = 1;
+    while (!atomic_compare_exchange_strong_explicit(&page->has_element, &running, 0,
+                                                    memory_order_acq_rel, memory_order_relaxed)) {
+        running = 1;
+        sched_yield();
+    }
+}
+
 /* Runs one element that started at now_ns; returns when it ended. */
 static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_t now_ns)
 {
@@ -290,31 +328,38 @@ static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_
     struct vm_page *page = h->page;
     if (g->count > 0 && (g->stage != job->stage || g->attempt != job->attempt ||
                          g->first + g->count != job->index)) {
-        flush(h);
+        host_flush(h);
     }
     reply_begin(h, WIRE_RESULT_ONE_HEAD);
     page->stage = job->stage;
     page->attempt = job->attempt;
     page->index = job->index;
-    page->start_ns = now_ns;
+    atomic_store_explicit(&page->start_ns, now_ns, memory_order_relaxed);
     atomic_store_explicit(&page->has_element, 1, memory_order_release);
+    if (g->count > 0 && !atomic_load_explicit(&h->is_late_armed, memory_order_relaxed)) {
+        host_late_arm(h);
+    }
     int status = run_module(h, job);
     leave_if_forked(h);
-    atomic_store_explicit(&page->has_element, 0, memory_order_release);
-    atomic_store(&h->is_running, false);
+    bool is_last = ++h->served == h->recycle_after;
+    end_element(page);
+    atomic_store_explicit(&h->is_running, false, memory_order_release);
     uint64_t end_ns = sys_now_ns();
     status = rai_reply_end(&h->reply, status);
 
     if (rai_reply_size(&h->reply) > FLUSH_BYTES) {
-        flush(h);
+        host_flush(h);
         send_alone(h, job, (uint8_t)status, end_ns - now_ns);
     } else {
         gather_add(g, &h->reply, job, (uint8_t)status, end_ns - now_ns);
-        if (!job->is_last && g->bytes < FLUSH_BYTES && g->count < GATHER_MAX &&
+        if (!job->is_last && !is_last && g->bytes < FLUSH_BYTES && g->count < GATHER_MAX &&
             end_ns - h->flushed_ns < FLUSH_NS) {
             return end_ns;
         }
-        flush(h);
+        host_flush(h);
+    }
+    if (is_last || has_grown(h)) {
+        recycle(h);
     }
     /* Sending took its time, which is no element's. */
     h->flushed_ns = sys_now_ns();
@@ -339,22 +384,26 @@ enum next { NEXT_JOB, NEXT_WAIT, NEXT_FLUSH, NEXT_DRAINED, NEXT_END };
 static enum next next_job(struct host *h, struct agent_job *job, bool is_drained)
 {
     enum next next = NEXT_JOB;
+    job->kind = AGENT_NOTHING;
     pthread_mutex_lock(&h->lock);
     if (h->is_ending) {
         next = NEXT_END;
-    } else if (h->is_draining && !is_drained) {
-        next = NEXT_DRAINED;
     } else {
-        if (!h->is_draining) {
+        /* What was asked is answered also by a VM that leaves; work goes back. */
+        if (!h->is_draining || agent_has_request(h->agent)) {
             agent_next(h->agent, job);
         }
         if (job->kind != AGENT_NOTHING) {
             h->run++;
             h->run_is_element = job->kind == AGENT_ELEMENT;
             h->run_stage = job->stage;
+            h->run_index = job->index;
+            h->run_timeout_ms = job->timeout_ms;
             atomic_store_explicit(&h->is_running, true, memory_order_relaxed);
         } else if (h->gather->count > 0) {
             next = NEXT_FLUSH;
+        } else if (h->is_draining && !is_drained) {
+            next = NEXT_DRAINED;
         } else {
             h->is_waiting = true;
             next = NEXT_WAIT;
@@ -370,7 +419,7 @@ static uint64_t run_job(struct host *h, struct agent_job *job, uint64_t now_ns)
         /* 0: something else came before; the first element starts now. */
         now_ns = run_element(h, job, now_ns != 0 ? now_ns : sys_now_ns());
     } else {
-        flush(h);
+        host_flush(h);
         if (job->kind == AGENT_REQUEST) {
             run_request(h, job);
         } else if (job->kind == AGENT_STAGE) {
@@ -397,17 +446,17 @@ void host_compute(struct host *h)
     uint64_t now_ns = 0;
     bool is_drained = false;
     for (;;) {
-        struct agent_job job = {.kind = AGENT_NOTHING};
+        struct agent_job job;
         switch (next_job(h, &job, is_drained)) {
         case NEXT_JOB:
+            is_drained = false;
             now_ns = run_job(h, &job, now_ns);
             break;
         case NEXT_FLUSH:
-            flush(h);
+            host_flush(h);
             now_ns = 0;
             break;
         case NEXT_DRAINED:
-            flush(h);
             is_drained = true;
             if (net_loop_post(h->loop, host_net_drained, h) < 0) {
                 return; /* the net thread is gone: nobody to say goodbye to */

@@ -4,7 +4,14 @@
  *   net thread (host_net.c)                       compute thread (host_compute.c), the caller
  *     accepts, decides who leases,                  takes a job, runs the module, gathers
  *     feeds messages into the agent  ---lock--->    results, holds and sends them
- *     control socket, end of the lease  <--post--   drained
+ *     control socket, end of the lease  <--post--   recycle, drained
+ *     timeouts, interrupts
+ *
+ *   host.c          takes over what the supervisor handed down
+ *   host_net.c      connections and messages
+ *   host_leave.c    the ways in which a lease and the process end
+ *   host_stop.c     what stops a running element: its timeout, an interrupt
+ *   host_late.c     results that wait behind a long element
  *
  * There is one host per process and it is never freed: the process ends with it, and the net
  * thread keeps watch until the last moment (a finaliser that hangs, a supervisor that is gone). */
@@ -29,9 +36,16 @@
 #define HOST_UNPROVED_MAX 64     /* connections that have not said HELLO yet */
 #define HOST_EXIT_MS 1000        /* an orderly end may take so long */
 #define HOST_INTERRUPT_MS 500    /* interrupted code may run on for so long */
+#define HOST_AGAIN_MS 20         /* an interrupt so close to the start of its element is repeated */
+#define HOST_DUMP_MS 250         /* telling where the code is stuck is cut short then */
+#define HOST_LINGER_MS 100       /* a drained VM closes when it has been asked nothing for so long */
+#define HOST_LINGER_MAX_MS 5000  /* ... and in any case after so long */
+#define HOST_STALL_MS 10000      /* a holder that takes no result for so long takes none any more */
+#define HOST_UNSENT_MS 5         /* how often that is looked at */
 #define HOST_TCP_DEAD_MS 60000   /* an initiator on another machine that is silent for so long */
 #define HOST_EXIT_INTERRUPTED 70 /* exit status: code that did not heed the interrupt */
 #define HOST_EXIT_MEMORY 71      /* exit status: no memory to hold or send a result */
+#define HOST_EXIT_TIMEOUT 72     /* exit status: an element used up its timeout */
 
 struct gather; /* results not sent yet, host_compute.c */
 
@@ -51,7 +65,15 @@ struct host {
     uv_poll_t control;
     uv_timer_t exit_timer;      /* an orderly end takes too long */
     uv_timer_t interrupt_timer; /* interrupted code runs on */
-    uint64_t interrupted_run;   /* which run the interrupt was for */
+    uv_timer_t timeout_timer;   /* an element that runs or is queued may have used up its time */
+    uv_timer_t linger_timer;    /* drained, and nothing more is asked */
+    uv_timer_t late_timer;      /* results may wait behind a long element */
+    bool is_repeated;           /* interrupt_timer: interrupt again, then wait on */
+    enum wire_end leaving;      /* why it leaves when what runs has ended; UNKNOWN: it does not */
+    bool is_over;               /* the end of the process is under way */
+    uint64_t linger_end_ms;     /* drained since HOST_LINGER_MAX_MS before; 0: not yet */
+    size_t unsent;              /* bytes not taken by the holder when it leaves */
+    uint64_t unsent_ms;         /* since when it is so many */
     unsigned unproved;
     uint64_t dropped_seen; /* of net_dropped(), already counted in the page */
 
@@ -60,6 +82,9 @@ struct host {
     struct trk_rai_reply reply;
     struct failed_stage *failed; /* stages that failed to open */
     uint64_t flushed_ns;         /* when results were sent last */
+    uint64_t served;             /* elements run */
+    uint64_t recycle_after;      /* elements; 0: any number */
+    uint64_t memory_limit;       /* bytes; 0: none */
 
     /* Shared, under lock. */
     pthread_mutex_t lock;
@@ -70,20 +95,46 @@ struct host {
     bool is_ending;              /* the process is about to end: take nothing more */
     uint64_t run;                /* number of the job that runs or ran last */
     bool run_is_element;
-    uint32_t run_stage;
+    uint32_t run_stage, run_timeout_ms; /* of it; 0: none */
+    uint64_t run_index;                 /* of the element */
 
     /* Written by the compute thread without the lock, set under it. */
     atomic_bool is_running; /* inside a function of the module */
     sem_t wake;
+
+    /* Written under the lock, read anywhere: the run that is to stop. */
+    atomic_ullong interrupted_run;
+    atomic_bool is_late_armed; /* set by the compute thread, reset as host_late.c says */
 };
 
 /* host_net.c */
 TRK_MUST_USE int host_net_start(struct host *h);
+void host_wake(struct host *h); /* under lock */
+
+/* host_leave.c: net thread */
+void host_tell(struct host *h, char byte); /* the supervisor */
+void host_set_state(struct host *h, enum trk_vm_state state);
+void host_note_end(struct host *h, enum wire_end end); /* in the page, for the supervisor */
+/* To end after what runs: all that is queued goes back to the holder, which is told. */
+void host_leave(struct host *h, enum wire_end why);
+void host_give_back(struct host *h, struct net_session *s);
+void host_net_recycle(void *host); /* posted: an element was the last that this process runs */
 void host_net_drained(void *host); /* posted: nothing runs any more and all results are sent */
-void host_wake(struct host *h);    /* under lock */
+void host_on_linger_timer(uv_timer_t *timer);
+void host_on_exit_timer(uv_timer_t *timer);
+void host_lease_end(struct host *h);
+
+/* host_stop.c: net thread */
+void host_look_at_timeout(struct host *h); /* elements with timeouts have come */
+void host_interrupt(struct host *h, const struct wire_note *cancel);
+
+/* host_late.c */
+void host_late_arm(struct host *h); /* compute thread: an element begins, and results wait */
 
 /* host_compute.c */
 TRK_MUST_USE int host_compute_init(struct host *h);
-void host_compute(struct host *h); /* until is_ending */
+void host_compute(struct host *h);            /* until is_ending */
+void host_flush(struct host *h);         /* sends what is gathered: whoever owns that */
+_Noreturn void host_out_of_memory(void); /* any thread */
 
 #endif

@@ -1,19 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* host_net.c - the net half of a VM: who may use it, what comes in, when it ends.
+/* host_net.c - the net half of a VM: who may use it, and what comes in.
  *
  *   accept -> HELLO -> granted: the holder, its messages go to the agent
  *                   -> refused: WELCOME that names the holder, closed
  *
- * The end of a lease (BYE, or the connection ends) finds the process in one of three ways:
- *   never used   it is free again as it is
- *   idle         it ends in order: the compute thread returns from trk_vm_serve, the interpreter
- *                is finalised; a timer on this thread bounds that
- *   computing    it ends at once
- * Before that the page says STARTING and the supervisor is told, so that a program that comes
- * right behind this one counts the VM and waits for it.
- *
- * A drained VM closes the connection after its last result without a BYE: control messages
- * overtake results, the end of the stream does not. */
+ * How that ends is in host_leave.c. */
 #include <errno.h>
 #include <signal.h>
 #include <stdio.h>
@@ -44,56 +35,12 @@ void host_wake(struct host *h)
     }
 }
 
-static void tell_supervisor(struct host *h, char byte)
-{
-    ssize_t n = send(h->fds.control, &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n != 1) {
-        log_debug("vm", "supervisor not told '%c': %s", byte, strerror(errno));
-    }
-}
-
 /* Moves what the net room has counted since the last time into the page. */
 static void count_dropped(struct host *h)
 {
     uint64_t now = net_dropped();
     atomic_fetch_add(&h->page->dropped, now - h->dropped_seen);
     h->dropped_seen = now;
-}
-
-static void page_set_state(struct host *h, enum trk_vm_state state)
-{
-    atomic_store(&h->page->state, (unsigned)state);
-}
-
-/* --- the end of the process ---------------------------------------------------------- */
-
-static void on_exit_timer(uv_timer_t *timer)
-{
-    (void)timer;
-    log_debug("vm", "the orderly end took over %d ms", HOST_EXIT_MS);
-    _exit(0);
-}
-
-/* From here on who connects waits for the next process. */
-static void stop_accepting(struct host *h)
-{
-    net_listener_close(h->listen_unix); /* NULL is fine */
-    net_listener_close(h->listen_tcp);
-    h->listen_unix = h->listen_tcp = NULL;
-}
-
-/* The process ends: at once when code is running, else in order. */
-static void end_process(struct host *h)
-{
-    pthread_mutex_lock(&h->lock);
-    h->is_ending = true;
-    bool is_running = atomic_load(&h->is_running);
-    host_wake(h);
-    pthread_mutex_unlock(&h->lock);
-    if (is_running) {
-        _exit(0);
-    }
-    uv_timer_start(&h->exit_timer, on_exit_timer, HOST_EXIT_MS, 0);
 }
 
 /* The supervisor has gone: nobody will look after this process and its children any more. */
@@ -106,51 +53,6 @@ static _Noreturn void die_with_group(struct host *h)
 }
 
 /* --- the lease ----------------------------------------------------------------------- */
-
-/* The holder has gone or said goodbye. Harmless when it has happened before. */
-static void lease_end(struct host *h)
-{
-    pthread_mutex_lock(&h->lock);
-    struct net_session *s = h->session;
-    h->session = NULL;
-    bool is_draining = h->is_draining;
-    bool can_stay = s != NULL && agent_release(h->agent) && !is_draining;
-    pthread_mutex_unlock(&h->lock);
-    if (s == NULL) {
-        return;
-    }
-    if (can_stay) {
-        atomic_store(&h->page->has_lease, 0);
-        page_set_state(h, TRK_VM_IDLE);
-        tell_supervisor(h, 'R');
-    } else {
-        stop_accepting(h);
-        if (!is_draining) {
-            page_set_state(h, TRK_VM_STARTING);
-        }
-        tell_supervisor(h, 'E');
-    }
-    net_session_close(s, false);
-    net_session_unref(s);
-    if (!can_stay) {
-        end_process(h);
-    }
-}
-
-void host_net_drained(void *host)
-{
-    struct host *h = host;
-    pthread_mutex_lock(&h->lock);
-    struct net_session *s = h->session != NULL ? net_session_ref(h->session) : NULL;
-    pthread_mutex_unlock(&h->lock);
-    if (s == NULL) {
-        tell_supervisor(h, 'E');
-        end_process(h);
-        return;
-    }
-    net_session_close(s, true); /* on_close comes when the results are out, and ends the lease */
-    net_session_unref(s);
-}
 
 static void describe_self(struct host *h, struct trk_vm_info *vm)
 {
@@ -199,8 +101,8 @@ static void welcome_holder(struct peer *p, const struct wire_hello *hello)
     snprintf(page->owner, sizeof(page->owner), "%.50s (pid %u, %.50s)", hello->program,
              hello->pid, hello->host);
     atomic_store(&page->has_lease, 1);
-    page_set_state(h, TRK_VM_LEASED);
-    tell_supervisor(h, 'L');
+    host_set_state(h, TRK_VM_LEASED);
+    host_tell(h, 'L');
     log_debug("vm", "leased by %s", page->owner);
     net_session_set_trusted(p->session);
     describe_self(h, &welcome.vm);
@@ -247,49 +149,11 @@ static void on_hello(struct peer *p, const struct blob *body)
 
 /* --- messages of the holder ---------------------------------------------------------- */
 
-static void on_interrupt_timer(uv_timer_t *timer)
+/* A CANCEL of what runs: of the stage with its flag, or of single elements. */
+static bool is_interrupt(const struct wire_message *msg, struct wire_note *note)
 {
-    struct host *h = timer->data;
-    pthread_mutex_lock(&h->lock);
-    bool is_stuck = atomic_load(&h->is_running) && h->run == h->interrupted_run;
-    pthread_mutex_unlock(&h->lock);
-    if (is_stuck) {
-        log_info("vm", "cancelled code did not stop within %d ms: this VM starts again",
-                 HOST_INTERRUPT_MS);
-        /* Nobody's fault: the initiator wanted it. */
-        page_set_state(h, TRK_VM_STARTING);
-        tell_supervisor(h, 'E');
-        _exit(HOST_EXIT_INTERRUPTED);
-    }
-}
-
-/* A CANCEL that interrupts: ask the running element of that stage to stop, and watch it. */
-static void interrupt_stage(struct host *h, uint32_t stage)
-{
-    pthread_mutex_lock(&h->lock);
-    bool is_hit = atomic_load(&h->is_running) && h->run_is_element && h->run_stage == stage;
-    uint64_t run = h->run;
-    pthread_mutex_unlock(&h->lock);
-    bool is_watched = uv_is_active((const uv_handle_t *)&h->interrupt_timer) &&
-                      h->interrupted_run == run;
-    if (!is_hit || is_watched) {
-        return;
-    }
-    h->interrupted_run = run;
-    uv_timer_start(&h->interrupt_timer, on_interrupt_timer, HOST_INTERRUPT_MS, 0);
-    if (h->module->interrupt != NULL) {
-        h->module->interrupt(h->module_state);
-    }
-}
-
-static bool wants_interrupt(const struct wire_message *msg, uint32_t *stage)
-{
-    struct wire_note note;
-    if (msg->type != WIRE_CANCEL || wire_note_decode(&note, msg->body) < 0) {
-        return false;
-    }
-    *stage = note.stage;
-    return note.flag == 1;
+    return msg->type == WIRE_CANCEL && wire_note_decode(note, msg->body) == 0 &&
+           (note->flag == 1 || note->count > 0);
 }
 
 static void on_holder_message(struct peer *p, struct wire_message *msg)
@@ -297,11 +161,12 @@ static void on_holder_message(struct peer *p, struct wire_message *msg)
     struct host *h = p->host;
     struct wire_message out;
     bool has_out = false;
-    uint32_t stage = 0;
+    struct wire_note cancel;
     uint8_t type = msg->type;
-    bool is_interrupt = wants_interrupt(msg, &stage);
+    bool is_to_stop = is_interrupt(msg, &cancel);
     pthread_mutex_lock(&h->lock);
     int rc = agent_message(h->agent, msg, &has_out, &out);
+    bool has_timeout = type == WIRE_RUN && agent_timeout_ms(h->agent) != 0;
     host_wake(h);
     pthread_mutex_unlock(&h->lock);
     if (rc < 0) {
@@ -315,8 +180,13 @@ static void on_holder_message(struct peer *p, struct wire_message *msg)
         rc = net_session_send(p->session, out.type, out.stream, out.body);
         (void)rc; /* closed meanwhile: on_close follows */
     }
-    if (is_interrupt) {
-        interrupt_stage(h, stage);
+    if (is_to_stop) {
+        host_interrupt(h, &cancel);
+    }
+    if (h->leaving != WIRE_END_UNKNOWN) {
+        host_give_back(h, p->session); /* it was on its way when we said that we leave */
+    } else if (has_timeout) {
+        host_look_at_timeout(h);
     }
 }
 
@@ -328,7 +198,7 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
         if (msg->type == WIRE_BYE) {
             blob_unref(msg->body);
             p->is_holder = false;
-            lease_end(p->host);
+            host_lease_end(p->host);
         } else {
             on_holder_message(p, msg);
         }
@@ -355,7 +225,7 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
     log_debug("vm", "%s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
     count_dropped(h);
     if (p->is_holder) {
-        lease_end(h);
+        host_lease_end(h);
     }
     mem_free(p);
     net_session_unref(s);
@@ -378,6 +248,7 @@ static void accept_peer(struct host *h, int fd, bool is_tcp)
     struct net_session *s;
     p->host = h;
     h->unproved++;
+    fd = vm_fd_raise(fd); /* user code may have closed 0 to 2, and prints there */
     if (net_session_accept(h->loop, fd, &opt, &s) < 0) {
         h->unproved--;
         mem_free(p);
@@ -397,16 +268,6 @@ static void on_accept_tcp(void *user, int fd)
 
 /* --- control ------------------------------------------------------------------------- */
 
-static void drain(struct host *h)
-{
-    stop_accepting(h);
-    page_set_state(h, TRK_VM_STOPPING);
-    pthread_mutex_lock(&h->lock);
-    h->is_draining = true;
-    host_wake(h);
-    pthread_mutex_unlock(&h->lock);
-}
-
 static void on_control(uv_poll_t *poll, int status, int events)
 {
     struct host *h = poll->data;
@@ -422,7 +283,7 @@ static void on_control(uv_poll_t *poll, int status, int events)
         if (bytes[i] == 'S') {
             _exit(0);
         } else if (bytes[i] == 'D') {
-            drain(h);
+            host_leave(h, WIRE_END_DRAINED);
         }
     }
 }
@@ -434,10 +295,14 @@ static void start_on_loop(void *host)
 {
     struct host *h = host;
     uv_loop_t *uv = net_loop_uv(h->loop);
-    int rc = uv_timer_init(uv, &h->exit_timer);
-    rc = rc < 0 ? rc : uv_timer_init(uv, &h->interrupt_timer);
-    rc = rc < 0 ? rc : uv_poll_init(uv, &h->control, h->fds.control);
-    h->exit_timer.data = h->interrupt_timer.data = h->control.data = h;
+    uv_timer_t *const timers[] = {&h->exit_timer, &h->interrupt_timer, &h->timeout_timer,
+                                  &h->linger_timer, &h->late_timer};
+    for (size_t i = 0; i < sizeof(timers) / sizeof(timers[0]); i++) {
+        uv_timer_init(uv, timers[i]); /* cannot fail */
+        timers[i]->data = h;
+    }
+    int rc = uv_poll_init(uv, &h->control, h->fds.control);
+    h->control.data = h;
     rc = rc < 0 ? rc : uv_poll_start(&h->control, UV_READABLE | UV_DISCONNECT, on_control);
     rc = rc < 0 ? rc : net_listener_start(h->loop, h->fds.listen, on_accept_unix, h,
                                           &h->listen_unix);
@@ -448,8 +313,8 @@ static void start_on_loop(void *host)
         log_error("vm", "cannot serve: the event loop failed (%d)", rc);
         _exit(1);
     }
-    page_set_state(h, TRK_VM_IDLE);
-    tell_supervisor(h, 'R');
+    host_set_state(h, TRK_VM_IDLE);
+    host_tell(h, 'R');
 }
 
 int host_net_start(struct host *h)

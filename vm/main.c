@@ -1,11 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* main.c - trickle-vm: options, and what must be in order before anything starts. */
 #include <arpa/inet.h>
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
+#include <math.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -27,7 +29,6 @@
 #define TRICKLE_PKGDIR ""
 #endif
 
-#define VMS_MAX 1024
 #define EXIT_USAGE 2
 #define BOOT "trickle/_boot.py"
 
@@ -46,10 +47,15 @@ static const char help[] =
     "                          to all users of this machine; others need --insecure\n"
     "      --lan               answer questions by multicast; needs --listen and --insecure\n"
     "      --insecure          allow plain TCP without any protection\n"
+    "      --memory-limit SIZE (as 512M or 2G) a VM whose running code takes more memory is\n"
+    "                          killed; one that has 80 % of it between elements is replaced\n"
+    "      --recycle-after N   replace a VM when it has run N elements\n"
     "      --runtime DIR       directory of the sockets (default: $TRICKLE_RUNTIME, else\n"
     "                          /tmp/trickle-UID)\n"
     "      --log LEVEL         error, warn, info or debug (default: $TRICKLE_LOG, else warn)\n"
     "      --ready-fd FD       write \"ready\" to this descriptor when all VMs are up\n"
+    "      --listening-fd FD   write \"listening\" to this descriptor when programs can find\n"
+    "                          the VMs, which may still be starting; may be the same as FD above\n"
     "      --die-with-parent   end when the process that started this one ends\n"
     "  -h, --help              show this and exit\n"
     "  -V, --version           show the version and exit\n"
@@ -57,7 +63,8 @@ static const char help[] =
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
 enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_RUNTIME, OPT_LOG,
-       OPT_READY_FD, OPT_DIE_WITH_PARENT, OPT_EXEC };
+       OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_DIE_WITH_PARENT,
+       OPT_EXEC };
 
 static const struct option long_options[] = {
     {"count", required_argument, NULL, 'n'},
@@ -69,6 +76,9 @@ static const struct option long_options[] = {
     {"runtime", required_argument, NULL, OPT_RUNTIME},
     {"log", required_argument, NULL, OPT_LOG},
     {"ready-fd", required_argument, NULL, OPT_READY_FD},
+    {"listening-fd", required_argument, NULL, OPT_LISTENING_FD},
+    {"memory-limit", required_argument, NULL, OPT_MEMORY_LIMIT},
+    {"recycle-after", required_argument, NULL, OPT_RECYCLE_AFTER},
     {"die-with-parent", no_argument, NULL, OPT_DIE_WITH_PARENT},
     {"exec", required_argument, NULL, OPT_EXEC}, /* for tests: a VM program of one's own */
     {"help", no_argument, NULL, 'h'},
@@ -109,6 +119,20 @@ static uint32_t parse_number(const char *option, const char *text, long min, lon
     return (uint32_t)value;
 }
 
+/* "1500000K", "512M", "1.5G", "2T" */
+static uint64_t parse_size(const char *option, const char *text)
+{
+    static const char units[] = "KMGT";
+    char *end;
+    double value = strtod(text, &end);
+    const char *unit = *end != '\0' ? strchr(units, toupper((unsigned char)*end)) : NULL;
+    double bytes = unit != NULL ? ldexp(value, 10 * (int)(unit - units + 1)) : 0;
+    if (unit == NULL || end[1] != '\0' || !(bytes >= 1 << 20 && bytes <= ldexp(1, 60))) {
+        usage_error("%s %s: give a size of at least 1M, as 512M or 2G", option, text);
+    }
+    return (uint64_t)bytes;
+}
+
 static void parse_option(struct arguments *a, int option)
 {
     switch (option) {
@@ -144,6 +168,15 @@ static void parse_option(struct arguments *a, int option)
         break;
     case OPT_READY_FD:
         a->opt.ready_fd = (int)parse_number("--ready-fd", optarg, 0, INT_MAX);
+        break;
+    case OPT_LISTENING_FD:
+        a->opt.listening_fd = (int)parse_number("--listening-fd", optarg, 0, INT_MAX);
+        break;
+    case OPT_MEMORY_LIMIT:
+        a->opt.memory_limit = parse_size("--memory-limit", optarg);
+        break;
+    case OPT_RECYCLE_AFTER:
+        a->opt.recycle_after = parse_number("--recycle-after", optarg, 1, INT_MAX);
         break;
     case OPT_DIE_WITH_PARENT:
         a->dies_with_parent = true;
@@ -312,7 +345,7 @@ static void tidy_fds(void)
 
 int main(int argc, char **argv)
 {
-    static struct arguments a = {.opt = {.python = TRICKLE_PYTHON, .ready_fd = -1}};
+    static struct arguments a = {.opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1}};
     pid_t parent = getppid();
     int option;
     while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {

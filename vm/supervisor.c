@@ -137,10 +137,9 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     stop_listening(sup);
     for (uint32_t i = 0; i < sup->opt.count; i++) {
         if (is_second) {
-            child_kill(&sup->vms[i]);
+            child_stop(&sup->vms[i]);
         } else {
             child_drain(&sup->vms[i]);
-            watch_push(sup, &sup->vms[i]);
         }
     }
     supervisor_vm_changed(sup);
@@ -162,6 +161,7 @@ static void kill_adopted(const struct supervisor *sup)
     if (file != NULL) {
         fclose(file);
     }
+    guard_kill_marked(sup->marker); /* their children, which init has adopted by now */
 }
 
 /* --- children --------------------------------------------------------------------------- */
@@ -185,14 +185,38 @@ static void reaped(struct supervisor *sup, pid_t pid, int status, const struct r
     log_debug("vm", "a process that a VM had left behind (pid %d) has ended", (int)pid);
 }
 
+/* All deaths are told before the first is followed up: others wait for the news. */
 static void on_child_signal(uv_signal_t *handle, int number)
 {
+    struct supervisor *sup = handle->data;
     int status;
     struct rusage usage;
-    pid_t pid;
+    pid_t pid, dead[VMS_MAX];
+    size_t count = 0;
     while ((pid = wait4(-1, &status, WNOHANG, &usage)) > 0) {
-        reaped(handle->data, pid, status, &usage);
+        reaped(sup, pid, status, &usage);
     }
+    for (uint32_t i = 0; i < sup->opt.count; i++) {
+        if (sup->vms[i].dead != 0) {
+            dead[count++] = sup->vms[i].dead;
+            sup->vms[i].dead = 0;
+            child_replace(&sup->vms[i]);
+        }
+    }
+    guard_kill_sessions(dead, count); /* children that had made groups of their own */
+}
+
+/* To whoever waits for this; the descriptor is done with, unless it is the other one, too. */
+static void tell_fd(int *fd, const char *line, int other)
+{
+    if (*fd < 0) {
+        return;
+    }
+    (void)!write(*fd, line, strlen(line)); /* a reader that has gone does not care */
+    if (*fd != other) {
+        close(*fd);
+    }
+    *fd = -1;
 }
 
 /* "python 3.11.2", of the first VM that knows */
@@ -221,25 +245,26 @@ static void announce(struct supervisor *sup, uint32_t failing, const char *note)
         fprintf(stderr, "trickle-vm: %u of them cannot start and will be tried again: %s\n",
                 failing, note);
     }
-    if (sup->opt.ready_fd >= 0) {
-        (void)!write(sup->opt.ready_fd, "ready\n", 6); /* a reader that has gone does not care */
-        close(sup->opt.ready_fd);
-        sup->opt.ready_fd = -1;
-    }
+    tell_fd(&sup->opt.ready_fd, "ready\n", -1);
 }
 
 void supervisor_vm_changed(struct supervisor *sup)
 {
-    uint32_t alive = 0, settled = 0, failing = 0;
+    uint32_t alive = 0, settled = 0, failing = 0, leaving = 0;
     const char *note = "";
     for (uint32_t i = 0; i < sup->opt.count; i++) {
         const struct vm_child *vm = &sup->vms[i];
         alive += vm->pid != 0;
         settled += child_is_settled(vm);
+        leaving += vm->is_leaving;
         if (child_state(vm) == TRK_VM_FAILING) {
             failing++;
             note = vm->note;
         }
+    }
+    if (leaving == sup->opt.count && !sup->is_stopping) { /* one by one */
+        sup->is_stopping = true;
+        stop_listening(sup);
     }
     if (sup->is_stopping) {
         if (alive == 0) {
@@ -310,6 +335,10 @@ static int make_names(struct supervisor *sup)
     remove_stale_sockets(dir);
     if (sys_random(&tag, sizeof(tag)) < 0 || sys_random(sup->id, sizeof(sup->id)) < 0) {
         return fail(TRK_EIO, "no random bytes to be had");
+    }
+    int n = snprintf(sup->marker, sizeof(sup->marker), VM_OWNER_ENV "=");
+    for (size_t i = 0; i < sizeof(sup->id); i++) {
+        n += snprintf(sup->marker + n, sizeof(sup->marker) - (size_t)n, "%02x", sup->id[i]);
     }
     sup->files = mem_zalloc(sup->opt.count + 2, sizeof(*sup->files));
     for (uint32_t i = 0; sup->files != NULL && i <= sup->opt.count; i++) {
@@ -406,7 +435,7 @@ static int start(struct supervisor *sup)
     int rc = make_names(sup);
     rc = rc < 0 ? rc : net_loop_new(&sup->loop);
     rc = rc < 0 ? rc : start_signals(sup);
-    rc = rc < 0 ? rc : guard_init(&sup->guard, sup->opt.count, sup->files);
+    rc = rc < 0 ? rc : guard_init(&sup->guard, sup->opt.count, sup->marker, sup->files);
     rc = rc < 0 ? rc : guard_start(&sup->guard);
     if (rc < 0) {
         return rc;
@@ -424,16 +453,21 @@ static int start(struct supervisor *sup)
     for (uint32_t i = 0; i < sup->opt.count; i++) {
         child_start(&sup->vms[i]);
     }
+    memory_start(sup);
     /* Last, so that whoever finds this supervisor sees all its VMs. */
     rc = listen_tcp(sup);
     rc = rc < 0 ? rc : listen_unix(sup);
-    return rc < 0 ? rc : start_responder(sup);
+    rc = rc < 0 ? rc : start_responder(sup);
+    if (rc == 0) {
+        tell_fd(&sup->opt.listening_fd, "listening\n", sup->opt.ready_fd);
+    }
+    return rc;
 }
 
 static void clean_up(struct supervisor *sup)
 {
     for (uint32_t i = 0; sup->vms != NULL && i < sup->opt.count; i++) {
-        child_kill(&sup->vms[i]); /* only after a start that failed half way */
+        child_kill(&sup->vms[i], WIRE_END_DRAINED); /* only after a failed start */
         if (sup->vms[i].sup != NULL) {
             child_fini(&sup->vms[i]);
         }
@@ -446,6 +480,7 @@ static void clean_up(struct supervisor *sup)
     if (sup->guard.groups != NULL) {
         guard_stop(&sup->guard);
     }
+    oom_fini(&sup->oom);
     for (const char **file = sup->files; file != NULL && *file != NULL; file++) {
         mem_free((char *)(uintptr_t)*file);
     }
@@ -457,6 +492,7 @@ int supervisor_run(const struct supervisor_options *opt)
 {
     struct supervisor sup = {.opt = *opt, .unix_fd = -1, .tcp_fd = -1};
     list_init(&sup.watchers);
+    oom_init(&sup.oom, "/proc/self/cgroup", "/sys/fs/cgroup", "/dev/kmsg");
     sys_host_name(sup.host_name, sizeof(sup.host_name));
     sup.cores = count_cores();
     if (sup.opt.count == 0) {

@@ -3,8 +3,13 @@
  *
  *   main.c        options
  *   supervisor.c  start, signals, the end
- *   child.c       one VM: its process, sockets, page, output; restarts
+ *   child.c       one VM: its process, sockets, page; restarts
+ *   output.c      what it prints
+ *   death.c       how its process died, and why
+ *   oom.c         evidence that the kernel ended it for lack of memory
+ *   memory.c      --memory-limit while something runs
  *   watch.c       initiators that watch: VMS, OUTPUT, DEATH
+ *   order.c       what they may ask for: drain, stop
  *   guard.c       what cleans up when this process is killed */
 #ifndef VM_SUPERVISOR_H
 #define VM_SUPERVISOR_H
@@ -20,12 +25,14 @@
 #include "net/session.h"
 #include "vm/guard.h"
 #include "vm/host.h"
+#include "vm/oom.h"
 #include "vm/page.h"
 #include "wire/msg.h"
 
 #define OUTPUT_KEPT 65536u  /* last output kept per VM */
 #define DEATH_OUTPUT 4096u  /* of it, this much goes into a DEATH */
 #define SOCKET_PATH_MAX 108 /* of a unix socket */
+#define VMS_MAX 1024        /* of one supervisor */
 #define UNPROVED_MAX 64     /* connections that have not said HELLO yet */
 
 struct supervisor_options {
@@ -38,7 +45,10 @@ struct supervisor_options {
     bool lan;                /* answer multicast questions */
     const char *multicast;   /* "group:port" */
     const char *runtime_dir; /* or NULL */
-    int ready_fd;            /* -1: none */
+    uint64_t memory_limit;   /* bytes of a VM; 0: none */
+    uint64_t recycle_after;  /* elements; 0: any number */
+    int listening_fd;        /* told when the sockets are there; -1: none */
+    int ready_fd;            /* told when all VMs are up; -1: none */
     bool is_quiet;           /* do not say that all VMs are up, only what is wrong */
 };
 
@@ -63,9 +73,15 @@ struct vm_child {
     bool is_ready;   /* it has accepted connections */
     bool was_leased; /* it has had a lease */
     bool has_ended;  /* it has said that its lease is over */
+    bool was_over;   /* memory.c: it was over the limit a moment ago */
+    enum wire_end end; /* why we killed it; UNKNOWN: we did not, or have nothing to say */
     uint8_t *ring;   /* its last OUTPUT_KEPT bytes of output */
     uint64_t printed; /* bytes of output so far; modulo OUTPUT_KEPT: where the next one goes */
+    /* Of the one that has died. */
+    pid_t dead;        /* it is to be replaced, and what it left to be killed; 0: none */
+    bool died_at_once; /* for nothing */
     /* Over its processes. */
+    bool is_leaving;   /* no other process follows this one */
     uint32_t failures; /* deaths right after the start, in a row */
     char note[TRK_VM_TEXT_MAX]; /* the last unexpected death; "" */
 };
@@ -85,6 +101,9 @@ struct supervisor {
     struct watched_fd *responder_fd;
     uv_signal_t signals[3]; /* TERM, INT, CHLD */
     struct guard guard;
+    char marker[64];  /* "TRICKLE_VM_OWNER=...", in the environment of all VMs */
+    struct oom oom;
+    uv_timer_t memory_timer;
     struct vm_child *vms;
     struct list watchers;
     uint32_t unproved; /* watchers that have not said HELLO */
@@ -107,13 +126,29 @@ void watched_fd_close(struct watched_fd *w); /* NULL is fine */
 /* child.c */
 int child_init(struct vm_child *vm, struct supervisor *sup, uint32_t index, const char *path);
 void child_start(struct vm_child *vm);
+/* Its process has been reaped: reports that; child_replace follows, when all are reported. */
 void child_died(struct vm_child *vm, int status, const struct rusage *usage);
-void child_drain(struct vm_child *vm); /* to end after what it runs */
-void child_kill(struct vm_child *vm);  /* to end now */
+void child_replace(struct vm_child *vm);
+void child_drain(struct vm_child *vm); /* to end after what it runs, and not to come back */
+void child_stop(struct vm_child *vm);  /* to end now, and not to come back */
+void child_kill(struct vm_child *vm, enum wire_end why); /* its process, now */
 void child_fini(struct vm_child *vm);
 bool child_is_settled(const struct vm_child *vm); /* idle or failing */
 enum trk_vm_state child_state(const struct vm_child *vm);
 void child_info(const struct vm_child *vm, bool is_tcp, struct trk_vm_info *info);
+
+/* death.c */
+bool death_is_expected(enum wire_end end);
+/* Says how the process ended, to log and holder. Returns why. */
+enum wire_end death_report(struct vm_child *vm, int status, const struct rusage *usage);
+
+/* memory.c */
+void memory_start(struct supervisor *sup);
+
+/* order.c: what a watcher asks for; is_local: of the same user on this machine. A sentence in
+ * answer. Returns its enum trk_status. */
+int order_obey(struct supervisor *sup, const struct wire_request *order, bool is_local,
+               char *answer, size_t size);
 
 /* output.c: what VMs print */
 void output_read(struct vm_child *vm, size_t limit); /* at most about limit bytes */

@@ -2,7 +2,7 @@
 /* watch.c - initiators (and `trickle vms`) that watch this supervisor's VMs.
  *
  *   HELLO(watch) -> WELCOME, VMS(all); then VMS for each change, at once; OUTPUT and DEATH for VMs
- *   whose lease is of the incarnation that the HELLO named
+ *   whose lease is of the incarnation that the HELLO named; REQUESTs are orders (order.c)
  *
  * A watcher that does not read must not fill our memory: beyond a bound its output is dropped and
  * the gap named; VMS and DEATH always go, they are few. */
@@ -28,9 +28,9 @@ struct watcher {
     uint64_t dropped; /* bytes of output since the last that went */
 };
 
-static void send_message(struct watcher *w, uint8_t type, struct blob *body)
+static void send_message(struct watcher *w, uint8_t type, uint32_t stream, struct blob *body)
 {
-    if (body == NULL || net_session_send(w->session, type, 0, body) < 0) {
+    if (body == NULL || net_session_send(w->session, type, stream, body) < 0) {
         /* It would miss something for good: rather let it connect and ask again. */
         net_session_close(w->session, false);
     }
@@ -50,7 +50,7 @@ static void send_all(struct watcher *w)
         body = wire_vms_encode(&vms);
         mem_free(vms.infos);
     }
-    send_message(w, WIRE_VMS, body);
+    send_message(w, WIRE_VMS, 0, body);
 }
 
 static void on_hello(struct watcher *w, const struct blob *body)
@@ -66,15 +66,31 @@ static void on_hello(struct watcher *w, const struct blob *body)
         welcome.is_accepted = false;
         snprintf(welcome.reason, sizeof(welcome.reason),
                  "this is a supervisor, which can only be watched; its VMs can be leased");
-        send_message(w, WIRE_WELCOME, wire_welcome_encode(&welcome));
+        send_message(w, WIRE_WELCOME, 0, wire_welcome_encode(&welcome));
         net_session_close(w->session, true);
         return;
     }
     net_session_set_trusted(w->session);
     w->is_accepted = true;
     w->sup->watching++;
-    send_message(w, WIRE_WELCOME, wire_welcome_encode(&welcome));
+    send_message(w, WIRE_WELCOME, 0, wire_welcome_encode(&welcome));
     send_all(w);
+}
+
+static void on_order(struct watcher *w, const struct wire_message *msg)
+{
+    struct wire_request order;
+    char answer[512];
+    if (wire_request_decode(&order, msg->body) < 0) {
+        net_count_drop();
+        net_session_close(w->session, false);
+        return;
+    }
+    /* The other user of a unix socket was refused when it connected. */
+    int status = order_obey(w->sup, &order, !w->is_tcp, answer, sizeof(answer));
+    struct wire_reply reply = {
+        .status = (uint8_t)status, .payload = answer, .size = strlen(answer)};
+    send_message(w, WIRE_REPLY, msg->stream, wire_reply_encode(&reply));
 }
 
 static void on_message(struct net_session *s, void *user, struct wire_message *msg)
@@ -85,6 +101,8 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
         w->is_proved = true;
         w->sup->unproved--;
         on_hello(w, msg->body);
+    } else if (msg->type == WIRE_REQUEST && w->is_accepted) {
+        on_order(w, msg);
     } else if (msg->type == WIRE_BYE && w->is_accepted) {
         net_session_close(s, true);
     } else {
@@ -156,7 +174,7 @@ void watch_push(struct supervisor *sup, const struct vm_child *vm)
             struct wire_vms vms = {.is_all = false, .infos = &info, .count = 1};
             memcpy(vms.supervisor, sup->id, 16);
             child_info(vm, w->is_tcp, &info);
-            send_message(w, WIRE_VMS, wire_vms_encode(&vms));
+            send_message(w, WIRE_VMS, 0, wire_vms_encode(&vms));
         }
     }
 }
@@ -183,7 +201,7 @@ static void send_output(struct watcher *w, const struct vm_child *vm, const void
                                  .text = text,
                                  .size = size};
     memcpy(output.vm, vm->page->incarnation, 16);
-    send_message(w, WIRE_OUTPUT, wire_output_encode(&output));
+    send_message(w, WIRE_OUTPUT, 0, wire_output_encode(&output));
 }
 
 void watch_output(const struct vm_child *vm, const void *text, size_t size)
@@ -215,7 +233,7 @@ void watch_death(struct supervisor *sup, const struct wire_death *death)
 {
     struct watcher *w = holder_of(sup, death->lease);
     if (w != NULL) {
-        send_message(w, WIRE_DEATH, wire_death_encode(death));
+        send_message(w, WIRE_DEATH, 0, wire_death_encode(death));
     }
 }
 

@@ -57,6 +57,10 @@ struct trk_rai_module {
     void (*wait_end)(void *state);
     /* Net thread: ask running code to stop (python: KeyboardInterrupt). Optional. */
     void (*interrupt)(void *state);
+    /* Net thread: the running element has used up its timeout and its process is about to end.
+     * Writes to stderr where the code is stuck (python: the traceback); returns when that is
+     * written, or after 200 ms. Optional; the table of a module without it may end before it. */
+    void (*dump)(void *state);
 };
 
 #ifdef __cplusplus

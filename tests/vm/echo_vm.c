@@ -10,14 +10,22 @@
  *   "fork"       forks; the child returns from here, the parent answers "forked"
  *   "orphan"     leaves a sleeping child behind, in its group; answers its pid
  *   "loose"      the same, in a process group of its own
+ *   "daemon"     the same, in a session of its own, its parent gone
+ *   "grow MB"    takes that much memory for good
+ *   "swell MB"   the same, then sleeps for a minute
+ *   "close"      closes descriptors 0 to 2  "own"  answers how many others there are below 10
+ *   "hang"       sleeps for a minute, and so does who is to tell where it is stuck
  *   "raise TEXT" answers TEXT as an exception   "stages"    answers how many stages are open
  *   "attempt"    answers "STAGE INDEX ATTEMPT"  all else    is the answer */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -27,6 +35,7 @@
 #define TEXT_MAX 256
 
 static atomic_bool is_interrupted;
+static atomic_bool is_hanging;
 static int stages_open;
 
 static uint64_t now_ms(void)
@@ -99,6 +108,50 @@ static int leave_child(struct trk_rai_reply *reply, bool is_loose)
     return answer_number(reply, pid);
 }
 
+/* Answers the pid of a grandchild that has left all of us behind. */
+static int leave_daemon(struct trk_rai_reply *reply)
+{
+    int fds[2];
+    pid_t pid = 0;
+    if (pipe(fds) < 0) {
+        return TRK_STATUS_ERROR;
+    }
+    pid_t child = fork();
+    if (child == 0) {
+        setsid();
+        pid = fork();
+        if (pid == 0) {
+            for (;;) {
+                pause();
+            }
+        }
+        (void)!write(fds[1], &pid, sizeof(pid));
+        _exit(0);
+    }
+    (void)!read(fds[0], &pid, sizeof(pid));
+    waitpid(child, NULL, 0);
+    close(fds[0]);
+    close(fds[1]);
+    return answer_number(reply, pid);
+}
+
+/* Filled in by the kernel: a sanitizer does not double it. */
+static int grow(struct trk_rai_reply *reply, size_t bytes)
+{
+    void *at = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    return answer(reply, at != MAP_FAILED ? TRK_STATUS_OK : TRK_STATUS_ERROR, "grown", 5);
+}
+
+static int count_own(struct trk_rai_reply *reply)
+{
+    int count = 0;
+    for (int fd = 3; fd < 10; fd++) {
+        count += fcntl(fd, F_GETFD) >= 0;
+    }
+    return answer_number(reply, count);
+}
+
 static _Noreturn void end(const char *text, long number)
 {
     fflush(stdout);
@@ -141,6 +194,26 @@ static int obey(const char *text, const void *payload, size_t size, struct trk_r
     }
     if (strcmp(word, "orphan") == 0 || strcmp(word, "loose") == 0) {
         return leave_child(reply, word[0] == 'l');
+    }
+    if (strcmp(word, "daemon") == 0) {
+        return leave_daemon(reply);
+    }
+    if (strcmp(word, "grow") == 0) {
+        return grow(reply, (size_t)number << 20);
+    }
+    if (strcmp(word, "swell") == 0) {
+        grow(reply, (size_t)number << 20);
+        return pass_time(reply, text, 60000);
+    }
+    if (strcmp(word, "hang") == 0) {
+        atomic_store(&is_hanging, true);
+        return pass_time(reply, text, 60000);
+    }
+    if (strcmp(word, "close") == 0) {
+        return answer_number(reply, close(0) + close(1) + close(2));
+    }
+    if (strcmp(word, "own") == 0) {
+        return count_own(reply);
     }
     if (strcmp(word, "raise") == 0) {
         return answer(reply, TRK_STATUS_EXCEPTION, rest, strlen(rest));
@@ -199,6 +272,15 @@ static void on_interrupt(void *state)
     atomic_store(&is_interrupted, true);
 }
 
+static void on_dump(void *state)
+{
+    static const char text[] = "stuck in echo_vm.c\n";
+    (void)!write(2, text, sizeof(text) - 1);
+    while (atomic_load(&is_hanging)) {
+        pause();
+    }
+}
+
 static const struct trk_rai_module module = {.abi = TRK_RAI_ABI,
                                              .size = sizeof(module),
                                              .name = "echo",
@@ -207,7 +289,8 @@ static const struct trk_rai_module module = {.abi = TRK_RAI_ABI,
                                              .stage_open = on_stage_open,
                                              .run = on_run,
                                              .stage_close = on_stage_close,
-                                             .interrupt = on_interrupt};
+                                             .interrupt = on_interrupt,
+                                             .dump = on_dump};
 
 int main(void)
 {

@@ -221,6 +221,19 @@ struct wire_message client_take(struct client *c, uint8_t type)
     return msg;
 }
 
+struct wire_message client_next(struct client *c)
+{
+    uint64_t start = sys_now_ns();
+    pthread_mutex_lock(&c->mutex);
+    while (c->count == 0) {
+        ck_assert_msg(!c->is_closed, "closed while waiting for anything");
+        wait_changed(c, start);
+    }
+    uint8_t type = c->messages[0].type;
+    pthread_mutex_unlock(&c->mutex);
+    return client_take(c, type);
+}
+
 bool client_has(struct client *c, uint8_t type)
 {
     pthread_mutex_lock(&c->mutex);
@@ -269,12 +282,12 @@ void client_wait_vms(struct client *c)
     pthread_mutex_unlock(&c->mutex);
 }
 
-int client_call(struct client *c, const char *payload, char *text, size_t size)
+static int ask(struct client *c, const char *name, const char *payload, char *text, size_t size)
 {
     static uint32_t stream;
     struct wire_request request = {.op = TRK_OP_CALL,
-                                   .name = "f",
-                                   .name_size = 1,
+                                   .name = name,
+                                   .name_size = strlen(name),
                                    .payload = payload,
                                    .size = strlen(payload)};
     struct wire_reply reply;
@@ -287,9 +300,27 @@ int client_call(struct client *c, const char *payload, char *text, size_t size)
     return reply.status;
 }
 
+int client_call(struct client *c, const char *payload, char *text, size_t size)
+{
+    return ask(c, "f", payload, text, size);
+}
+
+int client_order(struct client *watch, const char *verb, uint32_t pid, char *text, size_t size)
+{
+    char payload[16];
+    snprintf(payload, sizeof(payload), "%u", pid);
+    return ask(watch, verb, payload, text, size);
+}
+
 void client_stage(struct client *c, uint32_t stage, const char *function)
 {
     struct wire_stage m = {.stage = stage, .function = function, .size = strlen(function)};
+    client_send(c, WIRE_STAGE, 0, wire_stage_encode(&m));
+}
+
+void client_stage_timeout(struct client *c, uint32_t stage, uint32_t timeout_ms)
+{
+    struct wire_stage m = {.stage = stage, .timeout_ms = timeout_ms, .function = "f", .size = 1};
     client_send(c, WIRE_STAGE, 0, wire_stage_encode(&m));
 }
 
@@ -309,14 +340,21 @@ void client_note(struct client *c, uint8_t type, struct wire_note note)
     client_send(c, type, 0, wire_note_encode(&note));
 }
 
-struct wire_death client_take_death(struct rig *r)
+struct wire_death client_take_death_output(struct rig *r, char *text, size_t size)
 {
     struct wire_message msg = client_take(r->watch, WIRE_DEATH);
     struct wire_death death;
     ck_assert_int_eq(wire_death_decode(&death, msg.body), 0);
+    snprintf(text, size, "%.*s", (int)death.output_size, (const char *)death.output);
     death.output = NULL;
     blob_unref(msg.body);
     return death;
+}
+
+struct wire_death client_take_death(struct rig *r)
+{
+    char text[8];
+    return client_take_death_output(r, text, sizeof(text));
 }
 
 struct trk_vm_info rig_wait_vm(struct rig *r, uint32_t i, uint32_t state, const uint8_t *not)

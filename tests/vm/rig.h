@@ -60,6 +60,7 @@ struct client *client_lease(struct rig *r, uint32_t vm, uint8_t id); /* must be 
 void client_send(struct client *c, uint8_t type, uint32_t stream, struct blob *body);
 /* Takes the oldest message of that type. Its body is for blob_unref. */
 struct wire_message client_take(struct client *c, uint8_t type);
+struct wire_message client_next(struct client *c); /* the oldest of any type */
 bool client_has(struct client *c, uint8_t type);
 void client_wait_closed(struct client *c);
 void client_wait_vms(struct client *c); /* watching: until infos is filled */
@@ -74,10 +75,14 @@ struct trk_vm_info rig_wait_vm(struct rig *r, uint32_t i, uint32_t state, const 
 /* Sends a request "call" with this payload and gives the answer's status, its text in text. */
 int client_call(struct client *c, const char *payload, char *text, size_t size);
 void client_stage(struct client *c, uint32_t stage, const char *function);
+void client_stage_timeout(struct client *c, uint32_t stage, uint32_t timeout_ms);
 void client_run(struct client *c, uint32_t stage, uint64_t first, uint32_t count,
                 const char *const *payloads);
 void client_note(struct client *c, uint8_t type, struct wire_note note);
 struct wire_death client_take_death(struct rig *r); /* its output is not kept */
+struct wire_death client_take_death_output(struct rig *r, char *text, size_t size);
+/* Tells the supervisor what to do with the VM of that pid; gives the answer's status and text. */
+int client_order(struct client *watch, const char *verb, uint32_t pid, char *text, size_t size);
 
 /* Waits until fn(arg) is true. */
 void wait_until(bool (*fn)(const void *arg), const void *arg);

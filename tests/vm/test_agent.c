@@ -572,7 +572,7 @@ static struct blob *make_body(uint8_t type)
     case WIRE_RUN:
         return run_blob(1, 4, 4);
     case WIRE_CANCEL:
-        note.stage = 9; /* not seen yet: leaves a tombstone */
+        note = (struct wire_note){.stage = 9}; /* not seen yet: leaves a tombstone */
         return wire_note_encode(&note);
     default:
         return wire_note_encode(&note);

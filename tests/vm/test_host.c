@@ -245,6 +245,24 @@ START_TEST(slow_elements_return_one_by_one)
 }
 END_TEST
 
+START_TEST(results_do_not_wait_for_a_long_element)
+{
+    struct client *c = client_lease(&rig, 0, 2);
+    const char *payloads[] = {"a", "b", "sleep 60000"};
+    struct got g = {0};
+    client_stage(c, 1, "f");
+    for (uint32_t i = 0; i < 3; i++) { /* the message that is sent early is as any other */
+        client_run(c, 1, g.next, 3, payloads);
+        take_results(c, 1, 2 + 3 * i, &g);
+        ck_assert_str_eq(g.last, "b");
+        client_note(c, WIRE_CANCEL, (struct wire_note){.stage = 1, .first = g.next, .count = 1});
+        take_results(c, 1, 3 + 3 * i, &g);
+        ck_assert_str_eq(g.last, "interrupted");
+    }
+    client_bye(c);
+}
+END_TEST
+
 START_TEST(large_results_stand_between_small_ones)
 {
     struct client *c = client_lease(&rig, 0, 2);
@@ -330,6 +348,7 @@ START_TEST(code_that_ignores_the_interrupt_costs_its_vm)
     struct wire_death death = client_take_death(&rig);
     ck_assert_int_eq(death.exit_status, 70);
     ck_assert(death.is_expected);
+    ck_assert_uint_eq(death.end, WIRE_END_DEAF);
     client_free(c);
     rig_wait_vm(&rig, 0, TRK_VM_IDLE, death.vm);
 }
@@ -448,6 +467,7 @@ int main(void)
     tcase_add_test(tc, request_on_stream_0_is_answered_only_when_it_fails);
     tcase_add_test(tc, trivial_elements_return_in_bulk);
     tcase_add_test(tc, slow_elements_return_one_by_one);
+    tcase_add_test(tc, results_do_not_wait_for_a_long_element);
     tcase_add_test(tc, large_results_stand_between_small_ones);
     tcase_add_test(tc, stage_that_does_not_open_fails_its_elements);
     tcase_add_test(tc, what_has_not_started_can_be_recalled);

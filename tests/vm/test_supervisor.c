@@ -104,6 +104,7 @@ START_TEST(killed_vm_is_reported_with_its_element_and_starts_again)
     struct wire_death death = client_take_death(&rig);
     ck_assert_int_eq(death.signal, SIGKILL);
     ck_assert(!death.is_expected);
+    ck_assert_uint_eq(death.end, WIRE_END_UNKNOWN);
     ck_assert(death.has_element);
     ck_assert_uint_eq(death.stage, 1);
     ck_assert_uint_eq(death.index_of_element, 17);
@@ -137,6 +138,7 @@ START_TEST(death_names_cause_and_the_one_element)
     struct wire_death death = client_take_death(&rig);
     ck_assert_int_eq(death.signal, end_table[_i].signal);
     ck_assert_int_eq(death.exit_status, end_table[_i].exit_status);
+    ck_assert_uint_eq(death.end, WIRE_END_UNKNOWN);
     ck_assert(!death.is_expected);
     ck_assert(death.has_element);
     ck_assert_uint_eq(death.index_of_element, 102);
@@ -154,6 +156,7 @@ START_TEST(end_of_a_lease_is_expected)
     client_bye(c);
     struct wire_death death = client_take_death(&rig);
     ck_assert(death.is_expected);
+    ck_assert_uint_eq(death.end, WIRE_END_LEASE);
     ck_assert(!death.has_element);
     ck_assert_int_eq(death.signal, 0);
     ck_assert_int_eq(death.exit_status, 0);
@@ -317,7 +320,9 @@ START_TEST(sigterm_lets_the_running_element_finish)
     client_wait_closed(c);
     client_free(c);
     ck_assert_int_eq(rig_wait_exit(&rig), 0);
-    ck_assert(client_take_death(&rig).is_expected);
+    struct wire_death death = client_take_death(&rig);
+    ck_assert(death.is_expected);
+    ck_assert_uint_eq(death.end, WIRE_END_DRAINED);
     rig_finish(&rig);
 }
 END_TEST
@@ -369,9 +374,12 @@ START_TEST(killed_supervisor_leaves_no_children_of_user_code)
     pid_t orphan = atoi(text);
     ck_assert_int_eq(client_call(c, "loose", text, sizeof(text)), TRK_STATUS_OK);
     pid_t loose = atoi(text);
+    ck_assert_int_eq(client_call(c, "daemon", text, sizeof(text)), TRK_STATUS_OK);
+    pid_t daemon = atoi(text);
     kill_and_expect_nothing(c);
     wait_until(process_is_gone, &orphan);
     wait_until(process_is_gone, &loose);
+    wait_until(process_is_gone, &daemon);
 }
 END_TEST
 
@@ -548,6 +556,12 @@ static const struct {
     {{"--rai", "exec"}, "there is: python"},
     {{"-n", "0"}, "from 1 to"},
     {{"-n", "2x"}, "from 1 to"},
+    {{"--memory-limit", "2"}, "as 512M or 2G"},
+    {{"--memory-limit", "2Gx"}, "as 512M or 2G"},
+    {{"--memory-limit", "1K"}, "at least 1M"},
+    {{"--memory-limit", "-3G"}, "at least 1M"},
+    {{"--memory-limit", "nanG"}, "at least 1M"},
+    {{"--recycle-after", "0"}, "from 1 to"},
     {{"--log", "loud"}, "error, warn, info or debug"},
     {{"--python", "/no/such/python"}, "/no/such/python: there is no such program"},
     {{"stray"}, "options only"},

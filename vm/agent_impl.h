@@ -1,0 +1,87 @@
+/* SPDX-License-Identifier: MIT */
+/* agent_impl.h - the tables of a VM's agent, for its two halves: agent.c (lease, messages in) and
+ * agent_out.c (jobs and results out). The picture is in agent.c. */
+#ifndef VM_AGENT_IMPL_H
+#define VM_AGENT_IMPL_H
+
+#include "base/blob.h"
+#include "base/list.h"
+#include "vm/agent.h"
+
+#define FENCES_MAX 8 /* jobs whose last epoch is remembered while the process lives */
+
+enum item_kind { ITEM_OPEN, ITEM_BATCH, ITEM_CLOSE };
+
+/* What stands in the work queue. */
+struct item {
+    struct list link; /* in agent.work, or alone */
+    enum item_kind kind;
+};
+
+struct batch {
+    struct item item;        /* ITEM_BATCH */
+    struct blob *body;       /* the RUN message */
+    uint32_t stage, attempt; /* from it */
+    uint32_t timeout_ms;     /* of its stage */
+    uint64_t first;          /* index of element 0 of the message */
+    uint32_t at, end;        /* elements at..end-1 are still queued */
+    const uint8_t *sizes;    /* borrowed from body: size of element i at 4 * i */
+    const uint8_t *payload;  /* borrowed from body: bytes of element at */
+};
+
+struct stage {
+    struct item item;  /* ITEM_OPEN until opened, ITEM_CLOSE when cancelled afterwards */
+    struct list link;  /* in agent.stages */
+    uint32_t id;
+    uint32_t timeout_ms; /* of one element; 0: none */
+    struct blob *body; /* the STAGE message until it is taken */
+    const void *function;
+    size_t size;
+    bool is_cancelled;
+    bool is_tombstone; /* cancelled before its STAGE arrived */
+};
+
+struct request {
+    struct list link; /* in agent.requests */
+    uint32_t stream;
+    struct blob *body;
+    struct wire_request request; /* borrowed from body */
+};
+
+struct held {
+    struct list link; /* in agent.held */
+    uint64_t seq;
+    struct blob *body;
+};
+
+/* The last lease of a job: what a later one has to beat. */
+struct fence {
+    bool is_set;
+    uint8_t job[16];
+    uint64_t epoch;
+    uint8_t incarnation[16];
+};
+
+struct agent {
+    bool is_leased;
+    bool is_used;  /* something was asked under this lease */
+    bool is_ended; /* a used lease is over: no other may follow in this process */
+    bool has_stage; /* stage_last means something */
+    uint32_t stage_last; /* highest stage declared under this lease */
+    struct wire_hello holder;
+    struct fence fences[FENCES_MAX];
+    uint32_t fence_next; /* the slot to overwrite next */
+    struct list requests, work, stages, held;
+    size_t queued; /* elements in work */
+    size_t held_count, held_bytes;
+    uint64_t seq_last; /* of the RESULT messages of this lease */
+};
+
+/* These take the object out of its lists and free it. */
+void agent_batch_free(struct agent *a, struct batch *b);
+void agent_stage_free(struct stage *s);
+void agent_request_free(struct request *r);
+/* The declared, not cancelled stage; or NULL. */
+struct stage *agent_stage_find(const struct agent *a, uint32_t id);
+
+#endif
