@@ -481,7 +481,7 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
 
 enum {
     ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
-    ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_COUNT
+    ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_COUNT
 };
 
 /* All of opt but the function and the VMs. */
@@ -493,15 +493,16 @@ static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
         get_u64(arg[ARG_AHEAD_BYTES], &opt->ahead_bytes) < 0 ||
         get_u32(arg[ARG_RETRIES], "retries", &opt->retries) < 0 ||
         get_u32(arg[ARG_RETRY_AFTER], "retry_after_ms", &opt->retry_after_ms) < 0 ||
-        get_u32(arg[ARG_TIMEOUT], "timeout_ms", &opt->timeout_ms) < 0) {
+        get_u32(arg[ARG_TIMEOUT], "timeout_ms", &opt->timeout_ms) < 0 ||
+        get_bool(arg[ARG_SPECULATE], &opt->speculate) < 0) {
         return -1;
     }
-    return get_bool(arg[ARG_SPECULATE], &opt->speculate);
+    return get_bool(arg[ARG_LAZY], &opt->lazy);
 }
 
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
-                       "timeout_ms=0, speculate=False)\n--\n\n"
+                       "timeout_ms=0, speculate=False, lazy=False)\n--\n\n"
                        "Declares work: a function for elements to come.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
@@ -509,7 +510,8 @@ static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nar
 {
     static const char *const names[] = {
         "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
-        "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", NULL};
+        "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", "lazy",
+        NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;

@@ -63,7 +63,7 @@ def forkwork(vms: VM | Sequence[VM], func: Any, work: Iterable[Any], chunksize: 
 
     trickle.attempts(index) tells what happened to an element.
     """
-    options = _options(retries, retry_after, timeout, speculate)
+    options = _options(retries, retry_after, timeout, speculate) | {"lazy": True}
     return _Run(vms, func, work, chunksize, on_error, name, progress, options).collect()
 
 
