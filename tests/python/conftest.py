@@ -5,48 +5,12 @@ One supervisor with four VMs per test process, in a runtime directory of its own
 processes that run at the same time do not meet. `vms` are two of its VMs, fresh for each test.
 """
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from pathlib import Path
 
 import pytest
 
-BUILD = Path(os.environ.get("TRICKLE_BUILD", Path(__file__).parents[2] / "build")).resolve()
-PACKAGES = str(BUILD / "python")
-if PACKAGES not in sys.path:
-    sys.path.insert(0, PACKAGES)
-
-
-class Supervisor:
-    """A trickle-vm with its own runtime directory."""
-
-    def __init__(self, *options, count=4):
-        self.runtime = tempfile.mkdtemp(prefix="trk-")
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith("TRICKLE_")}
-        self.env.update(TRICKLE_RUNTIME=self.runtime, PYTHONPATH=PACKAGES)
-        ready, write = os.pipe()
-        env = {k: v for k, v in self.env.items() if k != "PYTHONPATH"}
-        self.process = subprocess.Popen(
-            [BUILD / "trickle-vm", "-n", str(count), "--ready-fd", str(write), *options],
-            env=env, pass_fds=[write], stdin=subprocess.DEVNULL)
-        os.close(write)
-        is_ready = os.read(ready, 1) != b""
-        os.close(ready)
-        if not is_ready:
-            self.stop()
-            raise RuntimeError("trickle-vm did not start")
-
-    def stop(self):
-        for _ in range(2):  # a second one does not wait for what runs
-            self.process.terminate()
-            try:
-                self.process.wait(10)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        shutil.rmtree(self.runtime, ignore_errors=True)
+from supervisors import Supervisor
 
 
 @pytest.fixture(scope="session")

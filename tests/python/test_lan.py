@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD
+from supervisors import BUILD
 
 PROGRAM = """
 def where(x):

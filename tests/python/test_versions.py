@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from conftest import Supervisor
+from supervisors import Supervisor
 
 
 def installed():
