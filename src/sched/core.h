@@ -19,6 +19,8 @@
 #ifndef SCHED_CORE_H
 #define SCHED_CORE_H
 
+#include <assert.h>
+
 #include "sched/blame.h"
 #include "sched/map.h"
 #include "sched/sched.h"
@@ -52,7 +54,12 @@ void sched_stage_settle(struct sched *s, struct stage *st);
 /* Asks a batch's VM for what has not started of it. */
 void sched_recall_all(struct sched *s, const struct batch *b);
 /* The batch that an assigned element is in. */
-struct batch *sched_batch_of(const struct sched *s, const struct element *e);
+static inline struct batch *sched_batch_of(const struct sched *s, const struct element *e)
+{
+    struct batch *b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
+    assert(b->stage != NULL && b->left > 0);
+    return b;
+}
 /* Tells a VM that it need not run an element any further. */
 void sched_run_cancel(struct sched *s, const struct batch *b, uint64_t index);
 /* The second run is over, the first goes on. */

@@ -320,7 +320,9 @@ void sched_dispatch(struct sched *s)
     wake_ns = earlier(wake_ns, assign_all(s));
     if (s->vms.idle > 0) {
         wake_ns = earlier(wake_ns, recall_some(s));
-        wake_ns = earlier(wake_ns, sched_double_some(s));
+        if (!list_is_empty(&s->speculating)) {
+            wake_ns = earlier(wake_ns, sched_double_some(s));
+        }
     }
     if (wake_ns != UINT64_MAX && (wake_ns < s->wake_ns || s->wake_ns <= s->now_ns)) {
         sched_action_add(s, SCHED_WAKE_AT)->at_ns = wake_ns;

@@ -13,13 +13,6 @@
 #include "sched/core.h"
 #include "sched/place.h"
 
-struct batch *sched_batch_of(const struct sched *s, const struct element *e)
-{
-    struct batch *b = &s->vms.slots[sched_element_vm(e)]->batches[sched_element_batch(e)];
-    assert(sched_element_state(e) == ELEMENT_ASSIGNED && b->stage != NULL && b->left > 0);
-    return b;
-}
-
 void sched_run_cancel(struct sched *s, const struct batch *b, uint64_t index)
 {
     sched_action_range(s, SCHED_CANCEL_RUN, b->stage, index, 1);

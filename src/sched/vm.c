@@ -181,12 +181,6 @@ void sched_batch_pair(struct batch *b, struct batch *second)
     b->twin = second;
 }
 
-struct batch *sched_batch_second(const struct batch *b, uint64_t index)
-{
-    struct batch *second = b->is_second ? NULL : b->twin;
-    return second != NULL && second->first == index ? second : NULL;
-}
-
 void sched_batch_unpair(struct batch *second)
 {
     assert(second->is_second && second->twin->twin == second && second->left == 1);

@@ -91,7 +91,11 @@ struct element *sched_batch_element(const struct batch *b, uint64_t index); /* N
 /* Gives an element of b, assigned to it, a second run in a batch of one elsewhere. */
 void sched_batch_pair(struct batch *b, struct batch *second);
 /* The second run of an element assigned to b, or NULL. */
-struct batch *sched_batch_second(const struct batch *b, uint64_t index);
+static inline struct batch *sched_batch_second(const struct batch *b, uint64_t index)
+{
+    struct batch *second = b->is_second ? NULL : b->twin;
+    return second != NULL && second->first == index ? second : NULL;
+}
 /* The second run is over; its batch is empty, to be ended. */
 void sched_batch_unpair(struct batch *second);
 /* The first run is over: the element is now assigned to what was the second. */
