@@ -247,6 +247,7 @@ static uint64_t recall_ns(const struct sched *s, const struct batch *b)
 {
     uint64_t at_ns = missed_ns(s, b);
     uint64_t due_ns = at_ns != UINT64_MAX ? recall_due_ns(s, b) : UINT64_MAX;
+    at_ns = at_ns > b->vm->ask_ns ? at_ns : b->vm->ask_ns;
     return at_ns > due_ns ? at_ns : due_ns;
 }
 

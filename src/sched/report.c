@@ -275,12 +275,10 @@ int sched_on_result(struct sched *s, const struct sched_event *ev)
         }
     }
     if (vm != NULL) {
-        sched_vm_report(vm, s->now_ns);
-        if (vm->is_futile) {
+        if (vm->futile > 0) {
             MARK("a VM that gave nothing back may be asked again");
-            vm->is_futile = false;
-            sched_vm_refresh(&s->vms, vm);
         }
+        sched_vm_report(vm, s->now_ns);
     }
     return 0;
 }
@@ -377,9 +375,9 @@ int sched_on_recalled(struct sched *s, const struct sched_event *ev)
         }
         if (is_answer(vm, st, ev)) {
             sched_vm_recall_end(&s->vms, vm);
-            vm->is_futile = returned == 0;
-            if (vm->is_futile) {
+            if (returned == 0) {
                 MARK("a recall gave nothing back");
+                sched_vm_recall_futile(vm, s->now_ns);
             }
         }
         sched_vm_refresh(&s->vms, vm);

@@ -8,6 +8,9 @@
 #include "base/mem.h"
 #include "sched/fault.h"
 
+#define FUTILE_NS UINT64_C(100000000) /* after a recall that gave nothing back; then twice that */
+#define FUTILE_MAX 6u                 /* and so on, so often */
+
 #define in_vm_batch(pos) container_of(pos, struct batch, in_vm)
 
 static size_t vm_size(const struct vm_table *t)
@@ -201,10 +204,21 @@ void sched_batch_promote(struct batch *second)
     second->left = 1;
 }
 
+/* The result of what it works on is on its way, most of the time: there is nothing to ask for. Or
+ * the recall was there before the batch, and what follows an endless element waits for ever: so
+ * it is asked again, later and later. */
+void sched_vm_recall_futile(struct vm *vm, uint64_t now_ns)
+{
+    vm->ask_ns = now_ns + (FUTILE_NS << (vm->futile < FUTILE_MAX ? vm->futile : FUTILE_MAX));
+    vm->futile += vm->futile < FUTILE_MAX;
+}
+
 /* Runners stay in the order of the last reports, the longest-running one in front. */
 void sched_vm_report(struct vm *vm, uint64_t now_ns)
 {
     vm->report_ns = now_ns;
+    vm->futile = 0;
+    vm->ask_ns = 0;
     if (vm->load > 0) {
         struct batch *b = in_vm_batch(vm->queue.next);
         if (!list_is_empty(&b->in_runners)) {
@@ -238,7 +252,7 @@ static size_t level_of(const struct vm_table *t, const struct vm *vm)
 static bool is_recallable(const struct batch *b)
 {
     return !b->vm->is_draining && !b->vm->is_suspect && b->vm->recall == NULL &&
-           !b->vm->is_futile && sched_batch_unstarted(b) > 0;
+           sched_batch_unstarted(b) > 0;
 }
 
 static bool is_runner(const struct batch *b)

@@ -52,7 +52,8 @@ struct vm {
     bool is_draining;        /* gets nothing new */
     bool is_suspect;         /* silent, gets nothing new until it speaks */
     bool is_blocked;         /* serves only stages that nobody else serves */
-    bool is_futile;          /* gave nothing back; not asked again before it reports */
+    uint32_t futile;         /* recalls in a row that gave nothing back since it reported */
+    uint64_t ask_ns;         /* for that it is not asked again before */
     struct batch batches[];  /* in_flight places */
 };
 
@@ -104,6 +105,8 @@ void sched_batch_promote(struct batch *second);
 /* It has reported, or works on something else from now on. */
 void sched_vm_report(struct vm *vm, uint64_t now_ns);
 void sched_vm_recall_end(struct vm_table *t, struct vm *vm); /* answered, or void */
+/* Its answer was that it has nothing to give back. */
+void sched_vm_recall_futile(struct vm *vm, uint64_t now_ns);
 void sched_vm_refresh(struct vm_table *t, struct vm *vm);
 size_t sched_vms_memory(const struct vm_table *t);
 void sched_vms_check(const struct vm_table *t);

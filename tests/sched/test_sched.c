@@ -342,7 +342,7 @@ START_TEST(what_waits_behind_a_long_element_is_recalled_for_an_idle_vm)
 }
 END_TEST
 
-START_TEST(a_recall_that_gave_nothing_is_not_repeated_before_the_next_report)
+START_TEST(a_recall_that_gave_nothing_is_repeated_after_the_next_report_or_later_and_later)
 {
     struct trace t = begin(NULL);
     EXPECT(&t, "open 1", "");
@@ -354,11 +354,27 @@ START_TEST(a_recall_that_gave_nothing_is_not_repeated_before_the_next_report)
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
     EXPECT(&t, "serve 1 2", "recall 1:7+2 vm1; wake @3000");
     EXPECT(&t, "@2000 recalled 1 1 7+0", "");
+    EXPECT(&t, "@3000.001 tick", "wake @102000");
     EXPECT(&t, "@90000 tick", "");
     EXPECT(&t, "@90000 result 1 1 try1 1+1 85000000",
            "store 1:1+1 vm1 try1; recall 1:7+2 vm1");
     EXPECT(&t, "recalled 1 1 2+1", "assign 1:2+1 vm2 try1"); /* of its own, no answer */
     EXPECT(&t, "recalled 1 1 7+2", "assign 1:7+1 vm2 try1");
+    end(&t);
+    t = begin(NULL);
+    EXPECT(&t, "open 1", "");
+    EXPECT(&t, "join 1", "");
+    EXPECT(&t, "join 2", "");
+    EXPECT(&t, "serve 1 1", "");
+    EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
+    EXPECT(&t, "@10000 result 1 1 try1 0+1 10000000",
+           "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
+    EXPECT(&t, "serve 1 2", "recall 1:2+1 vm1"); /* comes before 2 does; 1 never ends */
+    EXPECT(&t, "recalled 1 1 2+0", "wake @110000");
+    EXPECT(&t, "@110000 tick", "recall 1:2+1 vm1");
+    EXPECT(&t, "recalled 1 1 2+0", "wake @310000");
+    EXPECT(&t, "@310000 tick", "recall 1:2+1 vm1");
+    EXPECT(&t, "recalled 1 1 2+1", "assign 1:2+1 vm2 try1");
     end(&t);
 }
 END_TEST
@@ -565,7 +581,7 @@ int main(void)
     ADD(suite, a_result_clears_the_blame);
     ADD(suite, losses_count_apart_and_without_a_report_for_the_first_unanswered);
     ADD(suite, what_waits_behind_a_long_element_is_recalled_for_an_idle_vm);
-    ADD(suite, a_recall_that_gave_nothing_is_not_repeated_before_the_next_report);
+    ADD(suite, a_recall_that_gave_nothing_is_repeated_after_the_next_report_or_later_and_later);
     ADD(suite, a_batch_that_is_overdue_is_recalled_by_the_clock);
     ADD(suite, a_draining_vm_gives_back_and_gets_nothing);
     ADD(suite, stages_take_turns_on_a_vm);
