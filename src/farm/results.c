@@ -192,7 +192,7 @@ static int on_recalled(struct slot *slot, struct blob *body)
     struct wire_note note;
     int rc = wire_note_decode(&note, body);
 
-    if (rc < 0 || note.count == 0 || drive_work_of(slot->vm->farm, note.stage) == NULL) {
+    if (rc < 0 || drive_work_of(slot->vm->farm, note.stage) == NULL) {
         return rc;
     }
     return drive_step_simple(slot->vm->farm,
