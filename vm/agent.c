@@ -22,7 +22,9 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/mark.h"
 #include "base/mem.h"
+#include "base/mutate.h"
 
 struct agent *agent_new(void)
 {
@@ -249,6 +251,7 @@ static int take_stage(struct agent *a, struct blob *body)
     }
     struct stage *s = tombstone_find(a, decoded.stage);
     if (s != NULL) {
+        MARK("a STAGE whose CANCEL has come is swallowed");
         agent_stage_free(s); /* its CANCEL overtook it */
     } else {
         s = stage_new(a, decoded.stage);
@@ -282,6 +285,7 @@ static int take_run(struct agent *a, struct blob *body)
     const struct stage *s = agent_stage_find(a, run.stage);
     if (s == NULL) {
         bool is_known = was_declared(a, run.stage) || tombstone_find(a, run.stage) != NULL;
+        MARK("a RUN of a cancelled stage is dropped");
         return is_known ? 0 : TRK_ECORRUPT; /* cancelled meanwhile, or never declared */
     }
     if (run.count == 0) {
@@ -318,7 +322,7 @@ static int take_ack(struct agent *a, struct blob *body)
     struct list *pos, *tmp;
     list_for_each_safe(pos, tmp, &a->held) {
         struct held *h = container_of(pos, struct held, link);
-        if (h->seq > note.seq) {
+        if (h->seq > note.seq + MUTATE(ACK_ONE_MORE, 1, 0)) {
             break;
         }
         held_free(a, h);
@@ -345,7 +349,7 @@ static bool recall_part(const struct batch *b, uint64_t *first, uint64_t *last)
 static void batch_skip(struct batch *b, uint32_t count)
 {
     for (uint32_t i = 0; i < count; i++, b->at++) {
-        b->payload += le_load_u32(b->sizes + 4 * (size_t)b->at);
+        b->payload += MUTATE(PAYLOAD_SLIP, 0, le_load_u32(b->sizes + 4 * (size_t)b->at));
     }
 }
 
@@ -356,6 +360,7 @@ static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t
     if (last == b->first + b->end) {
         b->end -= count;
     } else {
+        MARK("elements are taken from the front of a batch");
         batch_skip(b, count);
     }
     if (b->at == b->end) {
@@ -368,6 +373,7 @@ static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t
 static int batch_split(struct agent *a, struct batch *b, uint64_t first, uint64_t last)
 {
     struct batch *rest = mem_alloc(sizeof(*rest));
+    MARK("elements are cancelled out of the middle of a batch");
     if (rest == NULL) {
         return TRK_ENOMEM;
     }
@@ -405,6 +411,10 @@ static int take_recall(struct agent *a, struct blob *body, bool *has_out,
     }
     struct wire_note answer = {.stage = note.stage, .first = first};
     answer.count = found != NULL ? (uint32_t)(last - first) : 0;
+    if (MUTATE(RECALL_RUNNING, found != NULL && found->at > 0, false)) {
+        answer.first--;
+        answer.count++;
+    }
     struct blob *encoded = wire_note_encode(&answer);
     if (encoded == NULL) {
         return TRK_ENOMEM; /* before anything has changed */
@@ -413,7 +423,7 @@ static int take_recall(struct agent *a, struct blob *body, bool *has_out,
         batch_cut(a, found, first, last);
     }
     *out = (struct wire_message){.type = WIRE_RECALLED, .body = encoded};
-    *has_out = true;
+    *has_out = MUTATE(RECALL_UNANSWERED, found == NULL, true);
     return 0;
 }
 
@@ -457,24 +467,29 @@ static int take_cancel(struct agent *a, struct blob *body)
     }
     struct stage *s = agent_stage_find(a, note.stage);
     if (s == NULL) {
-        if (was_declared(a, note.stage) || tombstone_find(a, note.stage) != NULL) {
-            return 0; /* twice, or late */
+        /* Stages are not always declared in the order of their numbers: that a higher one was
+         * does not mean that this one's STAGE has come. */
+        if (agent_is_cancelled(a, note.stage)) {
+            return 0; /* twice */
         }
         s = stage_new(a, note.stage);
         if (s == NULL) {
             return TRK_ENOMEM;
         }
+        MARK("a CANCEL overtakes its STAGE");
         s->is_cancelled = s->is_tombstone = true;
         return 0;
     }
     struct list *pos, *tmp;
     list_for_each_safe(pos, tmp, &a->work) {
         struct item *item = container_of(pos, struct item, link);
-        if (item->kind == ITEM_BATCH && container_of(item, struct batch, item)->stage == s->id) {
+        if (item->kind == ITEM_BATCH && container_of(item, struct batch, item)->stage == s->id &&
+            MUTATE(CANCEL_RUNS_ON, false, true)) {
             agent_batch_free(a, container_of(item, struct batch, item));
         }
     }
     if (s->body != NULL) {
+        MARK("a stage is cancelled before it is opened");
         agent_stage_free(s); /* not opened yet: as if it had never come */
         return 0;
     }

@@ -5,7 +5,9 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "base/mark.h"
 #include "base/mem.h"
+#include "base/mutate.h"
 #include "vm/agent_impl.h"
 
 /* --- out ----------------------------------------------------------------------------- */
@@ -117,6 +119,7 @@ int agent_give_back(struct agent *a, struct wire_message *out)
             continue;
         }
         struct batch *b = container_of(item, struct batch, item);
+        MARK("a VM that leaves gives elements back");
         struct wire_note note = {
             .stage = b->stage, .first = b->first + b->at, .count = b->end - b->at};
         struct blob *body = wire_note_encode(&note);
@@ -148,6 +151,12 @@ int agent_hold(struct agent *a, uint64_t seq, struct blob *result)
     }
     h->seq = seq;
     h->body = blob_ref(result);
+    if (MUTATE(HELD_FREED, true, false)) {
+        list_init(&h->link);
+        mem_free(h);
+        blob_unref(result);
+        return 0;
+    }
     list_push_back(&a->held, &h->link);
     a->held_count++;
     a->held_bytes += result->size;
