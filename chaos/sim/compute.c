@@ -141,13 +141,15 @@ static void start_element(struct sim *s, struct vm *vm)
     vm->run = judge_started(s, stage, job->index, vm->number);
     vm->is_killing = plan_is_poison(&s->plan, stage, job->index) &&
                      vm->run <= s->plan.stage[stage].poison_runs;
-    vm->is_hanging = plan_is_hanging(&s->plan, stage, job->index) && vm->run == 1;
+    vm->is_hanging = plan_is_hanging(&s->plan, stage, job->index) &&
+                     vm->run <= s->plan.stage[stage].hang_runs;
     tell(s, "vm", vm->number, "starts element %llu of stage %u (attempt %u, run %u%s)",
          (unsigned long long)job->index, job->stage, job->attempt, vm->run,
          vm->is_killing ? ", deadly" : vm->is_hanging ? ", hangs" : "");
     if (vm->is_hanging) {
         s->tally.faults[FAULT_HANG]++;
-        clock_in(&s->clock, s->plan.hang_ns, EVENT_VM_HUNG, vm->number, vm->jobs);
+        clock_in(&s->clock, job->timeout_ms > 0 ? job->timeout_ms * MS : s->plan.hang_ns,
+                 EVENT_VM_HUNG, vm->number, vm->jobs);
     }
     busy(s, vm, for_ns);
 }
@@ -157,12 +159,16 @@ static void end_element(struct sim *s, struct vm *vm)
     struct results *r = &vm->results;
     const struct agent_job *job = &vm->job;
     uint64_t now_ns = s->clock.now_ns;
-    bool is_failed = (element_mark(s, job->stage - 1, job->index) & 31) == 0;
+    bool is_failed = vm->is_interrupted ||
+                     plan_is_failing(&s->plan, job->stage - 1, job->index, vm->run);
     if (r->count > 0 && (r->stage != job->stage || r->attempt != job->attempt ||
                          r->first + r->count != job->index)) {
         compute_hold(s, vm);
     }
-    judge_ended(s, job->stage - 1, job->index, vm->run);
+    s->tally.faults[FAULT_FAILING] += is_failed && !vm->is_interrupted;
+    if (!vm->is_interrupted) { /* that one's result must never be recorded */
+        judge_ended(s, job->stage - 1, job->index, vm->run);
+    }
     if (RESULT_HEAD + s->plan.stage[job->stage - 1].result_bytes > FLUSH_BYTES) {
         compute_hold(s, vm); /* a large one travels alone */
     }
@@ -210,7 +216,7 @@ void vm_on_step(struct sim *s, uint32_t number, uint64_t step)
         s->tally.faults[FAULT_POISON]++;
         tell(s, "vm", number, "killed by element %llu of stage %u",
              (unsigned long long)vm->job.index, vm->job.stage);
-        vm_die(s, vm, SIGSEGV, false);
+        vm_die(s, vm, SIGSEGV, WIRE_END_UNKNOWN);
         return;
     }
     vm->is_busy = false;
@@ -234,8 +240,30 @@ void vm_on_hung(struct sim *s, uint32_t number, uint64_t job)
 {
     struct vm *vm = vm_get(s, number);
     if (vm->is_busy && vm->jobs == job && vm->is_hanging) {
-        vm_kill(s, vm, SIGKILL);
+        tell(s, "vm", number, "killed because element %llu of stage %u hangs",
+             (unsigned long long)vm->job.index, vm->job.stage);
+        vm_die(s, vm, SIGKILL, vm->job.timeout_ms > 0 ? WIRE_END_TIMEOUT : WIRE_END_UNKNOWN);
     }
+}
+
+void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note)
+{
+    bool is_hit = vm->is_busy && vm->job.kind == AGENT_ELEMENT && vm->job.stage == note->stage &&
+                  vm->job.index >= note->first && vm->job.index < note->first + note->count;
+    if (!is_hit || vm->is_interrupted) {
+        return;
+    }
+    tell(s, "vm", vm->number, "is told to leave element %llu of stage %u",
+         (unsigned long long)vm->job.index, vm->job.stage);
+    if (vm->is_hanging || dice_chance(&s->dice, 300)) { /* does not heed it */
+        vm_die(s, vm, 0, WIRE_END_DEAF);
+        return;
+    }
+    vm->is_interrupted = true;
+    vm->is_killing = false;
+    vm->step++;
+    vm->ends_ns = s->clock.now_ns + dice_scale(&s->dice, 1 * US, 1 * MS);
+    clock_at(&s->clock, vm->ends_ns, EVENT_VM_STEP, vm->number, vm->step);
 }
 
 void compute(struct sim *s, struct vm *vm)
@@ -258,7 +286,7 @@ void compute(struct sim *s, struct vm *vm)
         return;
     }
     vm->jobs++;
-    vm->is_killing = vm->is_hanging = false;
+    vm->is_killing = vm->is_hanging = vm->is_interrupted = false;
     if (vm->job.kind == AGENT_ELEMENT) {
         start_element(s, vm);
         return;
@@ -267,7 +295,10 @@ void compute(struct sim *s, struct vm *vm)
     if (vm->job.kind == AGENT_STAGE) {
         open_stage(s, vm);
     }
-    busy(s, vm, dice_chance(&s->dice, 500) ? 0 : dice_scale(&s->dice, 1 * US, 5 * MS));
+    busy(s, vm, dice_chance(&s->dice, 500)
+                    ? 0
+                    : dice_scale(&s->dice, 1 * US, vm->job.kind == AGENT_REQUEST ? 2 * SEC
+                                                                                 : 5 * MS));
 }
 
 void compute_drop(struct vm *vm)
@@ -275,7 +306,7 @@ void compute_drop(struct vm *vm)
     if (vm->is_busy) {
         agent_job_done(&vm->job);
     }
-    vm->is_busy = vm->is_hanging = vm->is_killing = false;
+    vm->is_busy = vm->is_hanging = vm->is_killing = vm->is_interrupted = false;
     vm->step++;
     vm->results.count = 0;
     vm->results.bytes = 0;

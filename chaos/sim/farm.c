@@ -50,11 +50,13 @@ static void send_note(struct sim *s, uint32_t vm, uint8_t type, const struct wir
 static void open_stage_at(struct sim *s, struct slot *slot, uint32_t number)
 {
     uint8_t function[4];
-    struct wire_stage stage = {.stage = number, .function = function, .size = sizeof(function)};
+    struct wire_stage stage = {.stage = number, .function = function, .size = sizeof(function),
+                               .timeout_ms = s->plan.stage[number - 1].timeout_ms};
     if ((slot->told >> number & 1) != 0) {
         return;
     }
     slot->told |= 1u << number;
+    fault_on_stage(s, number - 1);
     le_store_u32(function, number);
     net_send(s, net_conn(s, slot->conn), TO_VM, WIRE_STAGE, 0, wire_stage_encode(&stage));
 }
@@ -85,9 +87,18 @@ static void assign(struct sim *s, const struct sched_action *a)
         sim_broken(s, "elements of stage %u are assigned to VM %u, which is not held", a->stage,
                    a->vm);
     }
-    judge_assigned(s, a->stage - 1, a->first, a->count, a->vm);
+    judge_assigned(s, a);
     tell(s, "farm", 0, "assigns %llu+%llu of stage %u to VM %u (attempt %u)",
          (unsigned long long)a->first, (unsigned long long)a->count, a->stage, a->vm, a->attempt);
+    if (judge_has_second(s, a->stage - 1, a->first)) {
+        s->tally.faults[FAULT_SPECULATE]++;
+        fault_on_second(s, a->vm);
+    }
+    if (a->count > 1 && s->plan.stage[a->stage - 1].is_speculating &&
+        fault_strikes(s, FAULT_CALLS)) { /* the batch waits behind it, and may be called off */
+        s->tally.faults[FAULT_CALLS]++;
+        farm_call(s, a->vm);
+    }
     open_stage_at(s, slot, a->stage);
     for (uint64_t sent = 0; sent < a->count;) {
         uint64_t n = a->count - sent;
@@ -195,6 +206,11 @@ static void apply(struct sim *s, struct step *step, const struct sched_action *a
         break;
     case SCHED_BLOCK_VM:
         tell(s, "farm", 0, "VM %u is blocked", a->vm);
+        s->tally.blocked++;
+        if (dice_chance(&s->dice, 300)) { /* somebody looks after it */
+            clock_in(&s->clock, dice_scale(&s->dice, 1 * MS, 10 * SEC), EVENT_FARM_UNBLOCK, a->vm,
+                     0);
+        }
         break;
     case SCHED_CANCEL_RUN:
         judge_called_off(s, a->stage - 1, a->first, a->count, a->vm);
@@ -251,11 +267,31 @@ static void acknowledge(struct sim *s, uint32_t vm, uint64_t lease, uint64_t seq
     }
 }
 
-static void on_result(struct sim *s, uint32_t vm, struct blob *body, bool is_forged)
+/* A message with results and failures is stepped as runs of these. */
+static void step_results(struct sim *s, uint32_t vm, struct blob *body,
+                         const struct wire_result *r)
+{
+    struct sched_event ev = {.vm = vm, .stage = r->stage, .attempt = r->attempt};
+    struct step step = {.ev = &ev, .body = body, .result = r};
+    uint32_t at = 0;
+    while (at < r->count) {
+        bool is_failed = r->statuses[at] != TRK_STATUS_OK;
+        uint32_t end = at + 1;
+        while (end < r->count && (r->statuses[end] != TRK_STATUS_OK) == is_failed) {
+            end++;
+        }
+        ev.type = is_failed ? SCHED_FAILED : SCHED_RESULT;
+        ev.first = r->first + at;
+        ev.count = end - at;
+        ev.busy_ns = r->busy_ns / r->count * ev.count;
+        must_step(s, &step);
+        at = end;
+    }
+}
+
+static void on_result(struct sim *s, uint32_t vm, struct blob *body)
 {
     struct wire_result result;
-    struct sched_event ev = {.type = SCHED_RESULT, .vm = vm};
-    struct step step = {.ev = &ev, .body = body, .result = &result};
     if (wire_result_decode(&result, body) < 0) {
         sim_broken(s, "VM %u sent a result that cannot be read", vm);
     }
@@ -264,16 +300,9 @@ static void on_result(struct sim *s, uint32_t vm, struct blob *body, bool is_for
     if (!is_open(s, result.stage) || result.count == 0) {
         return; /* of a stage that was cancelled: acknowledged, so that the VM lets go */
     }
-    ev.stage = result.stage;
-    ev.attempt = result.attempt;
-    ev.first = result.first;
-    ev.count = result.count;
-    ev.busy_ns = result.busy_ns;
-    for (uint32_t i = 0; i < result.count; i++) {
-        ev.failed += result.statuses[i] != TRK_STATUS_OK;
-    }
-    must_step(s, &step);
-    judge_result(s, body, is_forged);
+    judge_before_result(s, vm, body);
+    step_results(s, vm, body, &result);
+    judge_after_result(s, body);
 }
 
 static void on_session_result(struct sim *s, uint32_t vm, struct blob *body)
@@ -281,7 +310,7 @@ static void on_session_result(struct sim *s, uint32_t vm, struct blob *body)
     struct slot *slot = &s->farm.slots[vm];
     struct receipt r = {.vm = vm, .lease = slot->lease};
     struct wire_result result;
-    on_result(s, vm, body, false);
+    on_result(s, vm, body);
     r.seq = wire_result_decode(&result, body) == 0 ? result.seq : 0;
     if (MUTATE(ACK_EARLY, true, false)) {
         acknowledge(s, vm, r.lease, r.seq);
@@ -311,12 +340,16 @@ static void on_recalled(struct sim *s, uint32_t vm, const struct blob *body)
 static void on_session_message(struct sim *s, uint32_t vm, struct wire_message *msg)
 {
     struct slot *slot = &s->farm.slots[vm];
+    drive_vm_suspect(s, vm, false); /* it speaks */
     switch (msg->type) {
     case WIRE_RESULT:
         on_session_result(s, vm, msg->body);
         break;
     case WIRE_RECALLED:
         on_recalled(s, vm, msg->body);
+        break;
+    case WIRE_BYE:
+        drive_vm_draining(s, vm);
         break;
     case WIRE_REPLY:
         if (slot->calls == 0) {
@@ -348,7 +381,7 @@ void farm_on_spool(struct sim *s, uint32_t number)
 {
     const struct spool *spool = &s->vms.spools[number];
     for (uint32_t i = 0; i < spool->count; i++) {
-        on_result(s, spool->vm, spool->bodies[i], false);
+        on_result(s, spool->vm, spool->bodies[i]);
     }
     store_receipt(s, &(struct receipt){.vm = number, .is_spool = true});
     farm_touch(s);
@@ -365,16 +398,21 @@ void farm_forge(struct sim *s)
     uint64_t count = s->plan.stage[stage].elements;
     uint8_t status = TRK_STATUS_OK, bytes[RESULT_HEAD] = {0};
     uint32_t size = sizeof(bytes);
-    struct wire_result head = {.stage = stage + 1, .count = 1, .seq = 1};
+    struct wire_result head = {.stage = stage + 1, .count = 1, .seq = 1}, result;
     struct blob *body;
+    if (dice_chance(&s->dice, 100)) {
+        head.stage = s->plan.stages + 1;
+    }
     head.first = count > 0 && dice_chance(&s->dice, 800) ? dice_below(&s->dice, count)
                                                          : count + dice_below(&s->dice, 9);
     head.attempt = dice_chance(&s->dice, 200) ? 0 : 1000000;
     body = wire_result_encode(&head, &status, &size, bytes, size);
-    if (body == NULL) {
+    if (body == NULL || wire_result_decode(&result, body) < 0) {
         sim_broken(s, "out of memory");
     }
-    on_result(s, (uint32_t)dice_below(&s->dice, s->plan.vms + 1), body, true);
+    tell(s, "farm", 0, "gets a forged result %llu of stage %u", (unsigned long long)head.first,
+         head.stage);
+    step_results(s, (uint32_t)dice_below(&s->dice, s->plan.vms + 1), body, &result);
     blob_unref(body);
 }
 
@@ -413,6 +451,7 @@ void farm_on_turn(struct sim *s)
 {
     s->farm.has_turn = false;
     store_turn(s);
+    lease_end_leaving(s);
     if (s->farm.wake_ns != 0 && s->clock.now_ns >= s->farm.wake_ns) {
         s->farm.wake_ns = 0;
         step_simple(s, &(struct sched_event){.type = SCHED_TICK});
@@ -443,6 +482,7 @@ void drive_vm_joined(struct sim *s, uint32_t vm)
     slot->told = MUTATE(STAGE_ONCE, s->farm.open * (slot->lease > 1), 0);
     step_simple(s, &(struct sched_event){.type = SCHED_VM_JOINED, .vm = vm});
     slot->is_joined = true;
+    slot->is_suspect = false;
     for (uint32_t i = 0; i < s->plan.stages; i++) {
         if (is_open(s, i + 1) && (slot->unserved >> i & 1) == 0) {
             serve(s, vm, i, true);
@@ -453,13 +493,15 @@ void drive_vm_joined(struct sim *s, uint32_t vm)
 void drive_vm_lost(struct sim *s, uint32_t vm, enum sched_cause cause,
                    const struct wire_death *death)
 {
+    static const char *const causes[] = {"without evidence", "its element's fault", "expected",
+                                         "its element was over its time"};
     struct sched_event ev = {.type = SCHED_VM_LOST, .vm = vm, .cause = cause};
     if (death != NULL && death->has_element) {
         ev.has_element = true;
         ev.stage = death->stage;
         ev.first = death->index_of_element;
     }
-    tell(s, "farm", 0, "VM %u is lost (cause %d)", vm, (int)cause);
+    tell(s, "farm", 0, "VM %u is lost: %s", vm, causes[cause]);
     judge_lost(s, vm, &ev);
     step_simple(s, &ev);
     judge_after_loss(s, &ev);
@@ -472,6 +514,32 @@ void drive_vm_draining(struct sim *s, uint32_t vm)
         slot->is_draining = true;
         step_simple(s, &(struct sched_event){.type = SCHED_VM_DRAINING, .vm = vm});
     }
+}
+
+void drive_vm_suspect(struct sim *s, uint32_t vm, bool is_suspect)
+{
+    struct slot *slot = &s->farm.slots[vm];
+    if (slot->is_joined && slot->is_suspect != is_suspect) {
+        tell(s, "farm", 0, is_suspect ? "VM %u is silent" : "VM %u speaks again", vm);
+        slot->is_suspect = is_suspect;
+        step_simple(s, &(struct sched_event){.type = SCHED_VM_SUSPECT, .vm = vm,
+                                             .flag = is_suspect});
+    }
+}
+
+void farm_on_suspect(struct sim *s, uint32_t vm, bool is_suspect)
+{
+    const struct vm *v = vm_get(s, vm);
+    bool is_silent = v->blocks > 0 &&
+                     s->clock.now_ns >= v->blocked_ns + s->plan.suspect_after_ns;
+    if (is_silent == is_suspect && !s->farm.slots[vm].is_down) {
+        drive_vm_suspect(s, vm, is_suspect);
+    }
+}
+
+void farm_on_unblock(struct sim *s, uint32_t vm)
+{
+    step_simple(s, &(struct sched_event){.type = SCHED_VM_UNBLOCK, .vm = vm});
 }
 
 void farm_unserve(struct sim *s, uint32_t vm, uint32_t stage, bool is_serving)

@@ -34,6 +34,7 @@ struct slot {
     bool is_down;              /* its connection has ended, the death report is waited for */
     bool has_death;
     bool is_draining;          /* the scheduler was told so */
+    bool is_suspect;           /* likewise: it is silent */
     bool is_leaving;           /* it goes back when it has nothing any more */
     bool is_given_back;        /* BYE was sent */
     uint8_t incarnation[16];   /* of the VM, from WELCOME */
@@ -56,6 +57,7 @@ struct farm {
     uint64_t paused_until_ns;
     bool has_turn;             /* EVENT_FARM_TURN is due */
     uint64_t wake_ns;          /* from the scheduler; 0: none */
+    uint32_t leaving;          /* VMs that go back when they have nothing any more */
     bool is_closing;           /* all VMs are being given back */
 };
 
@@ -81,6 +83,8 @@ void farm_on_recorded(struct sim *s, struct group *group); /* takes the parcels 
 void farm_on_silent(struct sim *s, uint32_t vm, uint32_t conn);
 void farm_on_loss(struct sim *s, uint32_t vm, uint64_t lease);
 void farm_on_retry(struct sim *s, uint32_t vm);
+void farm_on_suspect(struct sim *s, uint32_t vm, bool is_suspect);
+void farm_on_unblock(struct sim *s, uint32_t vm);
 void farm_on_turn(struct sim *s);
 void farm_touch(struct sim *s); /* a turn is due */
 void farm_resume(struct sim *s); /* its process runs again */
@@ -94,6 +98,7 @@ void farm_forge(struct sim *s); /* a report that cannot be true reaches it */
 /* lease.c, for farm.c and back. */
 void lease_fill(struct sim *s, uint32_t vm);
 void lease_end(struct sim *s, uint32_t vm);
+void lease_end_leaving(struct sim *s); /* the end of a turn */
 void lease_on_welcome(struct sim *s, struct conn *c, struct wire_message *msg);
 void lease_on_watch(struct sim *s, struct wire_message *msg);
 void lease_session_ends(struct sim *s, uint32_t vm);
@@ -102,5 +107,6 @@ void drive_vm_joined(struct sim *s, uint32_t vm);
 void drive_vm_lost(struct sim *s, uint32_t vm, enum sched_cause cause,
                    const struct wire_death *death);
 void drive_vm_draining(struct sim *s, uint32_t vm);
+void drive_vm_suspect(struct sim *s, uint32_t vm, bool is_suspect);
 
 #endif

@@ -135,6 +135,35 @@ static void strike(struct sim *s, enum fault fault)
     }
 }
 
+void fault_strike(struct sim *s, uint32_t who, enum fault fault)
+{
+    if (s->is_quiet || s->farm.is_paused) {
+        return;
+    }
+    if (fault == FAULT_CANCEL) {
+        program_cancel(s, who);
+    } else {
+        s->tally.faults[fault]++;
+        strike_vm(s, fault, vm_get(s, who));
+    }
+}
+
+void fault_on_stage(struct sim *s, uint32_t stage)
+{
+    if (fault_is_on(s, FAULT_CANCEL) && dice_chance(&s->dice, 30)) {
+        clock_in(&s->clock, dice_below(&s->dice, 2 * s->plan.latency_ns), EVENT_STRIKE, stage,
+                 FAULT_CANCEL);
+    }
+}
+
+void fault_on_second(struct sim *s, uint32_t vm)
+{
+    if (fault_strikes(s, FAULT_DRAIN)) { /* as likely as not while it is still on its way there */
+        clock_in(&s->clock, dice_below(&s->dice, 2 * s->plan.latency_ns), EVENT_STRIKE, vm,
+                 FAULT_DRAIN);
+    }
+}
+
 void fault_inject(struct sim *s)
 {
     unsigned sum = 0;

@@ -41,6 +41,11 @@ static struct fate *fate_of(struct sim *s, uint32_t stage, uint64_t index)
     return &s->judge.stage[stage].fates[index];
 }
 
+static uint64_t run_bit(uint32_t run)
+{
+    return UINT64_C(1) << (run < 63 ? run : 63);
+}
+
 /* --- who has what -------------------------------------------------------------------------- */
 
 static bool is_holder(const struct fate *f, uint32_t vm)
@@ -77,8 +82,9 @@ static void charges_tidy(struct sim *s, uint32_t vm)
     c->tidy_at = 2 * kept + 16;
 }
 
-void judge_assigned(struct sim *s, uint32_t stage, uint64_t first, uint64_t count, uint32_t vm)
+void judge_assigned(struct sim *s, const struct sched_action *a)
 {
+    uint32_t stage = a->stage - 1, vm = a->vm;
     struct charges *c = &s->judge.charges[vm];
     if (c->count >= c->tidy_at) {
         charges_tidy(s, vm);
@@ -87,9 +93,9 @@ void judge_assigned(struct sim *s, uint32_t stage, uint64_t first, uint64_t coun
         c->cap = c->cap > 0 ? 2 * c->cap : 16;
         c->items = sim_grow(c->items, c->cap, sizeof(*c->items));
     }
-    c->items[c->count++] = (struct charge){stage, first, count};
-    c->held += count;
-    for (uint64_t i = first; i < first + count; i++) {
+    c->items[c->count++] = (struct charge){stage, a->first, a->count};
+    c->held += a->count;
+    for (uint64_t i = a->first; i < a->first + a->count; i++) {
         struct fate *f = fate_of(s, stage, i);
         int place = f->holder[0] == 0 ? 0 : 1;
         if ((f->bits & FATE_PUT) != 0) {
@@ -104,6 +110,7 @@ void judge_assigned(struct sim *s, uint32_t stage, uint64_t first, uint64_t coun
             sim_broken(s, "element %llu of stage %u is assigned a third time", (LL)i, stage + 1);
         }
         f->holder[place] = vm + 1;
+        f->attempt[place] = a->attempt;
         f->assigned++;
     }
 }
@@ -165,6 +172,12 @@ void judge_after_loss(struct sim *s, const struct sched_event *ev)
     }
 }
 
+bool judge_has_second(const struct sim *s, uint32_t stage, uint64_t index)
+{
+    const struct fate *f = &s->judge.stage[stage].fates[index];
+    return f->holder[0] != 0 && f->holder[1] != 0;
+}
+
 uint64_t judge_held(const struct sim *s, uint32_t vm)
 {
     return s->judge.charges[vm].held;
@@ -184,11 +197,6 @@ uint32_t judge_started(struct sim *s, uint32_t stage, uint64_t index, uint32_t v
     return f->started;
 }
 
-static uint64_t run_bit(uint32_t run)
-{
-    return UINT64_C(1) << (run < 63 ? run : 63);
-}
-
 void judge_ended(struct sim *s, uint32_t stage, uint64_t index, uint32_t run)
 {
     fate_of(s, stage, index)->ended |= run_bit(run);
@@ -200,6 +208,7 @@ void judge_died(struct sim *s, uint32_t stage, uint64_t index, uint32_t run)
          stage + 1);
 }
 
+/* A failure that was, or may have been, tried again need not be recorded. */
 static bool is_retried(const struct sim *s, uint32_t stage, uint8_t status)
 {
     return status != TRK_STATUS_OK && s->plan.stage[stage].retries > 0;
@@ -223,19 +232,37 @@ void judge_released(struct sim *s, uint32_t vm, const struct blob *result)
 
 /* --- what the farm records and delivers ---------------------------------------------------- */
 
-void judge_result(struct sim *s, const struct blob *result, bool is_forged)
+void judge_before_result(struct sim *s, uint32_t vm, const struct blob *result)
 {
     struct wire_result r;
-    if (is_forged || wire_result_decode(&r, result) < 0 ||
-        s->judge.stage[r.stage - 1].is_cancelled) {
+    const uint8_t *bytes;
+    if (wire_result_decode(&r, result) < 0 || s->plan.stage[r.stage - 1].retries == 0) {
+        return;
+    }
+    bytes = r.payloads;
+    for (uint32_t i = 0; i < r.count; bytes += le_load_u32(r.sizes + 4 * (size_t)i), i++) {
+        struct fate *f = fate_of(s, r.stage - 1, r.first + i);
+        if (r.statuses[i] == TRK_STATUS_OK) {
+            continue;
+        }
+        f->failed |= run_bit(le_load_u32(bytes + 8));
+        for (int h = 0; h < 2; h++) { /* that run is over: the element may go elsewhere */
+            if (f->holder[h] == vm + 1 && f->attempt[h] == r.attempt) {
+                holder_remove(s, f, vm);
+            }
+        }
+    }
+}
+
+void judge_after_result(struct sim *s, const struct blob *result)
+{
+    struct wire_result r;
+    if (wire_result_decode(&r, result) < 0 || s->judge.stage[r.stage - 1].is_cancelled) {
         return;
     }
     for (uint32_t i = 0; i < r.count; i++) {
-        struct fate *f = fate_of(s, r.stage - 1, r.first + i);
-        bool is_failure = r.statuses[i] != TRK_STATUS_OK;
-        f->failures += is_failure;
-        if ((f->bits & FATE_PUT) == 0 &&
-            !(is_failure && f->failures <= s->plan.stage[r.stage - 1].retries)) {
+        const struct fate *f = fate_of(s, r.stage - 1, r.first + i);
+        if ((f->bits & FATE_PUT) == 0 && !is_retried(s, r.stage - 1, r.statuses[i])) {
             sim_broken(s, "the result of element %llu of stage %u came, was needed, and is not "
                        "recorded", (LL)(r.first + i), r.stage);
         }
@@ -294,6 +321,13 @@ void judge_put(struct sim *s, const struct parcel *p)
                        p->stage + 1);
         }
         f->recorded = run_of(s, p, i, bytes);
+        if (p->statuses[i] == TRK_STATUS_EXCEPTION &&
+            (uint32_t)__builtin_popcountll(f->failed) <= s->plan.stage[p->stage].retries &&
+            s->plan.stage[p->stage].retries > 0) {
+            sim_broken(s, "element %llu of stage %u is recorded as failed after %d failures, it "
+                       "has %u retries", (LL)(p->first + i), p->stage + 1,
+                       __builtin_popcountll(f->failed), s->plan.stage[p->stage].retries);
+        }
         f->bits |= FATE_PUT;
         for (int h = 0; h < 2; h++) {
             if (f->holder[h] != 0) {
@@ -359,9 +393,10 @@ static void judge_element(struct sim *s, uint32_t stage, uint64_t index)
         sim_broken(s, "element %llu of stage %u ran %u times and nothing was lost", (LL)index,
                    stage + 1, f->started);
     }
-    if (f->started > 1 + f->losses + f->failures && !p->is_speculating) {
-        sim_broken(s, "element %llu of stage %u ran %u times; %u losses and %u failures do not "
-                   "explain that", (LL)index, stage + 1, f->started, f->losses, f->failures);
+    if (f->started > 1 + f->losses + __builtin_popcountll(f->failed) && !p->is_speculating) {
+        sim_broken(s, "element %llu of stage %u ran %u times; %u losses and %d failures do not "
+                   "explain that", (LL)index, stage + 1, f->started, f->losses,
+                   __builtin_popcountll(f->failed));
     }
 }
 

@@ -41,6 +41,7 @@ static void lease_free(struct sim *s, struct slot *slot, uint32_t vm)
     slot->state = SLOT_FREE;
     slot->conn = CONN_NONE;
     slot->is_down = slot->has_death = slot->is_draining = false;
+    s->farm.leaving -= slot->is_leaving;
     slot->is_given_back = slot->is_leaving = false;
     slot->told = 0;
     lease_fill(s, vm);
@@ -67,8 +68,7 @@ void lease_on_welcome(struct sim *s, struct conn *c, struct wire_message *msg)
         refused(s, slot, c->vm);
         return;
     }
-    slot->state = SLOT_HELD;
-    slot->said = TRK_VM_LEASED;
+    slot->state = SLOT_HELD; /* what its supervisor said stays: it may be newer than this */
     slot->refusals = 0;
     slot->seq_acked = 0;
     slot->calls = 0;
@@ -83,15 +83,6 @@ void lease_on_welcome(struct sim *s, struct conn *c, struct wire_message *msg)
 
 void farm_on_retry(struct sim *s, uint32_t vm)
 {
-    struct slot *slot = slot_get(s, vm);
-    if (slot->state == SLOT_HELD && slot->is_leaving && !slot->is_given_back) {
-        if (judge_held(s, vm) == 0) {
-            lease_end(s, vm);
-        } else {
-            clock_in(&s->clock, RETRY_NS, EVENT_FARM_RETRY, vm, 0);
-        }
-        return;
-    }
     lease_fill(s, vm);
 }
 
@@ -104,6 +95,9 @@ static enum sched_cause cause_of(const struct slot *slot)
     }
     if (slot->death.is_expected) {
         return SCHED_CAUSE_EXPECTED;
+    }
+    if (slot->death.end == WIRE_END_TIMEOUT && slot->death.has_element) {
+        return SCHED_CAUSE_TIMEOUT;
     }
     return slot->death.signal == SIGSEGV && slot->death.has_element ? SCHED_CAUSE_OWN
                                                                     : SCHED_CAUSE_LOSS;
@@ -190,8 +184,18 @@ void farm_drain(struct sim *s, uint32_t vm)
     }
     tell(s, "farm", 0, "wants to give VM %u back", vm);
     slot->is_leaving = true;
+    s->farm.leaving++;
     drive_vm_draining(s, vm);
-    clock_in(&s->clock, 1 * MS, EVENT_FARM_RETRY, vm, 0);
+}
+
+void lease_end_leaving(struct sim *s)
+{
+    for (uint32_t vm = 0; s->farm.leaving > 0 && vm < s->plan.vms; vm++) {
+        struct slot *slot = slot_get(s, vm);
+        if (slot->is_leaving && slot->state == SLOT_HELD && judge_held(s, vm) == 0) {
+            lease_end(s, vm);
+        }
+    }
 }
 
 void farm_call(struct sim *s, uint32_t vm)

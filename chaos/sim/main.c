@@ -72,7 +72,8 @@ static void parse_seeds(struct pool_options *p, const char *text)
 static void remember(struct arguments *a, const char *name, const char *value)
 {
     size_t at = strlen(a->options);
-    snprintf(a->options + at, sizeof(a->options) - at, "%s--%s %s", at > 0 ? " " : "", name, value);
+    snprintf(a->options + at, sizeof(a->options) - at, "%s--%s %s", at > 0 ? " " : "", name,
+             value);
 }
 
 static const struct option long_options[] = {
@@ -180,9 +181,10 @@ static void print_tally(const struct tally *t, double seconds, const struct pool
            (unsigned long long)t->elements, (unsigned long long)t->runs,
            (unsigned long long)t->results, (double)t->virtual_ns / 3.6e12,
            (unsigned long long)t->digest);
-    printf("%llu VMs lost, %llu elements given up, %llu reports dropped, %llu stages cancelled\n",
-           (unsigned long long)t->lost, (unsigned long long)t->failed,
-           (unsigned long long)t->dropped, (unsigned long long)t->cancelled);
+    printf("%llu VMs lost, %llu blocked, %llu elements given up, %llu reports dropped, %llu stages "
+           "cancelled\n", (unsigned long long)t->lost, (unsigned long long)t->blocked,
+           (unsigned long long)t->failed, (unsigned long long)t->dropped,
+           (unsigned long long)t->cancelled);
     printf("faults:");
     for (int k = 0; k < FAULT_COUNT; k++) {
         printf(" %s %llu%s", fault_names[k], (unsigned long long)t->faults[k],
@@ -243,11 +245,11 @@ int main(int argc, char **argv)
     } else {
         failed = pool_run(&a.pool, &tally);
     }
-    if (cover_exists()) {
+    if (cover_exists() && failed == 0) {
         holes = cover_print();
-        printf("%llu schedules, %u holes, digest %016llx\n", (unsigned long long)tally.seeds, holes,
-               (unsigned long long)tally.digest);
-        return failed > 0;
+        printf("%llu schedules, %u holes, digest %016llx\n", (unsigned long long)tally.seeds,
+               holes, (unsigned long long)tally.digest);
+        return 0;
     }
     printf("seeds %llu..%llu, git %s\n", (unsigned long long)a.pool.first,
            (unsigned long long)(a.pool.seconds > 0 ? a.pool.first + tally.seeds - 1 : a.pool.last),

@@ -33,12 +33,31 @@ static uint64_t draw_sizes(struct plan *p, struct dice *d)
     return elements;
 }
 
+#define ON(name) (UINT64_C(1) << FAULT_##name)
+/* Kinds that have something to do with each other; alone they would rarely meet. */
+static const uint64_t themes[] = {
+    0,
+    ON(KILL) | ON(RESET) | ON(POISON) | ON(HANG) | ON(DEATH_LOST) | ON(DEATH_LATE),
+    ON(BREAK) | ON(PARTITION) | ON(ONE_WAY) | ON(LONG_STOP) | ON(HANDOVER) | ON(DUPLICATE),
+    ON(BREAK) | ON(LONG_STOP) | ON(HANDOVER) | ON(DUPLICATE) | ON(FAILING) | ON(SPECULATE),
+    ON(DRAIN) | ON(RECYCLE) | ON(FARM_DRAIN) | ON(UNSERVE) | ON(JOIN_LATE) | ON(SLOW),
+    ON(SPECULATE) | ON(SLOW) | ON(FAILING) | ON(KILL) | ON(STOP) | ON(HANG) | ON(BREAK),
+    ON(SPECULATE) | ON(SLOW) | ON(DRAIN) | ON(UNSERVE) | ON(FARM_DRAIN) | ON(CALLS),
+    ON(SPECULATE) | ON(CALLS) | ON(HANDOVER) | ON(BREAK) | ON(SLOW) | ON(DUPLICATE),
+    ON(CANCEL) | ON(STRANGER) | ON(PAUSE) | ON(CALLS) | ON(LATE_CLOSE) | ON(BREAK),
+};
+
 static void draw_faults(struct plan *p, struct dice *d)
 {
     static const unsigned shares[] = {0, 60, 150, 300, 600}; /* of all kinds that are on */
     unsigned share = shares[dice_below(d, sizeof(shares) / sizeof(shares[0]))];
+    uint64_t theme = share == 0 ? 0 : themes[dice_below(d, sizeof(themes) / sizeof(themes[0]))];
     for (int k = 0; k < FAULT_COUNT; k++) {
-        p->weight[k] = dice_chance(d, share) ? (unsigned)dice_scale(d, 1, 16) : 0;
+        unsigned chance = (theme >> k & 1) != 0 ? 700 : share;
+        p->weight[k] = dice_chance(d, chance) ? (unsigned)dice_scale(d, 1, 16) : 0;
+        if (k == FAULT_HANDOVER && p->weight[k] > 0) {
+            p->weight[k] = 16;
+        }
         p->has_losses = p->has_losses || (p->weight[k] > 0 && fault_repeats[k]);
     }
 }
@@ -77,7 +96,23 @@ static void draw_stage(struct plan *p, struct dice *d, struct stage_plan *s, uin
         s->poison = (uint32_t)dice_scale(d, 1, 300);
         s->poison_runs = dice_chance(d, 700) ? UINT32_MAX : (uint32_t)dice_between(d, 1, 3);
     }
-    s->hang = p->weight[FAULT_HANG] > 0 ? (uint32_t)dice_scale(d, 1, 200) : 0;
+    if (p->weight[FAULT_HANG] > 0) {
+        s->hang = (uint32_t)dice_scale(d, 1, 200);
+        s->hang_runs = dice_chance(d, 500) ? 1 : UINT32_MAX;
+        if (s->hang_runs > 1 || dice_chance(d, 500)) {
+            s->timeout_ms = (uint32_t)(s->mean_ns / MS * 70 * p->slow_percent / 100) + 1000;
+        }
+    }
+    if (p->weight[FAULT_FAILING] > 0) {
+        s->failing = (uint32_t)dice_scale(d, 1, 900);
+        s->retries = dice_chance(d, 200) ? 0 : (uint32_t)dice_between(d, 1, 4);
+        s->backoff_ns = dice_chance(d, 300) ? 0 : dice_scale(d, 1 * MS, 2 * SEC);
+        if (p->weight[FAULT_HANDOVER] > 0) { /* late results while the element waits */
+            s->failing = (uint32_t)dice_between(d, 300, 900);
+            s->backoff_ns = dice_scale(d, 100 * MS, 2 * SEC);
+        }
+    }
+    s->is_speculating = p->weight[FAULT_SPECULATE] > 0;
     s->serves = dice_chance(d, 900) ? 1 : (uint32_t)dice_between(d, 2, 3);
 }
 
@@ -85,18 +120,21 @@ static void draw_network(struct plan *p, struct dice *d)
 {
     p->has_frames = dice_chance(d, 250);
     p->latency_ns = dice_scale(d, 1 * US, 50 * MS);
+    if (p->weight[FAULT_SPECULATE] > 0 && dice_chance(d, 500)) {
+        p->latency_ns = dice_scale(d, 5 * MS, 300 * MS); /* what is asked and what runs cross */
+    }
     p->jitter_ns = dice_chance(d, 500) ? 0 : dice_scale(d, 1 * US, 10 * p->latency_ns);
     p->byte_ps = dice_chance(d, 500) ? 0 : dice_scale(d, 100, 1000000);
     p->window = (uint32_t)dice_scale(d, 1, 256);
     p->sync_ns = dice_chance(d, 400) ? 0 : dice_scale(d, 10 * US, 200 * MS);
     p->turn_ns = dice_chance(d, 700) ? 0 : dice_scale(d, 1 * US, 1 * MS);
-    p->dead_after_ns = dice_scale(d, 50 * MS, 10 * SEC);
+    p->dead_after_ns = dice_scale(d, 50 * MS, 10 * SEC) + 4 * (p->latency_ns + p->jitter_ns);
     p->vm_dead_ns = p->dead_after_ns * dice_between(d, 1, 8);
     p->restart_ns = dice_scale(d, 1 * MS, 500 * MS);
     p->hang_ns = dice_scale(d, 10 * MS, 20 * SEC);
     p->run_max = dice_chance(d, 800) ? 1024 : (uint32_t)dice_scale(d, 1, 16);
+    p->suspect_after_ns = p->dead_after_ns / dice_between(d, 1, 8);
     p->recycle_after = (uint32_t)dice_scale(d, 1, 40);
-    p->slow_percent = (uint32_t)dice_scale(d, 110, 2000);
 }
 
 /* The faults come while the work is done: about as long as it takes alone, or some times that. */
@@ -128,6 +166,7 @@ void plan_draw(struct plan *p, uint64_t seed, uint32_t vms, uint64_t elements)
     p->per_machine = (uint32_t)dice_between(d, 1, p->vms > 16 ? 16 : p->vms);
     p->check_every = 1 + (uint32_t)(((uint64_t)p->vms * 16 + left) / 600);
     draw_faults(p, d);
+    p->slow_percent = p->weight[FAULT_SLOW] > 0 ? (uint32_t)dice_scale(d, 110, 2000) : 100;
     draw_scheduler(p, d, left);
     for (uint32_t i = 0; i < p->stages; i++) {
         uint64_t share = left;
@@ -202,30 +241,46 @@ bool plan_is_hanging(const struct plan *p, uint32_t stage, uint64_t index)
     return hang > 0 && trait(p, stage, index, 3) % 1000 < hang;
 }
 
+bool plan_is_failing(const struct plan *p, uint32_t stage, uint64_t index, uint32_t run)
+{
+    uint32_t failing = p->stage[stage].failing;
+    uint64_t hash = trait(p, stage, index, 4);
+    if (failing == 0 || hash % 1000 >= failing) {
+        return false;
+    }
+    return (hash >> 32) % 4 == 0 || dice_mix(hash + run) % 100 < 60;
+}
+
 uint64_t plan_patience_ns(const struct plan *p)
 {
     uint64_t deaths = (p->sched.max_own_deaths != 0 ? p->sched.max_own_deaths : 3) +
                       (p->sched.max_losses != 0 ? p->sched.max_losses : 20) + 2;
     uint64_t each = 4 * (p->latency_ns + p->jitter_ns + p->sync_ns + p->turn_ns) + 1 * MS;
-    uint64_t slowest = p->weight[FAULT_SLOW] > 0 ? p->slow_percent : 100;
     uint64_t patience = 60 * SEC + 30 * (p->dead_after_ns + p->vm_dead_ns + p->restart_ns);
     uint64_t runs = 1;
     if (p->weight[FAULT_POISON] > 0) {
         runs = deaths;
-    } else if (p->weight[FAULT_HANG] > 0 || p->weight[FAULT_RECYCLE] > 0) {
+    } else if (p->weight[FAULT_RECYCLE] > 0) {
         runs = 2;
     }
-    if (runs > 1) {
-        each += 2 * p->restart_ns + 100 * MS;
-        each += p->weight[FAULT_HANG] > 0 ? p->hang_ns : 0;
+    if (p->weight[FAULT_HANG] > 0) {
+        runs = deaths;
+    }
+    if (runs > 1) { /* what died is kept from the VM it died on for a while */
+        each += 2 * p->restart_ns + 62 * SEC;
+    }
+    if (p->weight[FAULT_FAILING] > 0) {
+        runs += 4;
+        each += 40 * SEC;
     }
     for (uint32_t i = 0; i < p->stages; i++) {
         const struct stage_plan *s = &p->stage[i];
         uint64_t bytes_ns = (s->input_bytes + s->result_bytes + 200) * p->byte_ps / 1000;
         patience += s->close_ns + s->starts_ns;
         for (uint64_t k = 0; k < s->elements; k++) {
-            uint64_t work_ns = plan_element_ns(p, i, k) * slowest / 100;
-            patience += runs * (each + bytes_ns + work_ns) + s->pull_ns + s->take_ns;
+            uint64_t work_ns = plan_element_ns(p, i, k) * p->slow_percent / 100;
+            work_ns += plan_is_hanging(p, i, k) ? p->hang_ns + s->timeout_ms * MS : 0;
+            patience += runs * (each + bytes_ns + 3 * work_ns) + s->pull_ns + s->take_ns;
         }
     }
     return patience;

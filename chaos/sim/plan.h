@@ -37,6 +37,8 @@
     X(HANG, "hang", true)               /* elements that run until their VM is killed */ \
     X(RECYCLE, "recycle", false)        /* VMs end after some elements */                \
     X(JOIN_LATE, "join-late", false)    /* VMs that come during the run */               \
+    X(FAILING, "failing", true)         /* elements whose code fails, retries */         \
+    X(SPECULATE, "speculate", true)     /* what runs very long runs twice */             \
     X(SLOW, "slow", false)              /* VMs several times slower than others */       \
     X(LATE_CLOSE, "late-close", false)  /* the end of the input is told late */          \
     X(DEATH_LOST, "death-lost", false)  /* death reports that never come */              \
@@ -71,7 +73,10 @@ struct stage_plan {
     uint32_t result_bytes;   /* of a result, beyond its identity */
     uint32_t poison;         /* elements per thousand that kill */
     uint32_t poison_runs;    /* so many runs of it die; UINT32_MAX: all */
-    uint32_t hang;           /* elements per thousand whose first run hangs */
+    uint32_t hang;           /* elements per thousand that hang */
+    uint32_t hang_runs;      /* so many runs of it do */
+    uint32_t timeout_ms;     /* of one element, longer than any takes that does not hang; 0: none */
+    uint32_t failing;        /* elements per thousand whose code fails */
     uint32_t retries;        /* runs after a failed one */
     uint64_t backoff_ns;     /* before them */
     bool is_speculating;     /* what runs very long may run twice */
@@ -96,7 +101,8 @@ struct plan {
     uint64_t dead_after_ns;       /* silence that ends a session, at the farm */
     uint64_t vm_dead_ns;          /* likewise at a VM */
     uint64_t restart_ns;          /* a VM's process is up again */
-    uint64_t hang_ns;             /* then what hangs is killed */
+    uint64_t hang_ns;             /* then what hangs is killed, where there is no timeout */
+    uint64_t suspect_after_ns;    /* silence that makes the farm careful */
     uint32_t run_max;             /* elements per RUN message */
     uint32_t recycle_after;       /* elements */
     uint32_t slow_percent;        /* of the ordinary duration */
@@ -111,6 +117,8 @@ void plan_print(const struct plan *p, FILE *out); /* one line */
 uint64_t plan_element_ns(const struct plan *p, uint32_t stage, uint64_t index);
 bool plan_is_poison(const struct plan *p, uint32_t stage, uint64_t index);
 bool plan_is_hanging(const struct plan *p, uint32_t stage, uint64_t index);
+/* Does this run of the element fail, its code's fault? Some always do, some now and then. */
+bool plan_is_failing(const struct plan *p, uint32_t stage, uint64_t index, uint32_t run);
 /* How long the rest may take at most once the faults have ended. */
 uint64_t plan_patience_ns(const struct plan *p);
 

@@ -192,6 +192,7 @@ void program_on_feed(struct sim *s, uint32_t stage)
         feed_soon(s, stage, p->pull_ns);
     } else if (!s->is_quiet && p->close_ns > 0) {
         st->has_feed = true; /* no other feeding */
+        s->tally.faults[FAULT_LATE_CLOSE]++;
         clock_in(&s->clock, p->close_ns, EVENT_CLOSE, stage, 0);
     } else {
         program_on_close(s, stage);

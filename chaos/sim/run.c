@@ -27,6 +27,12 @@ static void happen_at_farm(struct sim *s, const struct due *due)
     case EVENT_FARM_RETRY:
         farm_on_retry(s, due->who);
         break;
+    case EVENT_FARM_SUSPECT:
+        farm_on_suspect(s, due->who, due->arg != 0);
+        break;
+    case EVENT_FARM_UNBLOCK:
+        farm_on_unblock(s, due->who);
+        break;
     case EVENT_FARM_TURN:
         farm_on_turn(s);
         break;
@@ -82,6 +88,9 @@ static void happen(struct sim *s, const struct due *due)
         break;
     case EVENT_FAULT:
         fault_inject(s);
+        break;
+    case EVENT_STRIKE:
+        fault_strike(s, due->who, (enum fault)due->arg);
         break;
     case EVENT_MEND:
         fault_mend(s, due->who, due->arg);
@@ -174,6 +183,7 @@ static void tally_add(struct tally *to, const struct tally *from)
     to->virtual_ns += from->virtual_ns;
     to->digest += from->digest;
     to->lost += from->lost;
+    to->blocked += from->blocked;
     to->failed += from->failed;
     to->dropped += from->dropped;
     to->cancelled += from->cancelled;

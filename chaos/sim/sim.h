@@ -39,6 +39,8 @@ enum sim_event {
     EVENT_FARM_SILENT, /* vm, conn: has the farm heard nothing for too long? */
     EVENT_FARM_LOSS,  /* vm: its death report has been waited for */
     EVENT_FARM_RETRY, /* vm: may be asked again */
+    EVENT_FARM_SUSPECT, /* vm, 1: has it been silent? 0: does it speak again? */
+    EVENT_FARM_UNBLOCK, /* vm: somebody has looked after it */
     EVENT_FARM_TURN,  /* the farm's loop comes to its end */
     EVENT_FARM_WAKE,  /* the scheduler wants a tick */
     EVENT_SYNCED,     /* the store's group is safe */
@@ -48,6 +50,7 @@ enum sim_event {
     EVENT_CLOSE,      /* stage: the program has no more */
     EVENT_TAKE,       /* stage: the program takes a result */
     EVENT_FAULT,      /* something goes wrong */
+    EVENT_STRIKE,     /* vm or stage, fault: strikes this one */
     EVENT_MEND,       /* vm or machine, what: and gets well again */
     EVENT_QUIET,      /* from here on nothing goes wrong any more */
     EVENT_DEADLINE,   /* now it must be over */
@@ -59,7 +62,10 @@ struct tally {
     uint64_t virtual_ns;
     uint64_t digest; /* of all that happened, the same for every run of the same seeds */
     uint64_t faults[FAULT_COUNT];   /* injected */
-    uint64_t lost, failed, dropped, cancelled; /* VMs lost, elements given up, reports, stages */
+    uint64_t lost, blocked;    /* VMs */
+    uint64_t failed;           /* elements given up */
+    uint64_t dropped;          /* reports without effect */
+    uint64_t cancelled;        /* stages */
 };
 
 struct sim {
@@ -108,6 +114,11 @@ static inline bool fault_is_on(const struct sim *s, enum fault fault)
 {
     return s->plan.weight[fault] > 0 && !s->is_quiet;
 }
+void fault_strike(struct sim *s, uint32_t who, enum fault fault);
+/* A VM is told of a stage: it may be cancelled before that comes there. */
+void fault_on_stage(struct sim *s, uint32_t stage);
+/* A VM was given a second run: it may leave before that starts. */
+void fault_on_second(struct sim *s, uint32_t vm);
 /* Does a fault of this kind strike now? Weight 16 is nearly always. */
 bool fault_strikes(struct sim *s, enum fault fault);
 

@@ -54,12 +54,13 @@ static void say_state(struct sim *s, const struct vm *vm, enum trk_vm_state stat
 }
 
 /* Prepares the report; it may come late or never. */
-static void report_death(struct sim *s, const struct vm *vm, int signal, bool is_expected)
+static void report_death(struct sim *s, const struct vm *vm, int signal, enum wire_end end)
 {
     struct vms *v = &s->vms;
     bool has_element = vm->is_busy && vm->job.kind == AGENT_ELEMENT;
-    struct wire_death death = {.index = vm->number, .signal = signal,
-                               .is_expected = is_expected, .has_element = has_element};
+    struct wire_death death = {.index = vm->number, .signal = signal, .end = end,
+                               .is_expected = end != WIRE_END_UNKNOWN && end != WIRE_END_TIMEOUT,
+                               .has_element = has_element};
     uint64_t delay_ns = 0;
     if (machine_of(s, vm)->is_down) {
         return;
@@ -108,6 +109,7 @@ static void block(struct sim *s, struct vm *vm)
     }
     vm->blocked_ns = s->clock.now_ns;
     if (conn != CONN_NONE) {
+        clock_in(&s->clock, s->plan.suspect_after_ns, EVENT_FARM_SUSPECT, vm->number, 1);
         clock_in(&s->clock, s->plan.dead_after_ns, EVENT_FARM_SILENT, vm->number, conn);
     }
     if (vm->conn != CONN_NONE) {
@@ -115,10 +117,13 @@ static void block(struct sim *s, struct vm *vm)
     }
 }
 
-static void unblock(struct vm *vm)
+static void unblock(struct sim *s, struct vm *vm)
 {
     assert(vm->blocks > 0);
     vm->blocks--;
+    if (vm->blocks == 0) { /* its next sign of life */
+        clock_in(&s->clock, s->plan.latency_ns, EVENT_FARM_SUSPECT, vm->number, 0);
+    }
 }
 
 void machine_cut(struct sim *s, uint32_t machine, enum way way, bool is_cut)
@@ -133,7 +138,7 @@ void machine_cut(struct sim *s, uint32_t machine, enum way way, bool is_cut)
             if (is_cut) {
                 block(s, vm_get(s, i));
             } else {
-                unblock(vm_get(s, i));
+                unblock(s, vm_get(s, i));
             }
         }
     }
@@ -162,7 +167,7 @@ void vm_continue(struct sim *s, struct vm *vm)
     }
     tell(s, "vm", vm->number, "goes on");
     vm->is_stopped = false;
-    unblock(vm);
+    unblock(s, vm);
     if (vm->is_busy && !vm->is_hanging) {
         vm->ends_ns += s->clock.now_ns;
         clock_at(&s->clock, vm->ends_ns, EVENT_VM_STEP, vm->number, vm->step);
@@ -186,7 +191,7 @@ static void process_end(struct sim *s, struct vm *vm)
 {
     if (vm->is_stopped) {
         vm->is_stopped = false;
-        unblock(vm);
+        unblock(s, vm);
     }
     compute_drop(vm);
     forget_unacked(vm);
@@ -207,14 +212,14 @@ static void restart(struct sim *s, struct vm *vm)
     clock_in(&s->clock, wait_ns, EVENT_VM_READY, vm->number, vm->life);
 }
 
-void vm_die(struct sim *s, struct vm *vm, int signal, bool is_expected)
+void vm_die(struct sim *s, struct vm *vm, int signal, enum wire_end end)
 {
     struct conn *c = vm->conn != CONN_NONE ? net_conn(s, vm->conn) : NULL;
     assert(vm->is_up);
     if (vm->is_busy && vm->job.kind == AGENT_ELEMENT) {
         judge_died(s, vm->job.stage, vm->job.index, vm->run);
     }
-    report_death(s, vm, signal, is_expected);
+    report_death(s, vm, signal, end);
     process_end(s, vm);
     if (c != NULL) {
         net_close(s, c, END_VM, LEAVE_ABRUPT);
@@ -229,7 +234,7 @@ void vm_kill(struct sim *s, struct vm *vm, int signal)
 {
     if (vm->is_up) {
         tell(s, "vm", vm->number, "killed by signal %d", signal);
-        vm_die(s, vm, signal, false);
+        vm_die(s, vm, signal, WIRE_END_UNKNOWN);
     }
 }
 
@@ -326,7 +331,7 @@ static void make_spool(struct sim *s, struct vm *vm)
     }
     tell(s, "vm", vm->number, "spools %u held messages", spool->count);
     s->tally.faults[FAULT_HANDOVER]++;
-    clock_in(&s->clock, dice_scale(&s->dice, 1 * MS, 20 * SEC), EVENT_SPOOL, v->spool_count, 0);
+    clock_in(&s->clock, dice_scale(&s->dice, 1 * US, 5 * SEC), EVENT_SPOOL, v->spool_count, 0);
     v->spool_count++;
 }
 
@@ -334,7 +339,7 @@ void vm_orphan_done(struct sim *s, struct vm *vm)
 {
     compute_hold(s, vm);
     make_spool(s, vm);
-    vm_die(s, vm, 0, true);
+    vm_die(s, vm, 0, WIRE_END_LEASE);
 }
 
 /* The holder has gone (is_lost), or has said goodbye. */
@@ -356,7 +361,7 @@ static void lease_over(struct sim *s, struct vm *vm, bool is_lost)
             vm_orphan_done(s, vm);
         }
     } else {
-        vm_die(s, vm, 0, true);
+        vm_die(s, vm, 0, vm->is_draining ? vm->leaving : WIRE_END_LEASE);
     }
 }
 
@@ -412,6 +417,20 @@ void vm_on_silent(struct sim *s, uint32_t number, uint32_t conn)
     lease_over(s, vm, true);
 }
 
+/* What has not started goes back to the holder. */
+static void give_back(struct sim *s, struct vm *vm)
+{
+    struct wire_message out;
+    int rc;
+    while (vm->conn != CONN_NONE && (rc = agent_give_back(vm->agent, &out)) != 0) {
+        if (rc < 0) {
+            sim_broken(s, "out of memory");
+        }
+        net_send(s, net_conn(s, vm->conn), TO_FARM, out.type, out.stream, out.body);
+    }
+    s->vms.touched = vm->number;
+}
+
 void vm_drain(struct sim *s, struct vm *vm, bool is_leaving)
 {
     if (!vm->is_up || vm->is_draining || vm->is_stopped) {
@@ -419,8 +438,15 @@ void vm_drain(struct sim *s, struct vm *vm, bool is_leaving)
     }
     vm->is_draining = true;
     vm->is_away = is_leaving;
+    vm->leaving = is_leaving ? WIRE_END_DRAINED : WIRE_END_RECYCLED;
     tell(s, "vm", vm->number, "drains");
-    say_state(s, vm, TRK_VM_STOPPING);
+    if (is_leaving) {
+        say_state(s, vm, TRK_VM_STOPPING);
+    }
+    if (vm->conn != CONN_NONE) {
+        give_back(s, vm);
+        net_send(s, net_conn(s, vm->conn), TO_FARM, WIRE_BYE, 0, blob_new(0));
+    }
     compute(s, vm);
 }
 
@@ -435,7 +461,7 @@ void vm_leave(struct sim *s, struct vm *vm)
         net_close(s, c, END_VM, LEAVE_FLUSH);
     }
     tell(s, "vm", vm->number, "has drained");
-    vm_die(s, vm, 0, true);
+    vm_die(s, vm, 0, vm->leaving);
 }
 
 /* --- messages ------------------------------------------------------------------------------ */
@@ -473,9 +499,13 @@ static void on_holder_message(struct sim *s, struct conn *c, struct vm *vm,
 {
     uint8_t type = msg->type;
     uint32_t stage_bit = type == WIRE_STAGE || type == WIRE_CANCEL ? stage_bit_of(s, msg) : 0;
+    struct wire_note note = {0};
     struct wire_message out;
     bool has_out;
     int rc;
+    if (type == WIRE_CANCEL && wire_note_decode(&note, msg->body) < 0) {
+        sim_broken(s, "VM %u: a CANCEL that cannot be read", vm->number);
+    }
     if (type == WIRE_ACK) {
         let_go(s, vm, msg->body);
     }
@@ -484,13 +514,18 @@ static void on_holder_message(struct sim *s, struct conn *c, struct vm *vm,
         sim_broken(s, "VM %u refused a %s: %s", vm->number, wire_type_name(type),
                    trk_strerror(rc));
     }
-    if (type == WIRE_CANCEL) {
+    if (type == WIRE_CANCEL && note.count == 0) {
         vm->cancelled |= stage_bit;
+    } else if (type == WIRE_CANCEL) {
+        compute_interrupt(s, vm, &note);
     }
     if (has_out) {
         net_send(s, c, TO_FARM, out.type, out.stream, out.body);
     }
     s->vms.touched = vm->number;
+    if (vm->is_draining) {
+        give_back(s, vm); /* what comes now goes straight back */
+    }
     compute(s, vm);
 }
 

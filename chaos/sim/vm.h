@@ -47,6 +47,7 @@ struct vm {
     bool is_up;               /* its process accepts connections */
     bool is_stopped;          /* SIGSTOP */
     bool is_draining;         /* ends after what runs */
+    enum wire_end leaving;    /* why, then */
     bool is_orphan;           /* its lease is lost, it finishes what runs and hands it over */
     bool is_away;             /* has left, comes back later */
     unsigned blocks;          /* reasons why it is not heard: stopped, cut off */
@@ -59,6 +60,7 @@ struct vm {
     bool is_busy;
     bool is_killing;          /* the element will end its process */
     bool is_hanging;          /* it will not end */
+    bool is_interrupted;      /* it was called off, and gives up */
     uint64_t jobs;            /* counts jobs */
     uint64_t step;            /* counts EVENT_VM_STEP: others are void */
     uint64_t started_ns, ends_ns;
@@ -123,6 +125,8 @@ void vm_check(struct sim *s, uint32_t number);
 
 /* compute.c: what a VM computes. */
 void compute(struct sim *s, struct vm *vm);          /* takes the next job if it is free */
+/* What runs of these elements is called off. */
+void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note);
 void compute_drop(struct vm *vm);                    /* its process is gone */
 void compute_hold(struct sim *s, struct vm *vm);     /* holds what is gathered, sends if it can */
 void compute_fini(struct vm *vm);
@@ -133,7 +137,7 @@ uint64_t element_mark(const struct sim *s, uint32_t stage, uint64_t index);
 uint64_t result_mark(const struct sim *s, uint32_t stage, uint64_t index, uint32_t run);
 
 /* In vm.c, for compute.c. */
-void vm_die(struct sim *s, struct vm *vm, int signal, bool is_expected);
+void vm_die(struct sim *s, struct vm *vm, int signal, enum wire_end end);
 void vm_leave(struct sim *s, struct vm *vm); /* drained: its results are out, it ends */
 void vm_orphan_done(struct sim *s, struct vm *vm);
 
