@@ -115,6 +115,9 @@ def _print_notices(source: _trickle.Farm, printed: Any) -> None:
             notice = source.notice(PARTIAL_SECONDS if lines.held else None)
             if notice is None:
                 say(lines.rest())
+            elif notice[0] == "vm_leaving":
+                from ._migrate import on_leaving
+                on_leaving(notice[1], notice[2])
             else:
                 say(lines.add(*notice))
     except (EOFError, RuntimeError):

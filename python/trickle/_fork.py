@@ -10,10 +10,10 @@ from . import _trickle
 from ._bundle import is_code
 from ._codec import failure
 from ._modules import is_local
-from ._proxy import VM, Proxy, RemoteFunction, RemoteMethod, send_call
+from ._proxy import MOVES_MAX, VM, Proxy, RemoteFunction, RemoteMethod, send_call
 from ._special import NAMESPACE_ID
 from ._vmlist import VMList, vms_of
-from .errors import TrickleError
+from .errors import Moved, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,11 +41,13 @@ class same:
 class Handle:
     """A call that fork() has begun. join(handle) waits for it; handle.vm is where it runs."""
 
-    __slots__ = ("vm", "_call", "_value", "_error", "_is_read", "_is_given", "__weakref__")
+    __slots__ = ("vm", "_call", "_again", "_value", "_error", "_is_read", "_is_given",
+                 "__weakref__")
 
-    def __init__(self, vm: VM, call: Any) -> None:
+    def __init__(self, vm: VM, call: Any, again: tuple) -> None:
         self.vm = vm
         self._call = call
+        self._again: tuple | None = again  # what was asked, in case it has to be asked once more
         self._value: Any = None
         self._error: BaseException | None = None
         self._is_read = False
@@ -60,17 +62,34 @@ class Handle:
         """Waits for the answer and keeps it, so that every join gives the same one."""
         if self._is_read:
             return
-        call = self._call
-        try:
-            status = call.wait()
-            if status == 0:
-                self._value = _trickle.decode(call, self.vm._t_loads)
-            else:
-                self._error = failure(status, call)
-        except TrickleError as error:
-            self._error = error
+        for _ in range(MOVES_MAX):
+            call = self._call
+            try:
+                status = call.wait()
+                if status == 0:
+                    self._value = _trickle.decode(call, self.vm._t_loads)
+                else:
+                    self._error = failure(status, call)
+                    if type(self._error) is Moved:
+                        self._ask_again()
+                        continue
+            except TrickleError as error:
+                self._error = error
+            break
         self._is_read = True
-        self._call = None
+        self._call = self._again = None
+
+    def _ask_again(self) -> None:
+        """What is called was moving to another VM: waits until it is there."""
+        assert self._again is not None
+        func, args, kwargs = self._again
+        with self.vm._t_moving:
+            pass
+        proxy = func._t_proxy if isinstance(func, RemoteMethod) else func
+        vm = proxy._t_vm if isinstance(proxy, Proxy) else self.vm
+        again = _begin(vm, func, args, kwargs)
+        self.vm, self._call, self._error = vm, again._call, None
+        again._is_read = True  # its call is ours
 
     def _result(self) -> Any:
         self._read()
@@ -120,8 +139,8 @@ def fork(vm: VM | Sequence[VM], func: Any, /, *args: Any, **kwargs: Any) -> Any:
     if len(args) == 1 and isinstance(args[0], (list, range)):
         rows = [(item,) for item in _mapped(args[0], count, "elements of the argument list")]
     targets = [_target(own, function) for own, function in zip(handles, functions)]
-    return [_send(own, *target, row, kwargs)
-            for own, target, row in zip(handles, targets, rows)]
+    return [_send(own, function, *target, row, kwargs)
+            for own, function, target, row in zip(handles, functions, targets, rows)]
 
 
 def _plain(arg: Any) -> Any:
@@ -137,7 +156,7 @@ def _mapped(items: Any, count: int, what: str) -> list:
 
 
 def _begin(vm: VM, func: Any, args: tuple, kwargs: dict) -> Handle:
-    return _send(vm, *_target(vm, func), args, kwargs)
+    return _send(vm, func, *_target(vm, func), args, kwargs)
 
 
 def _target(vm: VM, func: Any) -> tuple[int, str, Any]:
@@ -183,12 +202,14 @@ def _check_vm(vm: VM, proxy: Proxy) -> None:
         raise TrickleError(f"this object lives on {proxy._t_vm!r}, not on {vm!r}")
 
 
-def _send(vm: VM, object_id: int, name: str, func: Any, args: tuple, kwargs: dict) -> Handle:
+def _send(vm: VM, asked: Any, object_id: int, name: str, func: Any, args: tuple,
+          kwargs: dict) -> Handle:
+    again = (asked, args, kwargs)
     if vm._t_unread:
         _read_orphans(vm)
     if name == "*apply":
         args, kwargs = (func, args, kwargs), {}
-    return Handle(vm, send_call(vm, object_id, name, args, kwargs))
+    return Handle(vm, send_call(vm, object_id, name, args, kwargs), again)
 
 
 def _read_orphans(vm: VM) -> None:

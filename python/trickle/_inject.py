@@ -42,6 +42,8 @@ def inject(vms: VM | Sequence[VM], /, *objects: Any, **named: Any) -> None:
     wanted.update(named)
     if not wanted:
         raise TypeError("inject(vms, obj, ...) needs at least one object")
+    if "migrate" in wanted and not callable(wanted["migrate"]):
+        raise TrickleError("vm.migrate is a method of handles: give this data another name")
     bundles = [(name, obj, _bundle_of(name, obj)) for name, obj in wanted.items()]
     if isinstance(vms, VMList):
         vms._refresh()
@@ -95,6 +97,10 @@ def _send(vms: Any, handles: list[VM], name: str, obj: Any, payload: bytes) -> N
         raise error
     for vm in handles:
         remember(vm, name, obj)
+        if isinstance(vms, VMList) or name in vm._t_names:
+            vm._t_own.discard(name)
+        else:
+            vm._t_own.add(name)
 
 
 def remember(vm: VM, name: str, obj: Any) -> None:

@@ -63,6 +63,9 @@ class Installer:
         self.own = {"__main__"}  # names of the modules whose code the initiator sent
         self.made: set[str] = set()  # of these, the ones made here for single functions
         self.done: dict[tuple[str, str], Any] = {}
+        self.journal: dict[tuple, None] = {}  # all entries, without data, in order
+        self.bound: dict[tuple[str, str], Any] = {}  # (module, name) -> what code entries made
+        self.needed: set[tuple[str, str]] = set()  # data that functions use
         self.lines: dict[str, dict[int, str]] = {}  # file name -> line number -> text
         self.kinds: dict[str, Callable[..., None]] = {
             "file": self._file, "source": self._source, "code": self._code,
@@ -76,7 +79,17 @@ class Installer:
 
     def install(self, entries: list[tuple]) -> None:
         for entry in entries:
-            self.kinds[entry[0]](*entry[1:])
+            kind = entry[0]
+            self.kinds[kind](*entry[1:])
+            if kind == "value":
+                if entry[-1]:
+                    self.needed.add(entry[1:3])
+                entry = entry[:3]
+            elif kind in ("source", "code", "cloudpickle"):
+                entry = (*entry[:-1], True)
+            if kind not in ("value", "file"):
+                self.bound[entry[1:3]] = self.space(entry[1]).get(entry[2])
+            self.journal[entry] = None
 
     def find(self, module: str, name: str) -> Any:
         found: Any = self.module(module)
@@ -87,6 +100,12 @@ class Installer:
         for part in rest:
             found = getattr(found, part)
         return found
+
+    def space(self, module: str) -> dict[str, Any]:
+        """The globals of a module, if it is there."""
+        if module == "__main__":
+            return self.namespace.__dict__
+        return getattr(sys.modules.get(module), "__dict__", {})
 
     def module(self, name: str) -> ModuleType:
         """The module of this name: the name space, what was imported already, what was shipped,
@@ -116,6 +135,72 @@ class Installer:
         self.done[key] = entry
         return False
 
+    # --- for migration, see _moving ---
+
+    def place_of(self, obj: Any) -> tuple[str, str] | None:
+        """Where code that was sent, or comes with such code, is found by name; else None."""
+        for place, made in self.bound.items():
+            if made is obj:
+                return place
+        module, name = obj.__module__, obj.__qualname__
+        first = name.partition(".")[0]
+        if (module, first) not in self.bound and module not in self.shipped.files:
+            return None
+        try:
+            return (module, name) if self.find(module, name) is obj else None
+        except AttributeError:
+            return None
+
+    def key(self, entry: tuple) -> tuple:
+        """What an entry of the journal is about."""
+        if entry[0] == "file":
+            return "file", entry[1]
+        return ("import", entry[3]) if entry[0] == "import" and not entry[2] else entry[1:3]
+
+    def compare(self, entry: tuple) -> bool | None:
+        """None: nothing of that name is here; True: it is here just so; False: it is another."""
+        kind, where = entry[0], entry[1]
+        if kind == "file":
+            here = self.shipped.files.get(where)
+            return None if here is None else here == entry[2:5]
+        if kind == "import" and not entry[2]:
+            return None
+        key = entry[1:3]
+        found = self.space(where).get(entry[2], _MISSING)
+        if kind in ("source", "code", "cloudpickle"):
+            if key in self.done and (found is not _MISSING or "." in key[1]):
+                return self.done[key] == _fingerprint(entry)
+            return None if found is _MISSING else False
+        if found is _MISSING:
+            return None
+        if kind == "import":
+            return getattr(found, "__name__", None) == entry[3]
+        if kind == "alias":
+            try:
+                return found is self.find(*entry[3:5])
+            except AttributeError:
+                return False
+        return True  # data is compared when all of it is there
+
+    def snapshot(self) -> tuple:
+        """For restore()."""
+        spaces = {name: dict(self.space(name)) for name in self.own if name in sys.modules}
+        return (spaces, set(self.own), set(self.made), dict(self.done), dict(self.shipped.files),
+                dict(self.journal), dict(self.bound), set(self.needed))
+
+    def restore(self, snapshot: tuple) -> None:
+        """Undoes what was installed since."""
+        spaces = snapshot[0]
+        for name in self.own:
+            if name in spaces:
+                space = self.space(name)
+                space.clear()
+                space.update(spaces[name])
+            else:
+                sys.modules.pop(name, None)
+        (_, self.own, self.made, self.done, self.shipped.files, self.journal, self.bound,
+         self.needed) = snapshot
+
     # --- the kinds of entries ---
 
     def _file(self, name: str, filename: str, is_package: bool, source: str) -> None:
@@ -133,7 +218,8 @@ class Installer:
 
     def _source(self, module: str, name: str, filename: str, lineno: int, text: str, flags: int,
                 is_dependency: bool) -> None:
-        if self._is_done(module, name, (filename, lineno, text), is_dependency):
+        entry = ("source", module, name, filename, lineno, text)
+        if self._is_done(module, name, _fingerprint(entry), is_dependency):
             return
         self._keep_lines(filename, lineno, text)
         exec(compile_snippet(text, filename, lineno, flags), self.module(module).__dict__)
@@ -142,7 +228,8 @@ class Installer:
               names: tuple[str, str], defaults: bytes, is_dependency: bool) -> None:
         """A function without its def statement: decorators and defaults are not evaluated here,
         the defaults come as values."""
-        if self._is_done(module, name, (filename, lineno, text, defaults), is_dependency):
+        entry = ("code", module, name, filename, lineno, text, flags, names, defaults)
+        if self._is_done(module, name, _fingerprint(entry), is_dependency):
             return
         self._keep_lines(filename, lineno, text)
         compiled = compile_snippet(text, filename, lineno, flags)
@@ -158,7 +245,8 @@ class Installer:
         space[name] = function
 
     def _value(self, module: str, name: str, data: bytes, is_dependency: bool) -> None:
-        if not self._is_done(module, name, (len(data), hash(data)), is_dependency):
+        if not self._is_done(module, name, _fingerprint(("value", module, name, data)),
+                             is_dependency):
             self.module(module).__dict__[name] = loads(data)
 
     def _import(self, module: str, name: str, target: str, others: tuple[str, ...]) -> None:
@@ -174,7 +262,8 @@ class Installer:
     def _cloudpickle(self, module: str, name: str, data: bytes, python: tuple[int, int],
                      shipped: bytes, is_dependency: bool) -> None:
         check_version(name, python, sys.version_info[:2], "this VM")
-        if self._is_done(module, name, (len(data), hash(data)), is_dependency):
+        entry = ("cloudpickle", module, name, data)
+        if self._is_done(module, name, _fingerprint(entry), is_dependency):
             return
         if CLOUDPICKLE not in self.shipped.files:
             import zlib
@@ -202,6 +291,18 @@ class Installer:
             for number, line in new.items():
                 lines[number - 1] = line
             linecache.cache[filename] = (sum(map(len, lines)), None, lines, filename)
+
+
+_MISSING = object()
+
+
+def _fingerprint(entry: tuple) -> tuple:
+    """Entries of one name with the same fingerprint make the same thing."""
+    if entry[0] == "source":
+        return entry[3:6]
+    if entry[0] == "code":
+        return *entry[3:6], entry[8]
+    return len(entry[3]), hash(entry[3])
 
 
 class _Shipped(Unpickler):

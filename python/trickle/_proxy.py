@@ -15,20 +15,28 @@ belong to these classes begin with _t_; every other attribute is remote.
 
 The object on the VM is released when the last proxy of it goes: __del__ posts a request nobody
 waits for.
+
+Objects may move to another VM (_migrate), and their proxies then point there: _t_vm is the only
+thing that changes. A request that comes to a VM whose objects are just moving, or have moved, is
+answered with Moved; it is made again where the proxy points to then.
 """
 from __future__ import annotations
 
 import builtins
+from _thread import allocate_lock
+from _weakref import ref
 
 from . import _codec, _trickle
 from ._codec import dumps_for, failure, loads_from
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
-from .errors import TrickleError, VMLost
+from .errors import Moved, TrickleError, VMLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
+
+    from ._migrate import Migration
 
 OP_CALL = _trickle.OP_CALL
 OP_GETATTR = _trickle.OP_GETATTR
@@ -58,7 +66,8 @@ class VM:
     def __init__(self, raw: _trickle.VM) -> None:
         self.__dict__.update(_t_raw=raw, _t_request=raw.request, _t_names={}, _t_kinds={},
                              _t_dumps=dumps_for(self), _t_loads=loads_from(self), _t_info=None,
-                             _t_unread=[])
+                             _t_unread=[], _t_live={}, _t_own=set(), _t_moved={},
+                             _t_moving=allocate_lock(), _t_leaving=False)
 
     def __getattr__(self, name: str) -> Any:
         if name in self._t_names or (
@@ -68,19 +77,38 @@ class VM:
             return function
         if _is_probe(name):
             raise AttributeError(name)
-        return _wait(self, self._t_request(OP_GETATTR, 0, name, b""))
+        return _settled(self, lambda: _wait(self, self._t_request(OP_GETATTR, 0, name, b"")))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _send_attribute(self, 0, name, value)
+        if name == "migrate":
+            raise AttributeError("migrate is a method of handles: give this data another name")
+        _settled(self, lambda: _send_attribute(self, 0, name, value))
         _remember_data(self, name)
+        self._t_own.add(name)
 
     def __delattr__(self, name: str) -> None:
-        call(self, NAMESPACE_ID, "__delattr__", (name,), None)
+        _settled(self, lambda: call(self, NAMESPACE_ID, "__delattr__", (name,), None))
         _remember_data(self, name)
         self._t_kinds.pop(name, None)
+        self._t_own.discard(name)
 
     def __dir__(self) -> list[str]:
-        return call(self, 0, "dir", (), None)
+        return _settled(self, lambda: call(self, 0, "dir", (), None))
+
+    def migrate(self, to: VM) -> Migration:
+        """Moves what lives on this VM to another one of this program, between two calls: remote
+        objects and data, with all they share. Proxies go on working, there.
+
+        All is moved, or nothing where anything cannot be: because it cannot be pickled, or a name
+        stands for something else there; the error names each. Functions and classes that were
+        injected are installed there too; they and the data that they use stay here as well, so
+        that work goes on here. What is kept in class attributes does not move.
+
+        Returns what was moved: `names`, a list, and the number of remote `objects`. A function of
+        your own of this name hides this method; VM.migrate(vm, to) is the same.
+        """
+        from ._migrate import migrate
+        return migrate(self, to)
 
     def __repr__(self) -> str:
         info = vm_info(self)
@@ -94,9 +122,13 @@ class VM:
         cls = _classes.get(kind)
         if cls is None:
             cls = _classes[kind] = _make_class(kind)
+        vm = self
+        while object_id in vm._t_moved:  # while the answer was on its way here
+            vm = vm._t_moved[object_id]
         proxy = object.__new__(cls)
-        _set(proxy, "_t_vm", self)
         _set(proxy, "_t_id", object_id)
+        _set(proxy, "_t_vm", vm)
+        vm._t_live[id(proxy)] = ref(proxy)
         return proxy
 
 
@@ -121,6 +153,8 @@ def remember_callable(vm: VM, name: str, obj: Any) -> None:
     """This name now stands for a function or class there, which is obj here."""
     vm._t_names[name] = obj
     vm._t_kinds.pop(name, None)
+    if name == "migrate":
+        vm.__dict__[name] = RemoteFunction(vm, name)
 
 
 remember_data = _remember_data
@@ -149,6 +183,40 @@ def _wait(vm: VM, request: Any) -> Any:
     raise failure(status, request)
 
 
+def _settled(vm: VM, request: Callable[[], Any]) -> Any:
+    """What a handle asks for is asked again when the VM's session stood still."""
+    try:
+        return request()
+    except Moved:
+        with vm._t_moving:
+            pass
+        return request()
+
+
+def _follow(proxy: Proxy, request: Callable[[VM], Any]) -> Any:
+    """Asks where the proxy's object lives, also when it is moving."""
+    for _ in range(MOVES_MAX):
+        vm = proxy._t_vm
+        try:
+            return request(vm)
+        except Moved:
+            with vm._t_moving:
+                pass
+    return request(proxy._t_vm)
+
+
+def ask(proxy: Proxy, name: str, args: tuple, kwargs: dict | None) -> Any:
+    """Calls a method of the object that the proxy stands for."""
+    try:
+        return call(proxy._t_vm, proxy._t_id, name, args, kwargs)
+    except Moved:
+        return _follow(proxy, lambda vm: call(vm, proxy._t_id, name, args, kwargs))
+
+
+def _read(proxy: Proxy, name: str) -> Any:
+    return _follow(proxy, lambda vm: _wait(vm, vm._t_request(OP_GETATTR, proxy._t_id, name, b"")))
+
+
 def _send_attribute(vm: VM, object_id: int, name: str, value: Any) -> None:
     _wait(vm, vm._t_request(OP_SETATTR, object_id, name, _encode(value, vm._t_dumps)))
 
@@ -173,7 +241,10 @@ class RemoteFunction:
         status = request.wait()
         if status == 0:
             return _decode(request, vm._t_loads)
-        raise failure(status, request)
+        error = failure(status, request)
+        if type(error) is Moved:
+            return _settled(vm, lambda: call(vm, 0, self._t_name, args, kwargs))
+        raise error
 
     def __getattr__(self, name: str) -> Any:
         if _is_probe(name):
@@ -204,7 +275,7 @@ class RemoteFunction:
 
 def _remote_object(function: RemoteFunction) -> Any:
     vm = function._t_vm
-    return _wait(vm, vm._t_request(OP_GETATTR, 0, function._t_name, b""))
+    return _settled(vm, lambda: _wait(vm, vm._t_request(OP_GETATTR, 0, function._t_name, b"")))
 
 
 class RemoteMethod:
@@ -217,16 +288,12 @@ class RemoteMethod:
         _set(self, "_t_name", name)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
-        proxy = self._t_proxy
-        return call(proxy._t_vm, proxy._t_id, self._t_name, args, kwargs)
+        return ask(self._t_proxy, self._t_name, args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if _is_probe(name):
             raise AttributeError(name)
-        proxy = self._t_proxy
-        vm = proxy._t_vm
-        method = _wait(vm, vm._t_request(OP_GETATTR, proxy._t_id, self._t_name, b""))
-        return getattr(method, name)
+        return getattr(_read(self._t_proxy, self._t_name), name)
 
     def __repr__(self) -> str:
         return f"<method {self._t_name} of {self._t_proxy!r}>"
@@ -250,8 +317,10 @@ def _check_target(vm: VM, what: str) -> None:
     if target is None:
         raise TrickleError(f"{what} lives on {vm!r} and cannot be pickled or given to work that "
                            "runs on any VM; trickle.fetch(proxy) makes a copy that can")
-    raise TrickleError(f"{what} lives on {vm!r} and cannot be sent to {target!r}; "
-                       "send a copy: trickle.fetch(proxy)")
+    # It may have moved while the arguments were pickled: then they are pickled again.
+    kind = Moved if vm in target._t_moved.values() else TrickleError
+    raise kind(f"{what} lives on {vm!r} and cannot be sent to {target!r}; "
+               "send a copy: trickle.fetch(proxy)")
 
 
 class Proxy:
@@ -270,6 +339,7 @@ class Proxy:
         # Runs anywhere: in any thread, while an exception is handled, at interpreter exit, after
         # the VM was lost or the process forked. Nothing of that may be heard of.
         try:
+            self._t_vm._t_live.pop(id(self), None)
             self._t_vm._t_request(_request_delete, self._t_id, "", b"", False)
         except BaseException:
             pass
@@ -279,35 +349,34 @@ class Proxy:
             return RemoteMethod(self, name)
         if _is_probe(name):
             raise AttributeError(name)
-        vm = self._t_vm
-        return _wait(vm, vm._t_request(OP_GETATTR, self._t_id, name, b""))
+        return _read(self, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        _send_attribute(self._t_vm, self._t_id, name, value)
+        _follow(self, lambda vm: _send_attribute(vm, self._t_id, name, value))
 
     def __delattr__(self, name: str) -> None:
-        call(self._t_vm, self._t_id, "__delattr__", (name,), None)
+        ask(self, "__delattr__", (name,), None)
 
     def __dir__(self) -> list[str]:
-        return call(self._t_vm, self._t_id, "__dir__", (), None)
+        return ask(self, "__dir__", (), None)
 
     def __str__(self) -> str:
-        return call(self._t_vm, self._t_id, "__str__", (), None)
+        return ask(self, "__str__", (), None)
 
     def __repr__(self) -> str:
         try:
-            return call(self._t_vm, self._t_id, "__repr__", (), None)
+            return ask(self, "__repr__", (), None)
         except VMLost:
             return f"<proxy of a {self._t_kind} on {self._t_vm!r}>"
 
     def __format__(self, spec: str) -> str:
-        return call(self._t_vm, self._t_id, "__format__", (spec,), None)
+        return ask(self, "__format__", (spec,), None)
 
     def __copy__(self) -> Any:
-        return call(self._t_vm, self._t_id, "*copy", (), None)
+        return ask(self, "*copy", (), None)
 
     def __deepcopy__(self, memo: Any) -> Any:
-        return call(self._t_vm, self._t_id, "*deepcopy", (), None)
+        return ask(self, "*deepcopy", (), None)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         _check_target(self._t_vm, f"a remote {self._t_kind}")
@@ -320,8 +389,7 @@ class RemoteIterator:
     __slots__ = ("_iterator", "_items", "_at", "_is_done", "_count")
 
     def __init__(self, proxy: Proxy, name: str) -> None:
-        self._iterator, self._is_done, self._items = call(
-            proxy._t_vm, proxy._t_id, name, (FIRST_CHUNK,), None)
+        self._iterator, self._is_done, self._items = ask(proxy, name, (FIRST_CHUNK,), None)
         self._at = 0
         self._count = FIRST_CHUNK
 
@@ -340,17 +408,20 @@ class RemoteIterator:
         return item
 
     def _next_chunk(self) -> None:
+        def chunk(vm: VM) -> tuple[Any, int]:
+            request = send_call(vm, proxy._t_id, "*next", (self._count,), None)
+            return _wait(vm, request), memoryview(request).nbytes
+
         proxy = self._iterator
-        request = send_call(proxy._t_vm, proxy._t_id, "*next", (self._count,), None)
-        self._is_done, self._items = _wait(proxy._t_vm, request)
+        (self._is_done, self._items), size = _follow(proxy, chunk)
         self._at = 0
-        size = memoryview(request).nbytes
         if size < CHUNK_BYTES:
             self._count = min(self._count * 4, CHUNK_ITEMS_MAX)
         else:
             self._count = max(self._count // 4, 1)
 
 
+MOVES_MAX = 64  # that one request of a proxy runs after its object
 FIRST_CHUNK = 16
 CHUNK_ITEMS_MAX = 4096
 CHUNK_BYTES = 1 << 16
@@ -361,7 +432,7 @@ CHUNK_BYTES = 1 << 16
 
 def _forward(name: str) -> Callable[..., Any]:
     def method(self: Proxy, *args: Any) -> Any:
-        return call(self._t_vm, self._t_id, name, args, None)
+        return ask(self, name, args, None)
     method.__name__ = name
     return method
 
@@ -372,18 +443,22 @@ def _compare(name: str) -> Callable[..., Any]:
     def method(self: Proxy, other: Any) -> Any:
         if isinstance(other, Proxy) and other._t_vm is not self._t_vm:
             return NotImplemented
-        try:
-            request = send_call(self._t_vm, self._t_id, name, (other,), None)
-        except TypeError:
-            return NotImplemented
-        return _wait(self._t_vm, request)
+
+        def compare(vm: VM) -> Any:
+            try:
+                request = send_call(vm, self._t_id, name, (other,), None)
+            except TypeError:
+                return NotImplemented
+            return _wait(vm, request)
+
+        return _follow(self, compare)
     method.__name__ = name
     return method
 
 
 def _inplace(name: str) -> Callable[..., Any]:
     def method(self: Proxy, other: Any) -> Any:
-        result = call(self._t_vm, self._t_id, name, (other,), None)
+        result = ask(self, name, (other,), None)
         if isinstance(result, Proxy) and result._t_id == self._t_id:
             return self
         return result
@@ -404,7 +479,7 @@ def _iter_iterator(self: Proxy) -> Proxy:
 
 
 def _call_object(self: Proxy, /, *args: Any, **kwargs: Any) -> Any:
-    return call(self._t_vm, self._t_id, "__call__", args, kwargs)
+    return ask(self, "__call__", args, kwargs)
 
 
 def _exit(self: Proxy, kind: Any, error: Any, traceback: Any) -> Any:
@@ -413,7 +488,7 @@ def _exit(self: Proxy, kind: Any, error: Any, traceback: Any) -> Any:
             _encode((error,), self._t_vm._t_dumps)
         except Exception:
             error = TrickleError(_codec.first_line(error))
-    return call(self._t_vm, self._t_id, "__exit__", (error,), None)
+    return ask(self, "__exit__", (error,), None)
 
 
 def _special_methods(names: set[str]) -> dict[str, Any]:
@@ -464,5 +539,4 @@ def fetch(proxy: Any) -> Any:
         proxy = _remote_object(proxy)
     if not isinstance(proxy, Proxy):
         return proxy
-    vm = proxy._t_vm
-    return _wait(vm, vm._t_request(OP_FETCH, proxy._t_id, "", b""))
+    return _follow(proxy, lambda vm: _wait(vm, vm._t_request(OP_FETCH, proxy._t_id, "", b"")))

@@ -27,7 +27,7 @@ from . import _codec, _trickle
 from ._codec import PROTOCOL, dumps_large, dumps_value, first_line, is_large, loads_value
 from ._install import Installer
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
-from .errors import TrickleError
+from .errors import Moved, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,12 +77,16 @@ class Residents:
         self.is_injected = installer.is_injected
         self.entries: dict[int, list] = {NAMESPACE_ID: [namespace, 1]}
         self.ids: dict[int, int] = {id(namespace): NAMESPACE_ID}
-        self.last_id = NAMESPACE_ID
+        # No two VMs use the same numbers, so that objects can move and keep theirs.
+        self.last_id = int.from_bytes(os.urandom(5), "big") << 23 | NAMESPACE_ID
+        self.has_moved = False  # objects of this VM have gone to another
         self.kinds: dict[type, str] = {}
         self.sent: list[int] = []  # ids counted for the answer that is being pickled
 
     def get(self, object_id: int) -> Any:
         entry = self.entries.get(object_id)
+        if entry is None and self.has_moved:
+            raise Moved("this object has moved to another VM")
         if entry is None:
             raise TrickleError(f"the remote object {object_id} has been released already")
         return entry[0]
@@ -123,7 +127,18 @@ class Residents:
             return
         entry[1] -= 1
         if entry[1] == 0:
-            del self.entries[object_id], self.ids[id(entry[0])]
+            self.forget(object_id)
+
+    def forget(self, object_id: int) -> None:
+        obj = self.entries.pop(object_id)[0]
+        if self.ids.get(id(obj)) == object_id:
+            del self.ids[id(obj)]
+
+    def adopt(self, object_id: int, obj: Any, count: int) -> None:
+        """An object that comes from another VM, with its number there. One that stays the same in
+        every pickle (a function, a class) may have one here too."""
+        self.entries[object_id] = [obj, count]
+        self.ids.setdefault(id(obj), object_id)
 
     def take_back(self) -> None:
         """The answer is not sent after all: its references do not count."""
@@ -228,6 +243,7 @@ class Server:
         self.installer = Installer(namespace)
         self.residents = Residents(namespace, self.installer)
         self.pending: dict[int, BaseException] = {}  # iterator id -> what its last chunk met
+        self.mover: Any = None
         _codec.residents = self.residents
         self._operations = {
             _trickle.OP_CALL: self._call, _trickle.OP_GETATTR: self._getattr,
@@ -235,7 +251,7 @@ class Server:
             _trickle.OP_FETCH: self._fetch, _trickle.OP_INJECT: self._inject}
         self._protocol = {"*iter": self._iter, "*reversed": self._reversed, "*next": self._next,
                           "*apply": self._apply, "*copy": self._copy,
-                          "*deepcopy": self._copy}
+                          "*deepcopy": self._copy, "*move": self._move}
         _OWN_BUILTINS.update(_own_builtins(namespace.__dict__))
 
     # --- requests ---
@@ -334,6 +350,14 @@ class Server:
         import copy
         make = copy.copy if name == "*copy" else copy.deepcopy
         return self._value(make(self.residents.get(object_id)))
+
+    def _move(self, object_id: int, name: str, args: tuple) -> bytes:
+        """A step of a migration: see _moving.Mover."""
+        if self.mover is None:
+            from ._moving import Mover
+            self.mover = Mover(self)
+        step, *rest = args
+        return dumps(getattr(self.mover, step)(*rest), PROTOCOL)
 
     # --- answers ---
 

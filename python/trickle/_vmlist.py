@@ -31,6 +31,12 @@ def handle_of(raw: _trickle.VM) -> VM:
     return vm
 
 
+def all_handles() -> list[VM]:
+    """All that are in use."""
+    found = [known() for known in list(_handles.values())]
+    return [vm for vm in found if vm is not None]
+
+
 class VMList:
     """The VMs of one connect(), as a list of handles.
 

@@ -25,6 +25,11 @@ class VMLost(TrickleError):
     reached. A restarted VM is a new handle; what lived on the old one is gone with it."""
 
 
+class Moved(VMLost):
+    """Within Trickle: what was asked for is on its way to another VM, or there already. Who asks
+    by a proxy asks again."""
+
+
 class NotEnoughVMs(TrickleError):
     """connect() found no VM, or fewer than asked for."""
 
