@@ -389,19 +389,8 @@ START_TEST(cancel_that_overtakes_swallows_stage_and_runs)
     ck_assert_int_eq(give_stage(a, 3), 0);
     ck_assert_int_eq(give_run(a, 3, 0, 4), 0);
     expect_kind(a, AGENT_NOTHING);
-    agent_free(a);
-}
-END_TEST
-
-/* The simulator found it: a farm tells a VM of its stages in the order in which it needs it. */
-START_TEST(cancel_that_overtakes_counts_also_behind_a_higher_stage)
-{
-    struct agent *a = leased_agent();
-    ck_assert_int_eq(give_stage(a, 7), 0);
-    expect_kind(a, AGENT_STAGE);
-    ck_assert_int_eq(cancel(a, 3), 0);
-    ck_assert_int_eq(give_stage(a, 3), 0);
-    ck_assert_int_eq(give_run(a, 3, 0, 4), 0);
+    ck_assert_int_eq(cancel(a, 2), 0); /* stages come in any order: found by the simulator */
+    ck_assert_int_eq(give_stage(a, 2), 0);
     expect_kind(a, AGENT_NOTHING);
     agent_free(a);
 }
@@ -774,7 +763,6 @@ int main(void)
     tcase_add_test(tc, cancel_drops_what_is_queued_and_closes_the_stage);
     tcase_add_test(tc, cancel_before_the_stage_was_opened_leaves_nothing);
     tcase_add_test(tc, cancel_that_overtakes_swallows_stage_and_runs);
-    tcase_add_test(tc, cancel_that_overtakes_counts_also_behind_a_higher_stage);
     tcase_add_test(tc, cancel_between_runs_swallows_the_later_ones);
     tcase_add_test(tc, a_stage_number_can_be_used_again);
     suite_add_tcase(suite, tc);
