@@ -196,8 +196,9 @@ class Mover:
             names, objects = loads(graph)
             bindings, conflicts = self._bindings(names, objects, fresh)
             if conflicts and not is_partial:
-                raise TrickleError("the VM to move to has names of its own that stand for something "
-                                   f"else: {', '.join(conflicts)}; delete them there first")
+                raise TrickleError("the VM to move to has names of its own that stand for "
+                                   f"something else: {', '.join(conflicts)}; delete them there "
+                                   "first")
             if not counts.keys().isdisjoint(self.residents.entries):
                 raise TrickleError("objects of these numbers are there already")
         except BaseException:

@@ -23,6 +23,7 @@ usage: trickle PROGRAM [ARGS...]
        trickle run [OPTIONS] PROGRAM [ARGS...]
        trickle vm [OPTIONS]
        trickle vms [OPTIONS]
+       trickle drain [OPTIONS] VM...
 
 Runs Python functions on the VMs of this machine and of the network.
 
@@ -31,6 +32,7 @@ Runs Python functions on the VMs of this machine and of the network.
   trickle run       the same with options; --local brings its own VMs
   trickle vm        start VMs on this machine
   trickle vms       list the VMs that answer
+  trickle drain     let VMs finish what they run, then end them
 
 Each command has --help. trickle --version prints the version.
 """
@@ -46,6 +48,10 @@ same at hand. A file that has the name of a command is run as ./NAME.
   --lan           look for VMs on the local network too
   --hosts LIST    look for VMs at these addresses: HOST:PORT,...
   --insecure      allow plain TCP to other hosts: anyone on the way can read and change all
+  --suspect-after SECONDS
+                  a VM that is silent for so long gets nothing new (default: 2)
+  --dead-after SECONDS
+                  a VM that is silent for so long is lost: its work goes to others (default: 10)
   --log LEVEL     error, warn (default), info or debug
   --help          this text
 
@@ -65,6 +71,24 @@ Lists the VMs that answer: host, pid, Python, state and whose they are.
   --help          this text
 
 Exit status: 0 when there is a VM, 1 when none answered, 2 for wrong usage.
+"""
+
+
+HELP_DRAIN = """\
+usage: trickle drain [OPTIONS] VM...
+
+Lets VMs finish what they run, give the rest back to their program, and end. VM is the pid that
+trickle vms shows, or HOST:PID. The program goes on with its other VMs; remote objects move there
+where they can.
+
+  --lan           ask on the local network too
+  --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --insecure      allow plain TCP to other hosts
+  --log LEVEL     error, warn (default), info or debug
+  --help          this text
+
+Exit status: 0 when all of them are leaving, 1 when one was not found or did not answer, 2 for wrong
+usage.
 """
 
 
@@ -114,6 +138,23 @@ def apply_farm_options(found):
         os.environ["TRICKLE_INSECURE"] = "1"
     if "--hosts" in found:
         os.environ["TRICKLE_HOSTS"] = found["--hosts"]
+
+
+def apply_times(found):
+    """How long a VM may be silent."""
+    seconds = {}
+    for option in ("--suspect-after", "--dead-after"):
+        text = found.get(option)
+        if text is not None:
+            try:
+                seconds[option] = float(text)
+            except ValueError:
+                seconds[option] = -1.0
+            if not 0.1 <= seconds[option] <= 1e6:
+                raise UsageError(f"{option} takes a number of seconds from 0.1 on, not {text!r}")
+            os.environ["TRICKLE" + option.upper().replace("-", "_")[1:]] = text
+    if len(seconds) == 2 and seconds["--suspect-after"] > seconds["--dead-after"]:
+        raise UsageError("--suspect-after is more than --dead-after")
 
 
 def trickle_vm():
@@ -196,7 +237,8 @@ def run_program(path, args):
 
 
 def command_run(args):
-    found, rest = parse(args, FARM_OPTIONS | {"--local": "maybe"})
+    found, rest = parse(args, FARM_OPTIONS | {"--local": "maybe", "--suspect-after": "value",
+                                              "--dead-after": "value"})
     if "--help" in found:
         sys.stdout.write(HELP_RUN)
         return 0
@@ -206,6 +248,7 @@ def command_run(args):
         for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
     apply_farm_options(found)
+    apply_times(found)
     check_program(rest[0])
     if "--local" in found:
         from trickle.local import LocalVMs
@@ -265,6 +308,39 @@ def command_vms(args):
     return 0 if vms else EXIT_FAILED
 
 
+def command_drain(args):
+    found, rest = parse(args, FARM_OPTIONS)
+    if "--help" in found:
+        sys.stdout.write(HELP_DRAIN)
+        return 0
+    if not rest:
+        raise UsageError("trickle drain needs VMs: their pids, as trickle vms shows them")
+    wanted = [vm_named(text) for text in rest]
+    apply_farm_options(found)
+    from trickle import _trickle
+    farm = _trickle.Farm(program="trickle drain")
+    status = 0
+    try:
+        farm.vms()
+        for text, (host, pid) in zip(rest, wanted):
+            try:
+                print(farm.order("drain", pid, host))
+            except _trickle.TrickleError as error:
+                sys.stderr.write(f"trickle: {text}: {error}\n")
+                status = EXIT_FAILED
+    finally:
+        farm.close()
+    return status
+
+
+def vm_named(text):
+    """PID or HOST:PID."""
+    host, _, pid = text.rpartition(":")
+    if not pid.isascii() or not pid.isdigit() or not 0 < int(pid) < 1 << 32:
+        raise UsageError(f"a VM is named by its pid or by HOST:PID, not {text!r}")
+    return host or None, int(pid)
+
+
 def print_vms(vms):
     rows = [("HOST", "PID", "MODULE", "STATE", "WHOSE")]
     for vm in vms:
@@ -285,7 +361,7 @@ def version():
 def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
-    commands = {"run": command_run, "vm": command_vm, "vms": command_vms}
+    commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain}
     status = 0
     try:
         if not args:

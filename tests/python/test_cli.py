@@ -22,7 +22,8 @@ def sentence(result):
     return result.stderr
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["vms", "-h"]])
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["run", "--help"], ["vms", "-h"],
+                                   ["drain", "--help"]])
 def test_help_goes_to_stdout_with_success(words, trickle_command):
     result = trickle_command(*words)
     assert result.returncode == 0 and result.stdout.startswith("usage: trickle")
@@ -55,6 +56,13 @@ def test_without_arguments_the_usage_goes_to_stderr(trickle_command):
     (["run", "--local=0", "/dev/null"], "'0'"),
     (["run", "--local=many", "/dev/null"], "'many'"),
     (["vms", "x"], "'x'"),
+    (["drain"], "needs VMs"),
+    (["drain", "x"], "'x'"),
+    (["drain", "host:"], "'host:'"),
+    (["drain", "0"], "'0'"),
+    (["run", "--dead-after", "soon", "/dev/null"], "'soon'"),
+    (["run", "--suspect-after=0", "/dev/null"], "'0'"),
+    (["run", "--suspect-after=3", "--dead-after=2", "/dev/null"], "more than --dead-after"),
     (["/tmp"], "is a directory"),
 ])
 def test_wrong_words_are_a_sentence(words, part, trickle_command):
@@ -69,6 +77,20 @@ def test_no_vms_is_an_answer_with_status_1(trickle_command):
 def test_no_vms_is_an_empty_json_list(trickle_command):
     result = trickle_command("vms", "--json")
     assert result.returncode == 1 and result.stdout == "[]\n"
+
+
+def test_no_vm_to_drain_is_an_answer_with_status_1(trickle_command):
+    result = trickle_command("drain", "1", "there:2")
+    assert result.returncode == 1 and result.stdout == ""
+    assert [line[:18] for line in result.stderr.splitlines()] == ["trickle: 1: no VM ",
+                                                                  "trickle: there:2: "]
+
+
+def test_times_of_silence_go_to_the_program(program, trickle_command):
+    path = program("import os\nprint(os.environ['TRICKLE_DEAD_AFTER'],"
+                   " os.environ['TRICKLE_SUSPECT_AFTER'])\n")
+    result = trickle_command("run", "--dead-after=2.5", "--suspect-after", "0.5", path)
+    assert result.stdout == "2.5 0.5\n", result.stderr
 
 
 def test_program_is_main_as_under_python(program, trickle_command, tmp_path):
