@@ -330,13 +330,14 @@ static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_
                          g->first + g->count != job->index)) {
         host_flush(h);
     }
+    bool has_results = g->count > 0; /* from the next note on they are not ours alone */
     reply_begin(h, WIRE_RESULT_ONE_HEAD);
     page->stage = job->stage;
     page->attempt = job->attempt;
     page->index = job->index;
     atomic_store_explicit(&page->start_ns, now_ns, memory_order_relaxed);
     atomic_store_explicit(&page->has_element, 1, memory_order_release);
-    if (g->count > 0 && !atomic_load_explicit(&h->is_late_armed, memory_order_relaxed)) {
+    if (has_results && !atomic_load_explicit(&h->is_late_armed, memory_order_relaxed)) {
         host_late_arm(h);
     }
     int status = run_module(h, job);

@@ -38,7 +38,7 @@
 #define HOST_INTERRUPT_MS 500    /* interrupted code may run on for so long */
 #define HOST_AGAIN_MS 20         /* an interrupt so close to the start of its element is repeated */
 #define HOST_DUMP_MS 250         /* telling where the code is stuck is cut short then */
-#define HOST_LINGER_MS 100       /* a drained VM closes when it has been asked nothing for so long */
+#define HOST_LINGER_MS 100       /* a drained VM closes when asked nothing for so long */
 #define HOST_LINGER_MAX_MS 5000  /* ... and in any case after so long */
 #define HOST_STALL_MS 10000      /* a holder that takes no result for so long takes none any more */
 #define HOST_UNSENT_MS 5         /* how often that is looked at */

@@ -35,10 +35,13 @@ static void dump(struct host *h)
     if (h->module->dump == NULL) {
         return;
     }
-    if (timer_create(CLOCK_MONOTONIC, &event, &timer) == 0 &&
-        timer_settime(timer, 0, &after, NULL) == 0) {
+    if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0) {
+        return;
+    }
+    if (timer_settime(timer, 0, &after, NULL) == 0) {
         h->module->dump(h->module_state);
     }
+    timer_delete(timer);
 }
 
 /* Under the lock, for good: no other element begins, the page stays as it is. */

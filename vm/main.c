@@ -345,7 +345,8 @@ static void tidy_fds(void)
 
 int main(int argc, char **argv)
 {
-    static struct arguments a = {.opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1}};
+    static struct arguments a = {
+        .opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1}};
     pid_t parent = getppid();
     int option;
     while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {

@@ -81,8 +81,8 @@ int order_obey(struct supervisor *sup, const struct wire_request *order, bool is
         return TRK_STATUS_OK;
     }
     if (verb == VERB_DRAIN && info.state == TRK_VM_LEASED) {
-        snprintf(answer, size, "VM %u (pid %u) finishes what it runs, gives the rest back to %s and "
-                 "leaves%s", vm->index, info.pid, info.owner, end);
+        snprintf(answer, size, "VM %u (pid %u) finishes what it runs, gives the rest back to %s "
+                 "and leaves%s", vm->index, info.pid, info.owner, end);
     } else {
         snprintf(answer, size, "VM %u (pid %u) %s%s", vm->index, info.pid,
                  verb == VERB_DRAIN ? "leaves" : "is ended", end);

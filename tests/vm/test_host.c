@@ -420,6 +420,7 @@ START_TEST(holder_that_sends_garbage_loses_its_lease)
 {
     struct client *c = client_lease(&rig, 0, 2);
     struct trk_vm_info before = c->welcome.vm;
+    rig_wait_vm(&rig, 0, TRK_VM_LEASED, NULL);
     client_send(c, WIRE_RUN, 0, blob_dup("xyz", 3));
     client_wait_closed(c);
     client_free(c);

@@ -63,7 +63,8 @@ static pid_t find_guard(pid_t supervisor)
     while (f != NULL && fscanf(f, "%d", &pid) == 1) {
         snprintf(name, sizeof(name), "/proc/%d/comm", pid);
         FILE *g = fopen(name, "r");
-        if (g != NULL && fscanf(g, "%31s", comm) == 1 && strcmp(comm, "trickle-guard") == 0) {
+        if (g != NULL && fscanf(g, "%31s", comm) == 1 && strcmp(comm, "trickle-guard") == 0 &&
+            !process_is_gone(&pid)) { /* the one before may not have been buried yet */
             found = pid;
         }
         if (g != NULL) {
