@@ -68,7 +68,7 @@ static void answer(struct bench *b)
     b->delivered += a.count;
 }
 
-static void begin(struct bench *b, uint32_t vms, uint64_t element_ns)
+static void begin(struct bench *b, uint32_t vms, uint64_t element_ns, uint32_t retries)
 {
     memset(b, 0, sizeof *b);
     b->element_ns = element_ns;
@@ -77,7 +77,7 @@ static void begin(struct bench *b, uint32_t vms, uint64_t element_ns)
     if (b->queue.items == NULL || sched_new(&b->s, NULL) < 0) {
         exit(1);
     }
-    step(b, &(struct sched_event){.type = SCHED_STAGE_OPENED, .stage = 1});
+    step(b, &(struct sched_event){.type = SCHED_STAGE_OPENED, .stage = 1, .retries = retries});
     for (uint32_t i = 0; i < vms; i++) {
         step(b, &(struct sched_event){.type = SCHED_VM_JOINED, .vm = i});
         step(b, &(struct sched_event){.type = SCHED_STAGE_VM, .stage = 1, .vm = i, .flag = 1});
@@ -99,7 +99,7 @@ static void stream(uint32_t vms, uint64_t elements, uint64_t element_ns, const c
     uint64_t block = element_ns < 100000 ? 4096 : 64;
     uint64_t window = 8 * (uint64_t)vms * block;
     double start, passed;
-    begin(&b, vms, element_ns);
+    begin(&b, vms, element_ns, 0);
     start = seconds();
     while (b.delivered < elements) {
         while (added < elements && added - b.delivered < window) {
@@ -121,16 +121,17 @@ static void stream(uint32_t vms, uint64_t elements, uint64_t element_ns, const c
     end(&b);
 }
 
-static void memory(uint64_t elements)
+static void memory(uint64_t elements, uint32_t retries)
 {
     struct bench b;
     size_t before;
-    begin(&b, 1000, 1000);
+    begin(&b, 1000, 1000, retries);
     before = sched_memory(b.s);
     step(&b, &(struct sched_event){.type = SCHED_WORK_ADDED, .stage = 1, .count = elements,
                                    .bytes = 8 * elements});
-    printf("memory: %llu elements at once: %.1f MB, %.2f bytes/element (the rest of it: %.1f MB)\n",
-           (unsigned long long)elements, (double)sched_memory(b.s) / 1e6,
+    printf("memory: %llu elements at once, %s: %.1f MB, %.2f bytes/element (the rest: %.1f MB)\n",
+           (unsigned long long)elements, retries > 0 ? "with retries" : "no retries",
+           (double)sched_memory(b.s) / 1e6,
            (double)(sched_memory(b.s) - before) / (double)elements, (double)before / 1e6);
     end(&b);
 }
@@ -145,6 +146,7 @@ int main(int argc, char **argv)
     for (size_t i = 0; i < sizeof vms / sizeof *vms; i++) {
         stream(vms[i], elements * 5, 1000, "in batches");
     }
-    memory(10000000);
+    memory(10000000, 0);
+    memory(10000000, 3);
     return 0;
 }

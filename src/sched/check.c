@@ -101,7 +101,8 @@ static void idle_check(const struct sched *s)
                        sched_held_until(s, st, &next, slot) > s->now_ns &&
                        sched_bits_next_both(&s->vms.room[0], &st->serves, slot + 1) == SCHED_NONE;
         sched_must(slot == SCHED_NONE || is_held,
-                   "stage %u: %llu pending while the VM in slot %zu is idle", st->number, (unsigned long long)sched_stage_pending(st), slot);
+                   "stage %u: %llu pending while the VM in slot %zu is idle", st->number,
+                   (unsigned long long)sched_stage_pending(st), slot);
     }
 }
 
