@@ -81,7 +81,7 @@ static void describe_failure(const struct step *step, const struct sched_action 
     if (step->lost != NULL) {
         lease_describe(step->lost, reason, sizeof(reason));
     }
-    snprintf(text, size, "element %llu ended its VM in %u runs of it; the last time: %s",
+    snprintf(text, size, "element %llu ended its VM too often, last in run %u: %s",
              (unsigned long long)a->first, a->attempt, reason);
 }
 
