@@ -28,6 +28,7 @@ static const char usage_text[] =
     "  --vms N           so many VMs (up to 10000) instead of what the seed says\n"
     "  --elements N      so many elements in all\n"
     "  --jobs N          so many processes (default: one per core)\n"
+    "  --straggler       instead: how long four VMs take when one is ten times slower\n"
     "  --keep-going      go on after a failure\n"
     "  --no-coverage     leave out which transitions were taken\n"
     "  --no-fork         with --seed: in this process, for a debugger\n"
@@ -35,7 +36,7 @@ static const char usage_text[] =
 
 struct arguments {
     struct pool_options pool;
-    bool has_seed, has_coverage, has_fork;
+    bool has_seed, has_coverage, has_fork, is_straggler;
     char options[256];    /* those that a replay needs */
 };
 
@@ -82,7 +83,8 @@ static const struct option long_options[] = {
     {"trace", no_argument, NULL, 't'},         {"vms", required_argument, NULL, 'v'},
     {"elements", required_argument, NULL, 'e'}, {"jobs", required_argument, NULL, 'j'},
     {"keep-going", no_argument, NULL, 'k'},    {"no-coverage", no_argument, NULL, 'c'},
-    {"no-fork", no_argument, NULL, 'f'},       {"help", no_argument, NULL, 'h'},
+    {"no-fork", no_argument, NULL, 'f'},       {"straggler", no_argument, NULL, 'g'},
+    {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0}};
 
 static void fresh(struct pool_options *p, uint64_t count)
@@ -130,6 +132,9 @@ static void parse_one(struct arguments *a, int option)
         break;
     case 'f':
         a->has_fork = false;
+        break;
+    case 'g':
+        a->is_straggler = true;
         break;
     case 'h':
         fputs(usage_text, stdout);
@@ -228,6 +233,29 @@ static double now_seconds(void)
     return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
 }
 
+/* Against the best that four VMs could do of which one has a tenth of the others' speed. */
+static int run_straggler(void)
+{
+    static const uint64_t each_ns[] = {1 * MS, 10 * MS, 100 * MS, 1 * SEC};
+    bool is_bad = false;
+    for (size_t i = 0; i < sizeof(each_ns) / sizeof(each_ns[0]); i++) {
+        for (uint64_t elements = 400; elements <= 4000; elements *= 10) {
+            struct plan plan;
+            struct sim_options opt = {.plan = &plan};
+            struct tally tally = {0};
+            double ratio;
+            plan_straggler(&plan, elements, each_ns[i]);
+            sim_run(1, &opt, &tally);
+            ratio = (double)tally.virtual_ns / ((double)(elements * each_ns[i]) / 3.1);
+            printf("%5llu elements of %7.1f ms: %8.3f s, %.3f of the ideal%s\n",
+                   (unsigned long long)elements, (double)each_ns[i] / 1e6,
+                   (double)tally.virtual_ns / 1e9, ratio, ratio > 1.15 ? "  TOO LONG" : "");
+            is_bad = is_bad || ratio > 1.15;
+        }
+    }
+    return is_bad;
+}
+
 int main(int argc, char **argv)
 {
     static struct arguments a;
@@ -237,6 +265,9 @@ int main(int argc, char **argv)
     parse(&a, argc, argv);
     if (log_set_level("error") < 0) {
         return 3;
+    }
+    if (a.is_straggler) {
+        return run_straggler();
     }
     if (!a.has_fork) {
         for (uint64_t seed = a.pool.first; seed <= a.pool.last; seed++) {

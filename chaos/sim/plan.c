@@ -67,7 +67,7 @@ static void draw_scheduler(struct plan *p, struct dice *d, uint64_t elements)
     struct sched_options *o = &p->sched;
     o->batch_max = dice_chance(d, 500) ? (uint32_t)dice_scale(d, 1, 256) : 0;
     o->batch_max = elements > 3000 ? 0 : o->batch_max;
-    o->batch_ns = dice_chance(d, 300) ? dice_scale(d, 1 * US, 100 * MS) : 0;
+    o->batch_ns = dice_chance(d, 300) ? dice_scale(d, 1 * MS, 100 * MS) : 0;
     o->batch_bytes = dice_chance(d, 200) ? (uint32_t)dice_scale(d, 1, 4096) : 0;
     o->in_flight = dice_chance(d, 300) ? (uint32_t)dice_between(d, 1, 4) : 0;
     o->live_max = dice_chance(d, 150) ? dice_scale(d, 1, elements + 1) : 0;
@@ -132,7 +132,7 @@ static void draw_network(struct plan *p, struct dice *d)
     p->vm_dead_ns = p->dead_after_ns * dice_between(d, 1, 8);
     p->restart_ns = dice_scale(d, 1 * MS, 500 * MS);
     p->hang_ns = dice_scale(d, 10 * MS, 20 * SEC);
-    p->run_max = dice_chance(d, 800) ? 1024 : (uint32_t)dice_scale(d, 1, 16);
+    p->run_max = dice_chance(d, 600) ? 1024 : (uint32_t)dice_scale(d, 1, 16);
     p->suspect_after_ns = p->dead_after_ns / dice_between(d, 1, 8);
     p->recycle_after = (uint32_t)dice_scale(d, 1, 40);
 }
@@ -178,6 +178,19 @@ void plan_draw(struct plan *p, uint64_t seed, uint32_t vms, uint64_t elements)
     }
     draw_network(p, d);
     draw_times(p, d);
+}
+
+void plan_straggler(struct plan *p, uint64_t elements, uint64_t element_ns)
+{
+    *p = (struct plan){
+        .vms = 4, .per_machine = 4, .stages = 1, .faults_end_ns = UINT64_MAX / 2,
+        .fault_gap_ns = UINT64_MAX / 8, .latency_ns = 50 * US, .window = 256,
+        .dead_after_ns = 10 * SEC, .suspect_after_ns = 2 * SEC, .vm_dead_ns = 60 * SEC,
+        .restart_ns = 50 * MS, .run_max = 1024, .slow_percent = 1000, .slow_vms = 1,
+        .check_every = 16};
+    p->stage[0] = (struct stage_plan){
+        .elements = elements, .mean_ns = element_ns, .spread = SPREAD_EVEN,
+        .ahead = elements + 1, .block_max = 4096, .serves = 1};
 }
 
 void plan_print(const struct plan *p, FILE *out)

@@ -106,11 +106,14 @@ struct plan {
     uint32_t run_max;             /* elements per RUN message */
     uint32_t recycle_after;       /* elements */
     uint32_t slow_percent;        /* of the ordinary duration */
+    uint32_t slow_vms;            /* the first so many are slow; 0: as the dice say */
     uint32_t check_every;         /* events between two looks into all tables */
 };
 
 /* vms, elements: 0 or UINT64_MAX means as the seed says. */
 void plan_draw(struct plan *p, uint64_t seed, uint32_t vms, uint64_t elements);
+/* No faults, four VMs, one of them ten times slower: for sleeping elements of this length. */
+void plan_straggler(struct plan *p, uint64_t elements, uint64_t element_ns);
 void plan_print(const struct plan *p, FILE *out); /* one line */
 
 /* The duration of an element on an ordinary VM: the same for every attempt. */

@@ -7,8 +7,8 @@
 #include "base/mem.h"
 #include "sim.h"
 
-/* So many events without anything getting further mean that nothing ever will. */
-#define IDLE_EVENTS_MAX 200000u
+/* So many events in a second without anything getting further go round in a circle. */
+#define IDLE_EVENTS_MAX 50000u
 
 static bool is_of_farm(uint32_t what)
 {
@@ -138,6 +138,10 @@ static bool step(struct sim *s)
         happen(s, &due);
     }
     check(s);
+    if (s->clock.now_ns >= s->idle_ns + 1 * SEC) {
+        s->idle_events = 0;
+        s->idle_ns = s->clock.now_ns;
+    }
     if (++s->idle_events > IDLE_EVENTS_MAX + 100 * (uint64_t)s->plan.vms) {
         sim_broken(s, "%llu events and nothing gets further",
                    (unsigned long long)s->idle_events);
@@ -196,7 +200,11 @@ void sim_run(uint64_t seed, const struct sim_options *opt, struct tally *tally)
 {
     uint64_t live = mem_live();
     struct sim *s = sim_alloc(1, sizeof(*s));
-    plan_draw(&s->plan, seed, opt->vms, opt->elements);
+    if (opt->plan != NULL) {
+        s->plan = *opt->plan;
+    } else {
+        plan_draw(&s->plan, seed, opt->vms, opt->elements);
+    }
     s->dice.state = dice_mix(seed);
     s->is_traced = opt->is_traced;
     if (s->is_traced) {

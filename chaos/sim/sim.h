@@ -82,12 +82,14 @@ struct sim {
     bool is_traced;
     bool is_quiet;      /* the faults have ended */
     bool is_over;       /* the program has ended */
-    uint64_t idle_events; /* events since something got further */
+    uint64_t idle_events; /* since something got further, or a second has passed */
+    uint64_t idle_ns;     /* since when they are counted */
 };
 
 struct sim_options {
     uint32_t vms;      /* 0: as the seed says */
     uint64_t elements; /* UINT64_MAX: as the seed says */
+    const struct plan *plan; /* instead of what the seed says, or NULL */
     bool is_traced;
 };
 

@@ -458,7 +458,7 @@ void vm_leave(struct sim *s, struct vm *vm)
     }
     if (c != NULL) {
         vm->conn = CONN_NONE;
-        net_close(s, c, END_VM, LEAVE_FLUSH);
+        net_close(s, c, END_VM, MUTATE(DRAIN_LOSES, LEAVE_ABRUPT, LEAVE_FLUSH));
     }
     tell(s, "vm", vm->number, "has drained");
     vm_die(s, vm, 0, vm->leaving);
@@ -578,7 +578,9 @@ void vms_start(struct sim *s)
         vm->number = i;
         vm->conn = CONN_NONE;
         vm->slow_percent = 100;
-        if (fault_strikes(s, FAULT_SLOW)) {
+        if (i < s->plan.slow_vms) {
+            vm->slow_percent = s->plan.slow_percent;
+        } else if (fault_strikes(s, FAULT_SLOW)) {
             vm->slow_percent = s->plan.slow_percent;
             s->tally.faults[FAULT_SLOW]++;
         }
