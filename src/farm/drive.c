@@ -263,6 +263,19 @@ static bool serves(const struct trk_work *work, const struct slot *slot)
     return false;
 }
 
+bool drive_needs(struct trk_farm *farm, const struct slot *slot)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->works) {
+        struct trk_work *work = container_of(pos, struct trk_work, node);
+        if (work->is_open && work->list == NULL && serves(work, slot)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 static void serve(struct trk_work *work, struct slot *slot)
 {
     drive_step_simple(work->farm, &(struct sched_event){.type = SCHED_STAGE_VM, .vm = slot->number,
@@ -381,6 +394,7 @@ int drive_open_work(struct trk_work *work)
             serve(work, slot);
         }
     }
+    farm_touch(farm); /* some of its VMs may have to be leased again */
     return 0;
 }
 

@@ -343,6 +343,8 @@ void drive_vm_lost(struct slot *slot, enum sched_cause cause); /* vm->death is w
 void drive_vm_draining(struct slot *slot);
 void drive_vm_suspect(struct slot *slot, bool is_suspect);
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
+/* Is there work that runs on just this VM and maybe others, whatever its list holds by now? */
+bool drive_needs(struct trk_farm *farm, const struct slot *slot);
 void drive_on_message(struct slot *slot, struct wire_message *msg); /* takes the body */
 void drive_turn_end(struct trk_farm *farm);
 void drive_close(struct trk_farm *farm);

@@ -462,10 +462,10 @@ void lease_fill(struct trk_farm *farm)
     }
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
-        if (trying >= need) {
-            return;
-        }
         if (slot->lease != LEASE_FREE || !slot_is_usable(farm, slot)) {
+            continue;
+        }
+        if (trying >= need && !drive_needs(farm, slot)) {
             continue;
         }
         if (slot->retry_at_ms > now) {

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from runlog import Log
 from supervisors import Supervisor
 
 
@@ -38,6 +39,24 @@ def vms(supervisor):
 @pytest.fixture
 def vm(vms):
     return vms[0]
+
+
+@pytest.fixture
+def log(tmp_path):
+    return Log(tmp_path)
+
+
+@pytest.fixture
+def supervise():
+    """Starts further supervisors; they end with the test."""
+    started = []
+
+    def start(*options, **keywords):
+        started.append(Supervisor(*options, **keywords))
+        return started[-1]
+    yield start
+    for own in reversed(started):
+        own.stop()
 
 
 class Result:

@@ -15,10 +15,11 @@ if PACKAGES not in sys.path:
 
 
 class Supervisor:
-    """A trickle-vm with its own runtime directory."""
+    """A trickle-vm with its own runtime directory, or with that of another one."""
 
-    def __init__(self, *options, count=4):
-        self.runtime = tempfile.mkdtemp(prefix="trk-")
+    def __init__(self, *options, count=4, beside=None):
+        self.is_guest = beside is not None
+        self.runtime = beside.runtime if beside is not None else tempfile.mkdtemp(prefix="trk-")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TRICKLE_")}
         self.env.update(TRICKLE_RUNTIME=self.runtime, PYTHONPATH=PACKAGES)
         ready, write = os.pipe()
@@ -41,4 +42,5 @@ class Supervisor:
                 break
             except subprocess.TimeoutExpired:
                 continue
-        shutil.rmtree(self.runtime, ignore_errors=True)
+        if not self.is_guest:
+            shutil.rmtree(self.runtime, ignore_errors=True)
