@@ -46,7 +46,7 @@ static void describe(const struct wire_death *death, char *text, size_t size)
     } else if (death->end == WIRE_END_MEMORY) {
         snprintf(text, size, "killed over its memory limit");
     } else if (death->end == WIRE_END_OOM) {
-        snprintf(text, size, "killed by the kernel, which was out of memory,");
+        snprintf(text, size, "killed by the kernel for lack of memory");
     } else if (death->signal != 0) {
         const char *name = sigabbrev_np(death->signal);
         snprintf(text, size, "killed by SIG%s", name != NULL ? name : "?");

@@ -107,15 +107,15 @@ static bool is_marked(pid_t pid, const char *marker)
 
 void guard_kill_marked(const char *marker)
 {
-    bool is_found = true;
+    bool is_found = marker[0] != '\0'; /* a start that failed early had none yet */
     /* One that forks while we look is found the next time. */
     for (int round = 0; is_found && round < ROUNDS_MAX; round++) {
         DIR *dir = opendir("/proc");
         pid_t pid;
         is_found = false;
         while (dir != NULL && (pid = next_process(dir)) != 0) {
-            if (pid != getpid() && is_marked(pid, marker)) {
-                is_found = kill(pid, SIGKILL) == 0;
+            if (pid != getpid() && is_marked(pid, marker) && kill(pid, SIGKILL) == 0) {
+                is_found = true;
             }
         }
         if (dir != NULL) {

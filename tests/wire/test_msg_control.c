@@ -202,6 +202,18 @@ START_TEST(death_carries_all_of_it)
 }
 END_TEST
 
+START_TEST(death_has_one_of_the_known_ends)
+{
+    struct wire_death in = {.pid = 1, .end = (uint32_t)_i}, out;
+    struct blob *body = wire_death_encode(&in);
+    int rc = wire_death_decode(&out, body);
+
+    ck_assert_int_eq(rc, _i < WIRE_END_COUNT ? 0 : TRK_ECORRUPT);
+    ck_assert(rc < 0 || out.end == (uint32_t)_i);
+    blob_unref(body);
+}
+END_TEST
+
 START_TEST(greetings_fit_before_trust)
 {
     struct wire_welcome welcome;
@@ -512,6 +524,7 @@ static TCase *make_case(void)
     tcase_add_test(tc, vms_may_be_none_one_or_many);
     tcase_add_test(tc, output_is_bytes_and_borrowed);
     tcase_add_test(tc, death_carries_all_of_it);
+    tcase_add_loop_test(tc, death_has_one_of_the_known_ends, 0, WIRE_END_COUNT + 2);
     tcase_add_test(tc, greetings_fit_before_trust);
     tcase_add_test(tc, text_too_long_is_cut_and_terminated);
     tcase_add_test(tc, text_need_not_be_utf8);
