@@ -50,7 +50,9 @@ void lease_describe(const struct trk_vm *vm, char *text, size_t size)
     char what[96], where[96] = "";
 
     if (!vm->has_death) {
-        snprintf(text, size, vm->is_silent ? "no sign of life" : "its connection ended");
+        snprintf(text, size, vm->is_silent ? "no sign of life"
+                             : vm->is_leaving ? "it left, drained or to be replaced"
+                                              : "its connection ended");
         return;
     }
     if (ends[d->end] != NULL) {
@@ -74,8 +76,8 @@ static enum sched_cause cause_of(const struct trk_vm *vm)
 {
     const struct wire_death *d = &vm->death;
 
-    if (!vm->has_death) {
-        return SCHED_CAUSE_LOSS;
+    if (!vm->has_death) { /* who said that it leaves closes before its process has ended */
+        return vm->is_leaving ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
     }
     if (d->is_expected) {
         return SCHED_CAUSE_EXPECTED;
@@ -126,7 +128,7 @@ static void finish_loss(struct slot *slot)
     }
     if (!vm->is_given_back) {
         log_info("farm", "VM %u (pid %u) is lost: %s", vm->info.index, vm->info.pid, reason);
-        if (!vm->has_death || !vm->death.is_expected) {
+        if (cause_of(vm) != SCHED_CAUSE_EXPECTED) {
             notice_message(farm, TRK_NOTICE_VM_LOST, vm, "%s", reason);
         }
     }
