@@ -771,6 +771,7 @@ int main(void)
     tcase_add_test(tc, sequence_starts_again_with_each_lease);
     suite_add_tcase(suite, tc);
     tc = tcase_create("bad input");
+    tcase_set_timeout(tc, 30); /* sanitizers */
     tcase_add_test(tc, acknowledging_what_was_never_sent_is_corrupt);
     tcase_add_test(tc, run_of_a_stage_never_declared_is_corrupt);
     tcase_add_test(tc, two_functions_under_one_stage_are_corrupt);
