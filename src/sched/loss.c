@@ -218,6 +218,7 @@ int sched_on_vm_draining(struct sched *s, const struct sched_event *ev)
         sched_recall_all(s, container_of(pos, struct batch, in_vm));
     }
     sched_vm_recall_end(&s->vms, vm); /* all of it is asked back now */
+    sched_vm_recall_futile(vm, s->now_ns); /* and later again: a recall may overtake its batch */
     sched_vm_refresh(&s->vms, vm);
     return 0;
 }

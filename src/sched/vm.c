@@ -251,8 +251,7 @@ static size_t level_of(const struct vm_table *t, const struct vm *vm)
 
 static bool is_recallable(const struct batch *b)
 {
-    return !b->vm->is_draining && !b->vm->is_suspect && b->vm->recall == NULL &&
-           sched_batch_unstarted(b) > 0;
+    return !b->vm->is_suspect && b->vm->recall == NULL && sched_batch_unstarted(b) > 0;
 }
 
 static bool is_runner(const struct batch *b)

@@ -419,6 +419,26 @@ START_TEST(a_draining_vm_gives_back_and_gets_nothing)
 }
 END_TEST
 
+/* The simulator found it: the recall overtook the batch, and the element in front never ended. */
+START_TEST(a_draining_vm_is_asked_again_for_what_it_did_not_give_back)
+{
+    struct trace t = begin(NULL);
+    EXPECT(&t, "open 1", "");
+    EXPECT(&t, "join 1", "");
+    EXPECT(&t, "serve 1 1", "");
+    EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
+    EXPECT(&t, "result 1 1 try1 0+1 9000000",
+           "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
+    EXPECT(&t, "drain 1", "recall 1:1+1 vm1; recall 1:2+1 vm1");
+    EXPECT(&t, "recalled 1 1 2+0", "");
+    EXPECT(&t, "join 2", "");
+    EXPECT(&t, "serve 1 2", "wake @100000");
+    EXPECT(&t, "@100000 tick", "recall 1:2+1 vm1");
+    EXPECT(&t, "recalled 1 1 2+1", "assign 1:2+1 vm2 try1");
+    end(&t);
+}
+END_TEST
+
 START_TEST(stages_take_turns_on_a_vm)
 {
     struct trace t = begin(NULL);
@@ -584,6 +604,7 @@ int main(void)
     ADD(suite, a_recall_that_gave_nothing_is_repeated_after_the_next_report_or_later_and_later);
     ADD(suite, a_batch_that_is_overdue_is_recalled_by_the_clock);
     ADD(suite, a_draining_vm_gives_back_and_gets_nothing);
+    ADD(suite, a_draining_vm_is_asked_again_for_what_it_did_not_give_back);
     ADD(suite, stages_take_turns_on_a_vm);
     ADD(suite, a_cancelled_stage_is_done_at_once_and_what_comes_later_is_dropped);
     ADD(suite, a_vm_that_serves_nothing_gets_nothing);
