@@ -14,6 +14,7 @@
 
 #define FLUSH_NS (1 * MS)
 #define FLUSH_BYTES 65536u
+#define LATE_NS (10 * MS) /* results do not wait longer behind a long element */
 #define RESULTS_MAX 4096u
 
 uint64_t element_mark(const struct sim *s, uint32_t stage, uint64_t index)
@@ -141,15 +142,23 @@ static void start_element(struct sim *s, struct vm *vm)
     vm->run = judge_started(s, stage, job->index, vm->number);
     vm->is_killing = plan_is_poison(&s->plan, stage, job->index) &&
                      vm->run <= s->plan.stage[stage].poison_runs;
+    vm->is_endless = job->index + 1 == s->plan.stage[stage].endless;
     vm->is_hanging = plan_is_hanging(&s->plan, stage, job->index) &&
                      vm->run <= s->plan.stage[stage].hang_runs;
     tell(s, "vm", vm->number, "starts element %llu of stage %u (attempt %u, run %u%s)",
          (unsigned long long)job->index, job->stage, job->attempt, vm->run,
          vm->is_killing ? ", deadly" : vm->is_hanging ? ", hangs" : "");
-    if (vm->is_hanging) {
+    if (vm->is_endless) {
+        s->tally.faults[FAULT_ENDLESS]++;
+        vm->is_hanging = true;
+    } else if (vm->is_hanging) {
         s->tally.faults[FAULT_HANG]++;
         clock_in(&s->clock, job->timeout_ms > 0 ? job->timeout_ms * MS : s->plan.hang_ns,
                  EVENT_VM_HUNG, vm->number, vm->jobs);
+    }
+    if (vm->results.count > 0 && (vm->is_hanging || for_ns > LATE_NS)) {
+        clock_in(&s->clock, dice_between(&s->dice, LATE_NS, 2 * LATE_NS), EVENT_VM_LATE,
+                 vm->number, vm->jobs);
     }
     busy(s, vm, for_ns);
 }
@@ -246,21 +255,30 @@ void vm_on_hung(struct sim *s, uint32_t number, uint64_t job)
     }
 }
 
+void vm_on_late(struct sim *s, uint32_t number, uint64_t job)
+{
+    struct vm *vm = vm_get(s, number);
+    if (vm->is_up && !vm->is_stopped && vm->is_busy && vm->jobs == job) {
+        compute_hold(s, vm);
+    }
+}
+
 void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note)
 {
     bool is_hit = vm->is_busy && vm->job.kind == AGENT_ELEMENT && vm->job.stage == note->stage &&
-                  vm->job.index >= note->first && vm->job.index < note->first + note->count;
+                  (note->count == 0 || (vm->job.index >= note->first &&
+                                        vm->job.index < note->first + note->count));
     if (!is_hit || vm->is_interrupted) {
         return;
     }
     tell(s, "vm", vm->number, "is told to leave element %llu of stage %u",
          (unsigned long long)vm->job.index, vm->job.stage);
-    if (vm->is_hanging || dice_chance(&s->dice, 300)) { /* does not heed it */
+    if ((vm->is_hanging && !vm->is_endless) || dice_chance(&s->dice, 300)) { /* heeds nothing */
         vm_die(s, vm, 0, WIRE_END_DEAF);
         return;
     }
     vm->is_interrupted = true;
-    vm->is_killing = false;
+    vm->is_killing = vm->is_hanging = false;
     vm->step++;
     vm->ends_ns = s->clock.now_ns + dice_scale(&s->dice, 1 * US, 1 * MS);
     clock_at(&s->clock, vm->ends_ns, EVENT_VM_STEP, vm->number, vm->step);

@@ -596,7 +596,9 @@ void farm_taken(struct sim *s, uint32_t stage, uint64_t first, uint64_t count)
 
 void farm_cancel(struct sim *s, uint32_t stage)
 {
-    struct wire_note note = {.stage = stage + 1};
+    struct wire_note note = {.stage = stage + 1,
+                             .flag = s->plan.stage[stage].endless != 0 ||
+                                     dice_chance(&s->dice, 500)};
     if (!is_open(s, stage + 1)) {
         return;
     }

@@ -254,6 +254,9 @@ void fault_quiet(struct sim *s)
         }
     }
     clock_in(&s->clock, plan_patience_ns(&s->plan), EVENT_DEADLINE, 0, 0);
+    if (s->plan.weight[FAULT_ENDLESS] > 0) {
+        clock_in(&s->clock, 20 * SEC, EVENT_LOOK, 0, 0);
+    }
 }
 
 void fault_start(struct sim *s)

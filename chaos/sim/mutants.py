@@ -5,7 +5,7 @@ demands that it is found within 10,000 seeds.
 
     chaos/sim/mutants.py [BUILD [NAME...]]
 
-BUILD is a build directory in which chaos/sim/sim is up to date (default: build). A mutant is the
+BUILD is a build directory in which chaos/sim is up to date (default: build). A mutant is the
 simulator as it was linked there, with the one file compiled anew that has the bug.
 """
 import json
@@ -57,7 +57,7 @@ class Build:
 
     def link(self, objects, replaced, out):
         """The simulator with these objects in place of those."""
-        own = [str(p) for p in sorted((self.folder / "chaos/sim/sim.p").glob("*.o"))
+        own = [str(p) for p in sorted((self.folder / "chaos/sim.p").glob("*.o"))
                if p.resolve() not in replaced]
         libs = [str(self.folder / p) for p in
                 ["src/sched/libsched.a", "vm/libagent.a", "src/wire/libwire.a",

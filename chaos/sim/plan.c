@@ -116,6 +116,19 @@ static void draw_stage(struct plan *p, struct dice *d, struct stage_plan *s, uin
     s->serves = dice_chance(d, 900) ? 1 : (uint32_t)dice_between(d, 2, 3);
 }
 
+/* One element never ends and nobody ends it: its VM, or two of them, are lost to the others. */
+static void draw_endless(struct plan *p, struct dice *d)
+{
+    struct stage_plan *s = &p->stage[dice_below(d, p->stages)];
+    bool is_enough = p->vms >= (p->weight[FAULT_SPECULATE] > 0 ? 4u : 3u);
+    if (p->weight[FAULT_ENDLESS] > 0 && is_enough && s->elements > 0) {
+        s->endless = 1 + dice_below(d, s->elements);
+        s->timeout_ms = 0;
+        s->serves = 1;
+        p->sched.live_max = 0;
+    }
+}
+
 static void draw_network(struct plan *p, struct dice *d)
 {
     p->has_frames = dice_chance(d, 250);
@@ -164,7 +177,9 @@ void plan_draw(struct plan *p, uint64_t seed, uint32_t vms, uint64_t elements)
     p->vms = vms != 0 ? vms : p->vms;
     left = elements != UINT64_MAX ? elements : drawn;
     p->per_machine = (uint32_t)dice_between(d, 1, p->vms > 16 ? 16 : p->vms);
-    p->check_every = 1 + (uint32_t)(((uint64_t)p->vms * 16 + left) / 600);
+    p->check_every = ((uint64_t)p->vms * 16 + left) / 300 < 1
+                         ? 1
+                         : 1 + (uint32_t)(((uint64_t)p->vms * 16 + left) / 60);
     draw_faults(p, d);
     p->slow_percent = p->weight[FAULT_SLOW] > 0 ? (uint32_t)dice_scale(d, 110, 2000) : 100;
     draw_scheduler(p, d, left);
@@ -176,6 +191,7 @@ void plan_draw(struct plan *p, uint64_t seed, uint32_t vms, uint64_t elements)
         draw_stage(p, d, &p->stage[i], share);
         left -= share;
     }
+    draw_endless(p, d);
     draw_network(p, d);
     draw_times(p, d);
 }
@@ -245,13 +261,15 @@ uint64_t plan_element_ns(const struct plan *p, uint32_t stage, uint64_t index)
 bool plan_is_poison(const struct plan *p, uint32_t stage, uint64_t index)
 {
     uint32_t poison = p->stage[stage].poison;
-    return poison > 0 && trait(p, stage, index, 2) % 1000 < poison;
+    return poison > 0 && trait(p, stage, index, 2) % 1000 < poison &&
+           index + 1 != p->stage[stage].endless;
 }
 
 bool plan_is_hanging(const struct plan *p, uint32_t stage, uint64_t index)
 {
     uint32_t hang = p->stage[stage].hang;
-    return hang > 0 && trait(p, stage, index, 3) % 1000 < hang;
+    return hang > 0 && trait(p, stage, index, 3) % 1000 < hang &&
+           index + 1 != p->stage[stage].endless;
 }
 
 bool plan_is_failing(const struct plan *p, uint32_t stage, uint64_t index, uint32_t run)

@@ -35,6 +35,7 @@
     X(CALLS, "calls", false)            /* a request between the elements */             \
     X(POISON, "poison", true)           /* elements that kill their VM */                \
     X(HANG, "hang", true)               /* elements that run until their VM is killed */ \
+    X(ENDLESS, "endless", true)         /* one element runs without end: all else ends */  \
     X(RECYCLE, "recycle", false)        /* VMs end after some elements */                \
     X(JOIN_LATE, "join-late", false)    /* VMs that come during the run */               \
     X(FAILING, "failing", true)         /* elements whose code fails, retries */         \
@@ -75,6 +76,7 @@ struct stage_plan {
     uint32_t poison_runs;    /* so many runs of it die; UINT32_MAX: all */
     uint32_t hang;           /* elements per thousand that hang */
     uint32_t hang_runs;      /* so many runs of it do */
+    uint64_t endless;        /* index + 1 of an element that runs without end; 0: none */
     uint32_t timeout_ms;     /* of one element, longer than any takes that does not hang; 0: none */
     uint32_t failing;        /* elements per thousand whose code fails */
     uint32_t retries;        /* runs after a failed one */

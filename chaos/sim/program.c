@@ -279,6 +279,27 @@ void program_cancel(struct sim *s, uint32_t stage)
     }
 }
 
+bool program_look(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->plan.stages; i++) {
+        const struct stage_plan *p = &s->plan.stage[i];
+        struct program_stage *st = stage_get(s, i);
+        uint64_t left = 0;
+        if (!st->is_open || p->endless == 0 || p->endless > st->added) {
+            continue;
+        }
+        for (uint64_t k = 0; k < st->added; k++) {
+            left += (s->judge.stage[i].fates[k].bits & FATE_RECORDED) == 0;
+        }
+        if (left == 1 && (s->judge.stage[i].fates[p->endless - 1].bits & FATE_RECORDED) == 0 &&
+            (st->is_closed || st->added - st->taken >= p->ahead)) {
+            program_cancel(s, i);
+            return true;
+        }
+    }
+    return false;
+}
+
 void program_start(struct sim *s)
 {
     for (uint32_t i = 0; i < s->plan.stages; i++) {

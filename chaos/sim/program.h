@@ -37,6 +37,8 @@ void program_on_open(struct sim *s, uint32_t stage);
 void program_on_feed(struct sim *s, uint32_t stage);
 void program_on_close(struct sim *s, uint32_t stage);
 void program_on_take(struct sim *s, uint32_t stage);
+/* Ends a stage of which all is done but the element that never ends. False: there is none. */
+bool program_look(struct sim *s);
 void program_cancel(struct sim *s, uint32_t stage); /* it wants no more */
 
 #endif

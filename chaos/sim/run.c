@@ -77,6 +77,9 @@ static void happen(struct sim *s, const struct due *due)
     case EVENT_VM_STEP:
         vm_on_step(s, due->who, due->arg);
         break;
+    case EVENT_VM_LATE:
+        vm_on_late(s, due->who, due->arg);
+        break;
     case EVENT_VM_HUNG:
         vm_on_hung(s, due->who, due->arg);
         break;
@@ -97,6 +100,11 @@ static void happen(struct sim *s, const struct due *due)
         break;
     case EVENT_QUIET:
         fault_quiet(s);
+        break;
+    case EVENT_LOOK:
+        if (!s->is_over && !program_look(s)) {
+            clock_in(&s->clock, 20 * SEC, EVENT_LOOK, 0, 0);
+        }
         break;
     case EVENT_DEADLINE:
         if (!s->is_over) {

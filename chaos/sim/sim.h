@@ -33,6 +33,7 @@ enum sim_event {
     EVENT_PUMP,       /* conn, way: the wire is free again */
     EVENT_VM_READY,   /* vm, life: its process is up */
     EVENT_VM_STEP,    /* vm, run: what it did is done */
+    EVENT_VM_LATE,    /* vm, job: results wait behind a long element */
     EVENT_VM_HUNG,    /* vm, run: hangs for too long */
     EVENT_VM_SILENT,  /* vm, conn: has it heard nothing for too long? */
     EVENT_DEATH,      /* machine, report: the supervisor sends it */
@@ -53,6 +54,7 @@ enum sim_event {
     EVENT_STRIKE,     /* vm or stage, fault: strikes this one */
     EVENT_MEND,       /* vm or machine, what: and gets well again */
     EVENT_QUIET,      /* from here on nothing goes wrong any more */
+    EVENT_LOOK,       /* is all done that can be? */
     EVENT_DEADLINE,   /* now it must be over */
     EVENT_COUNT
 };

@@ -355,7 +355,7 @@ static void lease_over(struct sim *s, struct vm *vm, bool is_lost)
             sim_broken(s, "VM %u was never used and yet has to restart", vm->number);
         }
         say_state(s, vm, TRK_VM_IDLE);
-    } else if (is_lost && fault_strikes(s, FAULT_HANDOVER)) {
+    } else if (is_lost && !vm->is_endless && fault_strikes(s, FAULT_HANDOVER)) {
         vm->is_orphan = true;
         if (!vm->is_busy || vm->job.kind != AGENT_ELEMENT) {
             vm_orphan_done(s, vm);
@@ -516,7 +516,8 @@ static void on_holder_message(struct sim *s, struct conn *c, struct vm *vm,
     }
     if (type == WIRE_CANCEL && note.count == 0) {
         vm->cancelled |= stage_bit;
-    } else if (type == WIRE_CANCEL) {
+    }
+    if (type == WIRE_CANCEL && (note.count > 0 || note.flag != 0)) {
         compute_interrupt(s, vm, &note);
     }
     if (has_out) {

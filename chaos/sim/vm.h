@@ -60,6 +60,7 @@ struct vm {
     bool is_busy;
     bool is_killing;          /* the element will end its process */
     bool is_hanging;          /* it will not end */
+    bool is_endless;          /* nor will anybody end it */
     bool is_interrupted;      /* it was called off, and gives up */
     uint64_t jobs;            /* counts jobs */
     uint64_t step;            /* counts EVENT_VM_STEP: others are void */
@@ -103,6 +104,7 @@ bool vm_takes_packets(struct sim *s, const struct conn *c);
 void vm_on_ready(struct sim *s, uint32_t number, uint64_t life);
 void vm_on_step(struct sim *s, uint32_t number, uint64_t step);
 void vm_on_hung(struct sim *s, uint32_t number, uint64_t job);
+void vm_on_late(struct sim *s, uint32_t number, uint64_t job);
 void vm_on_silent(struct sim *s, uint32_t number, uint32_t conn);
 void vm_on_message(struct sim *s, struct conn *c, struct wire_message *msg); /* takes the body */
 void vm_on_close(struct sim *s, struct conn *c);
@@ -125,7 +127,7 @@ void vm_check(struct sim *s, uint32_t number);
 
 /* compute.c: what a VM computes. */
 void compute(struct sim *s, struct vm *vm);          /* takes the next job if it is free */
-/* What runs of these elements is called off. */
+/* What runs of these elements, or of the stage, is called off. */
 void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note);
 void compute_drop(struct vm *vm);                    /* its process is gone */
 void compute_hold(struct sim *s, struct vm *vm);     /* holds what is gathered, sends if it can */
