@@ -72,8 +72,9 @@ static void note_death(struct vm_child *vm, const struct wire_death *death)
     char note[512];
     snprintf(note, sizeof(note), "%s%s%s%s", how, where, said[0] == '\0' ? "" : ": ", said);
     snprintf(vm->note, sizeof(vm->note), "%.*s", (int)sizeof(vm->note) - 1, note);
-    /* The first time in a row is news. */
-    log_write(vm->failures == 0 ? LOG_WARN : LOG_INFO, "vm", "VM %u (pid %d) %s", vm->index,
+    /* The first time in a row is news, but not to who started us for one run: that run tells it. */
+    bool is_news = vm->failures == 0 && !vm->sup->opt.is_quiet;
+    log_write(is_news ? LOG_WARN : LOG_INFO, "vm", "VM %u (pid %d) %s", vm->index,
               (int)vm->pid, note);
 }
 
