@@ -31,7 +31,7 @@ FEED_MAX = 65536  # elements pulled in one go, at most
 FEED_SECONDS = 0.02  # what one go should take
 FEED_AGAIN = 256  # forkgen: results between two goes
 WAIT_SECONDS = 0.1  # between two looks at the progress bar
-NO_VM_SECONDS = 1.0  # a VM that starts again is back sooner
+NO_VM_SECONDS = 2.0  # a VM that starts again is back sooner, also on a busy machine
 MS_MAX = 0xFFFFFFFF
 RETRIES_MAX = 65534
 

@@ -31,7 +31,9 @@
 #include "wire/msg.h"
 
 #define FARM_MODULES_MAX 4
-#define FARM_DEATH_WAIT_MS 30 /* after a VM's connection ends: wait so long for its death report */
+/* After a VM's connection ends: wait so long for the death report. It comes within milliseconds
+ * where the machine is not overloaded; without it a death is not counted against its element. */
+#define FARM_DEATH_WAIT_MS 500
 #define FARM_QUIET_MS 50      /* LAN discovery ends after so long without a new answer */
 #define FARM_REPEAT_MS 80    /* while nobody has answered it asks again after this */
 #define FARM_ASK_MAX_MS 250   /* and after this in any case */

@@ -82,8 +82,9 @@ static enum sched_cause cause_of(const struct trk_vm *vm)
     if (d->is_expected) {
         return SCHED_CAUSE_EXPECTED;
     }
-    if (!d->has_element) {
-        return SCHED_CAUSE_LOSS;
+    if (!d->has_element) { /* killed from outside while nothing ran: no element had a part in it */
+        bool is_killed = d->signal == SIGKILL && d->end == WIRE_END_UNKNOWN;
+        return is_killed ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
     }
     switch (d->end) {
     case WIRE_END_TIMEOUT:
@@ -128,7 +129,7 @@ static void finish_loss(struct slot *slot)
     }
     if (!vm->is_given_back) {
         log_info("farm", "VM %u (pid %u) is lost: %s", vm->info.index, vm->info.pid, reason);
-        if (cause_of(vm) != SCHED_CAUSE_EXPECTED) {
+        if (vm->has_death ? !vm->death.is_expected : !vm->is_leaving) {
             notice_message(farm, TRK_NOTICE_VM_LOST, vm, "%s", reason);
         }
     }

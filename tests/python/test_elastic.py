@@ -91,9 +91,11 @@ def test_a_list_takes_no_more_than_it_was_asked_for(vms, supervisor, supervise, 
 def test_a_drained_vm_costs_nothing(supervise, run_program, log):
     own = supervise(count=3)
     result = run_program(DRAINED, log.folder, env=beside(own))
-    assert result.out == "True 2\n", result.err
+    assert result.out == "True\n", result.err
     counts = log.counts()
     assert set(counts.values()) == {1} and len(counts) == 300
+    drained = log.pids(1)[0]
+    assert [x for x, pid in log.runs() if pid == drained][-1] == 1  # it got nothing new
     assert "lost" not in result.err
 
 
@@ -123,8 +125,7 @@ drainer.start()
 vms = connect()
 results = forkwork(vms, held_first, log.jobs(300))
 drainer.join()
-left = {pid for _, pid in log.runs()[-100:]}
-print(results == list(range(300)), len(left))
+print(results == list(range(300)))
 """
 
 
@@ -150,7 +151,7 @@ from runlog import note
 from trickle import connect, forkwork
 print(forkwork(connect(), note, [(sys.argv[1], x) for x in range(200)]) == list(range(200)))
 """, log.folder, env=beside(own))
-    assert (result.out, result.err) == ("True\n", "[trickle: discovered 2 VMs]\n")
+    assert result.out == "True\n" and "lost" not in result.err, result.err
     counts = log.counts()
     assert set(counts.values()) == {1} and len(counts) == 200
     assert len({pid for _, pid in log.runs()}) >= 15
@@ -259,7 +260,8 @@ def test_a_work_without_vms_waits_says_so_and_goes_on(supervise, log, tmp_path):
     out, err = process.communicate(timeout=60)
     assert out == "True\n" and "no VM left" not in err, err
     counts = log.counts()
-    assert counts.pop(2) == 2 and set(counts.values()) <= {1, 2} and len(counts) == 49
+    # The second VM may have begun with it before it was ended, too.
+    assert counts.pop(2) in (2, 3) and set(counts.values()) <= {1, 2, 3} and len(counts) == 49
 
 
 def test_a_fixed_list_says_what_it_waits_for(supervise, log, tmp_path):

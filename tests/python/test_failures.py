@@ -106,7 +106,7 @@ def kill():
     while killed < kills:
         pids = [vm["pid"] for vm in farm.vms() if vm["state"] == "leased"]
         try:
-            if pids:
+            if len(pids) >= 3:  # else all kills hit the same one
                 os.kill(rng.choice(pids), signal.SIGKILL)
                 killed += 1
                 time.sleep(seconds)  # each VM is hit once in four elements or so
