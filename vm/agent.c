@@ -373,7 +373,6 @@ static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t
 static int batch_split(struct agent *a, struct batch *b, uint64_t first, uint64_t last)
 {
     struct batch *rest = mem_alloc(sizeof(*rest));
-    MARK("elements are cancelled out of the middle of a batch");
     if (rest == NULL) {
         return TRK_ENOMEM;
     }
