@@ -258,9 +258,14 @@ void vm_on_hung(struct sim *s, uint32_t number, uint64_t job)
 void vm_on_late(struct sim *s, uint32_t number, uint64_t job)
 {
     struct vm *vm = vm_get(s, number);
-    if (vm->is_up && !vm->is_stopped && vm->is_busy && vm->jobs == job) {
-        compute_hold(s, vm);
+    if (!vm->is_up || !vm->is_busy || vm->jobs != job) {
+        return;
     }
+    if (vm->is_stopped) { /* its timer too */
+        clock_in(&s->clock, s->plan.dead_after_ns, EVENT_VM_LATE, number, job);
+        return;
+    }
+    compute_hold(s, vm);
 }
 
 void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note)

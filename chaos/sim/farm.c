@@ -80,6 +80,20 @@ static void send_run(struct sim *s, struct slot *slot, uint32_t number, uint32_t
     mem_free(parts);
 }
 
+void farm_ask_back(struct sim *s, uint32_t vm)
+{
+    struct wire_note note = {0};
+    uint64_t first, count;
+    if (!judge_charge(s, vm, &note.stage, &first, &count)) {
+        return;
+    }
+    note.first = first + (dice_chance(&s->dice, 600) ? 0 : dice_below(&s->dice, count));
+    note.count = 1 + (uint32_t)dice_below(&s->dice, count);
+    tell(s, "farm", 0, "asks VM %u for %llu+%u of stage %u", vm, (unsigned long long)note.first,
+         note.count, note.stage);
+    send_note(s, vm, WIRE_RECALL, &note);
+}
+
 static void assign(struct sim *s, const struct sched_action *a)
 {
     struct slot *slot = &s->farm.slots[a->vm];
@@ -105,6 +119,9 @@ static void assign(struct sim *s, const struct sched_action *a)
         n = n < s->plan.run_max ? n : s->plan.run_max;
         send_run(s, slot, a->stage, a->attempt, a->first + sent, (uint32_t)n);
         sent += n;
+    }
+    if (a->count > 2 && fault_is_on(s, FAULT_ASK_BACK) && dice_chance(&s->dice, 100)) {
+        farm_ask_back(s, a->vm); /* at once: most of it has not started */
     }
 }
 
@@ -207,7 +224,7 @@ static void apply(struct sim *s, struct step *step, const struct sched_action *a
     case SCHED_BLOCK_VM:
         tell(s, "farm", 0, "VM %u is blocked", a->vm);
         s->tally.blocked++;
-        if (dice_chance(&s->dice, 300)) { /* somebody looks after it */
+        if (s->is_quiet || dice_chance(&s->dice, 300)) { /* somebody looks after it */
             clock_in(&s->clock, dice_scale(&s->dice, 1 * MS, 10 * SEC), EVENT_FARM_UNBLOCK, a->vm,
                      0);
         }
@@ -349,6 +366,7 @@ static void on_session_message(struct sim *s, uint32_t vm, struct wire_message *
         on_recalled(s, vm, msg->body);
         break;
     case WIRE_BYE:
+        slot->has_said_bye = true;
         drive_vm_draining(s, vm);
         break;
     case WIRE_REPLY:

@@ -37,6 +37,7 @@ struct slot {
     bool is_suspect;           /* likewise: it is silent */
     bool is_leaving;           /* it goes back when it has nothing any more */
     bool is_given_back;        /* BYE was sent */
+    bool has_said_bye;         /* BYE came: it leaves in order */
     uint8_t incarnation[16];   /* of the VM, from WELCOME */
     struct wire_death death;
     uint64_t lease;            /* counts leases: tells incarnations apart */
@@ -92,6 +93,7 @@ void farm_resume(struct sim *s); /* its process runs again */
 /* Faults. */
 void farm_unserve(struct sim *s, uint32_t vm, uint32_t stage, bool is_serving);
 void farm_drain(struct sim *s, uint32_t vm);
+void farm_ask_back(struct sim *s, uint32_t vm); /* a part of what it has, as nobody would */
 void farm_call(struct sim *s, uint32_t vm);
 void farm_forge(struct sim *s); /* a report that cannot be true reaches it */
 

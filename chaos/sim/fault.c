@@ -55,6 +55,9 @@ static void strike_vm(struct sim *s, enum fault fault, struct vm *vm)
     case FAULT_FARM_DRAIN:
         farm_drain(s, vm->number);
         break;
+    case FAULT_ASK_BACK:
+        farm_ask_back(s, vm->number);
+        break;
     case FAULT_CALLS:
         farm_call(s, vm->number);
         break;
@@ -99,7 +102,7 @@ static void strike(struct sim *s, enum fault fault)
     uint32_t stage = (uint32_t)dice_below(&s->dice, s->plan.stages);
     if (s->farm.is_paused && (fault == FAULT_UNSERVE || fault == FAULT_FARM_DRAIN ||
                               fault == FAULT_CANCEL || fault == FAULT_STRANGER ||
-                              fault == FAULT_CALLS)) {
+                              fault == FAULT_CALLS || fault == FAULT_ASK_BACK)) {
         return; /* what its process would do */
     }
     s->tally.faults[fault]++;
@@ -247,6 +250,7 @@ void fault_quiet(struct sim *s)
         fault_mend(s, i, (uint64_t)FAULT_STOP | vm->life << 8);
         vm->is_away = vm->is_away && !vm->is_up; /* one that still drains comes back at once */
         vm_return(s, vm);
+        farm_on_unblock(s, i); /* somebody has looked after all of them */
         for (uint32_t stage = 0; stage < s->plan.stages; stage++) {
             if ((s->farm.slots[i].unserved >> stage & 1) != 0) {
                 farm_unserve(s, i, stage, true);

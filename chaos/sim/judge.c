@@ -178,6 +178,20 @@ bool judge_has_second(const struct sim *s, uint32_t stage, uint64_t index)
     return f->holder[0] != 0 && f->holder[1] != 0;
 }
 
+bool judge_charge(struct sim *s, uint32_t vm, uint32_t *stage, uint64_t *first, uint64_t *count)
+{
+    const struct charges *c = &s->judge.charges[vm];
+    const struct charge *item;
+    if (c->held == 0) {
+        return false;
+    }
+    item = &c->items[c->count - 1 - dice_below(&s->dice, c->count < 3 ? c->count : 3)];
+    *stage = item->stage + 1;
+    *first = item->first;
+    *count = item->count;
+    return true;
+}
+
 uint64_t judge_held(const struct sim *s, uint32_t vm)
 {
     return s->judge.charges[vm].held;

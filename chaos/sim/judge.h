@@ -70,6 +70,8 @@ void judge_called_off(struct sim *s, uint32_t stage, uint64_t first, uint64_t co
 void judge_lost(struct sim *s, uint32_t vm, const struct sched_event *ev);
 void judge_after_loss(struct sim *s, const struct sched_event *ev);
 bool judge_has_second(const struct sim *s, uint32_t stage, uint64_t index); /* runs twice */
+/* Something that was assigned to the VM; stage: its number. False: nothing was. */
+bool judge_charge(struct sim *s, uint32_t vm, uint32_t *stage, uint64_t *first, uint64_t *count);
 uint64_t judge_held(const struct sim *s, uint32_t vm);
 
 uint32_t judge_started(struct sim *s, uint32_t stage, uint64_t index, uint32_t vm);

@@ -42,7 +42,7 @@ static void lease_free(struct sim *s, struct slot *slot, uint32_t vm)
     slot->conn = CONN_NONE;
     slot->is_down = slot->has_death = slot->is_draining = false;
     s->farm.leaving -= slot->is_leaving;
-    slot->is_given_back = slot->is_leaving = false;
+    slot->is_given_back = slot->is_leaving = slot->has_said_bye = false;
     slot->told = 0;
     lease_fill(s, vm);
 }
@@ -91,7 +91,7 @@ void farm_on_retry(struct sim *s, uint32_t vm)
 static enum sched_cause cause_of(const struct slot *slot)
 {
     if (!slot->has_death) {
-        return slot->is_given_back ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
+        return slot->is_given_back || slot->has_said_bye ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
     }
     if (slot->death.is_expected) {
         return SCHED_CAUSE_EXPECTED;

@@ -28,6 +28,7 @@
     X(RESET, "reset", true)             /* a machine goes down without a word */         \
     X(DRAIN, "drain", false)            /* a VM leaves in order and comes back later */  \
     X(UNSERVE, "unserve", false)        /* a VM is taken from a stage, then given back */ \
+    X(ASK_BACK, "ask-back", false)      /* the farm asks for any part of a batch */      \
     X(FARM_DRAIN, "farm-drain", false)  /* the farm gives a VM back in order */          \
     X(CANCEL, "cancel", false)          /* the program wants no more of a stage */       \
     X(PAUSE, "pause", false)            /* the farm's process does not run for a while */ \
