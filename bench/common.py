@@ -84,6 +84,18 @@ class Bench:
                           "theirs": (limit, limit, limit),
                           "ratio": spread([limit / value for value in seen]), "target": 1})
 
+    def spread(self, what, unit, values, limit):
+        """Many values with a limit: their median, and what 99 % of them do not exceed."""
+        ordered = sorted(values)
+        for name, value in (("median", statistics.median(ordered)),
+                            ("99 %", ordered[min(len(ordered) * 99 // 100, len(ordered) - 1)])):
+            self.say(f"{what}: {name} of {len(ordered)}: {value:.3g} {unit}")
+            self.rows.append({"what": f"{what}, {name}", "unit": unit,
+                              "ours": (value, ordered[0], ordered[-1]), "other": "the limit",
+                              "theirs": (limit, limit, limit),
+                              "ratio": (limit / value, limit / ordered[-1], limit / ordered[0]),
+                              "target": 1})
+
     def say(self, text):
         if not self.options.json:
             print(text, file=sys.stderr)
