@@ -104,11 +104,12 @@ static void assign(struct sim *s, const struct sched_action *a)
     judge_assigned(s, a);
     tell(s, "farm", 0, "assigns %llu+%llu of stage %u to VM %u (attempt %u)",
          (unsigned long long)a->first, (unsigned long long)a->count, a->stage, a->vm, a->attempt);
-    if (judge_has_second(s, a->stage - 1, a->first)) {
+    bool is_second = judge_has_second(s, a->stage - 1, a->first);
+    if (is_second) {
         s->tally.faults[FAULT_SPECULATE]++;
         fault_on_second(s, a->vm);
     }
-    if (a->count > 1 && s->plan.stage[a->stage - 1].is_speculating &&
+    if ((a->count > 1 || is_second) && s->plan.stage[a->stage - 1].is_speculating &&
         fault_strikes(s, FAULT_CALLS)) { /* the batch waits behind it, and may be called off */
         s->tally.faults[FAULT_CALLS]++;
         farm_call(s, a->vm);

@@ -7,7 +7,7 @@
 #include "base/mem.h"
 #include "sim.h"
 
-#define DEATH_WAIT_NS (30 * MS)
+#define DEATH_WAIT_NS (500 * MS)
 #define RETRY_NS (20 * MS)
 
 static struct slot *slot_get(struct sim *s, uint32_t vm)
@@ -96,11 +96,13 @@ static enum sched_cause cause_of(const struct slot *slot)
     if (slot->death.is_expected) {
         return SCHED_CAUSE_EXPECTED;
     }
-    if (slot->death.end == WIRE_END_TIMEOUT && slot->death.has_element) {
+    if (!slot->death.has_element) { /* killed from outside while nothing ran */
+        return slot->death.signal == SIGKILL ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
+    }
+    if (slot->death.end == WIRE_END_TIMEOUT) {
         return SCHED_CAUSE_TIMEOUT;
     }
-    return slot->death.signal == SIGSEGV && slot->death.has_element ? SCHED_CAUSE_OWN
-                                                                    : SCHED_CAUSE_LOSS;
+    return slot->death.signal == SIGSEGV ? SCHED_CAUSE_OWN : SCHED_CAUSE_LOSS;
 }
 
 static void finish_loss(struct sim *s, struct slot *slot, uint32_t vm)

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -46,6 +47,7 @@ static _Noreturn void work(struct shared *sh, struct worker *w, const struct poo
                            double until)
 {
     dup2(w->said, STDERR_FILENO);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
     for (;;) {
         w->seed = atomic_fetch_add(&sh->next, 1);
         if (w->seed > opt->last || (until > 0 && now_seconds() >= until)) {

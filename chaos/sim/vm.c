@@ -71,7 +71,7 @@ static void report_death(struct sim *s, const struct vm *vm, int signal, enum wi
         return;
     }
     if (fault_strikes(s, FAULT_DEATH_LATE)) {
-        delay_ns = dice_scale(&s->dice, 1 * MS, 2 * SEC);
+        delay_ns = dice_scale(&s->dice, 1 * MS, 4 * SEC);
         s->tally.faults[FAULT_DEATH_LATE]++;
     }
     put_incarnation(vm, death.vm);
@@ -314,6 +314,19 @@ void machine_return(struct sim *s, uint32_t machine)
 
 /* --- the lease ----------------------------------------------------------------------------- */
 
+/* When held results are handed over: at any time; or, where elements are tried again, as likely
+ * as not while the element waits for its next try. */
+static uint64_t handover_ns(struct sim *s, const struct blob *result)
+{
+    const struct stage_plan *p = &s->plan.stage[le_load_u32(result->data) - 1];
+    uint64_t backoff_ns = p->backoff_ns != 0 ? p->backoff_ns : 100 * MS;
+    if (p->retries == 0 || dice_chance(&s->dice, 300)) {
+        return dice_scale(&s->dice, 1 * US, 5 * SEC);
+    }
+    return (dice_chance(&s->dice, 500) ? 500 * MS : 0) + dice_below(&s->dice, 2 * p->mean_ns) +
+           dice_below(&s->dice, 2 * backoff_ns);
+}
+
 /* What is held goes to disk, to be handed over by the supervisor. */
 static void make_spool(struct sim *s, struct vm *vm)
 {
@@ -331,7 +344,7 @@ static void make_spool(struct sim *s, struct vm *vm)
     }
     tell(s, "vm", vm->number, "spools %u held messages", spool->count);
     s->tally.faults[FAULT_HANDOVER]++;
-    clock_in(&s->clock, dice_scale(&s->dice, 1 * US, 5 * SEC), EVENT_SPOOL, v->spool_count, 0);
+    clock_in(&s->clock, handover_ns(s, spool->bodies[0]), EVENT_SPOOL, v->spool_count, 0);
     v->spool_count++;
 }
 
