@@ -121,7 +121,7 @@ static void check(struct sim *s)
     if (s->vms.touched != UINT32_MAX) {
         vm_check(s, s->vms.touched);
     }
-    if (s->plan.check_every <= 1 || s->tally.events % s->plan.check_every == 0) {
+    if (s->is_traced || s->plan.check_every <= 1 || s->tally.events % s->plan.check_every == 0) {
         sched_check(s->farm.sched);
     }
 }
