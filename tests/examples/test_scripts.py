@@ -20,6 +20,7 @@ def test_second_setup_does_nothing(root, build):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.xdist_group("build")
 def test_demo_counts_the_same_as_one_process(root, build):
     if build != root / "build":

@@ -7,6 +7,7 @@ processes that run at the same time do not meet. `vms` are two of its VMs, fresh
 import os
 import subprocess
 import sys
+from time import monotonic
 
 import pytest
 
@@ -29,11 +30,21 @@ def supervisor():
         os.environ["TRICKLE_RUNTIME"] = before
 
 
+def wait_given_back():
+    """A closed list's leases end a moment later; the next test may start a program that needs all
+    of the VMs."""
+    from trickle import _farm
+    until = monotonic() + 20
+    while any(vm["state"] == "leased" for vm in _farm.farm().vms()) and monotonic() < until:
+        pass
+
+
 @pytest.fixture
 def vms(supervisor):
     import trickle
     with trickle.connect(2) as own:
         yield own
+    wait_given_back()
 
 
 @pytest.fixture
