@@ -87,19 +87,24 @@ def test_the_story_of_a_killed_run_is_kept(vms, log):
 
 KILLS = """
 import os, random, signal, sys, threading, time
-from runlog import Log, hold, note
+from runlog import note
 import trickle
 from trickle import connect, forkwork
 
-count, kills, seconds = int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
-log, rng = Log(sys.argv[1]), random.Random(5)
+folder, kills, seconds = sys.argv[1], int(sys.argv[2]), float(sys.argv[3])
+rng, done = random.Random(5), threading.Event()
 
-def sleepy(job, last=count - 1, seconds=seconds):
+def sleepy(job, seconds=seconds):
     x = note(job)
     time.sleep(seconds)
-    if x == last:
-        hold(job, "all killed")
     return x
+
+def jobs():
+    x = 0
+    while not done.is_set():
+        yield folder, x
+        x += 1
+        time.sleep(seconds / 4)  # as fast as four VMs do them
 
 def kill():
     killed = 0
@@ -112,26 +117,28 @@ def kill():
                 time.sleep(seconds)  # each VM is hit once in four elements or so
         except ProcessLookupError:
             pass
-    log.open("all killed")
+    done.set()
 
 vms, farm = connect(), trickle._farm.farm()
 killer = threading.Thread(target=kill)
 killer.start()
-print(forkwork(vms, sleepy, log.jobs(count)) == list(range(count)))
+results = forkwork(vms, sleepy, jobs())
 killer.join()
+print(len(results), results == list(range(len(results))))
 """
 
 
-@pytest.mark.parametrize("count, seconds", [
-    (500, 0.08), pytest.param(500, 2, marks=[pytest.mark.full, pytest.mark.timeout(900)])])
-def test_200_random_kills_fail_nobody(supervise, run_program, log, count, seconds):
+@pytest.mark.parametrize("seconds", [
+    0.08, pytest.param(5, marks=[pytest.mark.full, pytest.mark.timeout(3000)])])
+def test_200_random_kills_fail_nobody(supervise, run_program, log, seconds):
     own = supervise("--log", "error", count=4)
-    result = run_program(KILLS, log.folder, str(count), "200", str(seconds), env=beside(own),
-                         timeout=900)
-    assert (result.status, result.out) == (0, "True\n"), result.err[-3000:]
+    result = run_program(KILLS, log.folder, "200", str(seconds), env=beside(own), timeout=3000)
+    assert result.status == 0, result.err[result.err.find("Traceback"):]
+    count, is_right = result.out.split()
+    assert is_right == "True"
     counts = log.counts()
-    assert set(counts) == set(range(count)) and max(counts.values()) < 20
-    assert sum(counts.values()) - count >= 50  # the others hit VMs between two elements
+    assert set(counts) == set(range(int(count))) and max(counts.values()) < 20
+    assert sum(counts.values()) - int(count) >= 50  # the others hit VMs between two elements
     assert result.err.count("SIGKILL") >= 100
 
 
@@ -191,7 +198,8 @@ def test_the_story_names_signal_process_and_last_output(vms):
 def test_an_element_that_exits_has_failed(vms, log):
     results = forkwork(vms, leaving, log.jobs(20), on_error="return")
     failed = results[5]
-    assert [(a.outcome, a.signal, a.exit_status) for a in failed.attempts] == [("died", None, 9)] * 3
+    ends = [(a.outcome, a.signal, a.exit_status) for a in failed.attempts]
+    assert ends == [("died", None, 9)] * 3
     results[5] = 5
     assert results == list(range(20))
     assert log.counts()[5] == 3
