@@ -15,7 +15,7 @@ connect    finds VMs                      inject     sends functions, classes an
 fork       begins a call                  join       waits for it; joinany for one of many
 forkwork   a list of work on all VMs      forkgen    the same, results as they come
 fetch      a copy of a remote object      same       an argument for fork that is not mapped
-attempts   what happened to an element    VM.migrate  moves what lives on a VM to another
+attempts   what happened to an element    VM.migrate moves what lives on a VM to another
 
 Errors: TrickleError and its subclasses VMLost, NotEnoughVMs, WorkFailed, RemoteError.
 """

@@ -128,7 +128,19 @@ def on_leaving(host: str, pid: int) -> None:
         info = vm_info(vm)
         if info["pid"] == pid and info["host"] == host:
             vm.__dict__["_t_leaving"] = True
+            if vm._t_live or vm._t_own:
+                empty(vm)
+
+
+def empty(vm: VM) -> None:
+    """Moves what lives on a VM that is leaving, soon. Called again when more has come: an answer
+    that was on its way referred to an object there."""
+    if not vm._t_emptying:
+        vm.__dict__["_t_emptying"] = True
+        try:
             start_new_thread(_empty, (vm,))
+        except RuntimeError:
+            pass  # the program ends
 
 
 def _empty(vm: VM) -> None:
@@ -137,14 +149,15 @@ def _empty(vm: VM) -> None:
     from ._farm import say
     try:
         with vm._t_moving:
+            vm.__dict__["_t_emptying"] = False
             done = _move(vm, _others(vm), list(vm._t_own))
         if not done.names and not done.objects and not done.left:
             return
         text = f"leaves: {done}"
         if done.left:
             text += f"; lost with it: {', '.join(done.left)}"
-        if done.to._t_leaving:  # that was said only now; its own thread may have been too early
-            start_new_thread(_empty, (done.to,))
+        if done.to._t_leaving:  # that was said only now
+            empty(done.to)
     except BaseException as error:
         if not vm._t_live and not vm._t_own:
             return

@@ -67,7 +67,7 @@ class VM:
         self.__dict__.update(_t_raw=raw, _t_request=raw.request, _t_names={}, _t_kinds={},
                              _t_dumps=dumps_for(self), _t_loads=loads_from(self), _t_info=None,
                              _t_unread=[], _t_live={}, _t_own=set(), _t_moved={},
-                             _t_moving=allocate_lock(), _t_leaving=False)
+                             _t_moving=allocate_lock(), _t_leaving=False, _t_emptying=False)
 
     def __getattr__(self, name: str) -> Any:
         if name in self._t_names or (
@@ -129,6 +129,9 @@ class VM:
         _set(proxy, "_t_id", object_id)
         _set(proxy, "_t_vm", vm)
         vm._t_live[id(proxy)] = ref(proxy)
+        if vm._t_leaving:
+            from ._migrate import empty
+            empty(vm)
         return proxy
 
 

@@ -211,6 +211,39 @@ def test_what_lives_on_a_drained_vm_moves(supervise, run_program, log):
     assert "lost with it: a remote generator (TypeError" in said[0]
 
 
+LATE = """
+import sys, threading
+import trickle
+from runlog import Log, hold, note
+from trickle import connect, fetch, fork, inject, join
+
+def make(job):
+    note(job)
+    hold(job, "go")
+    return iter([1, 2])
+
+log, farm = Log(sys.argv[1]), trickle._farm.farm()
+vms = connect()
+inject(vms, make)
+pid = trickle._proxy.vm_info(vms[0])["pid"]
+handle = fork(vms[0], make, (log.folder, 0))
+log.wait(lambda: log.pids(0))
+farm.vms()
+farm.order("drain", pid)
+log.wait(lambda: vms[0]._t_leaving)
+log.open("go")
+iterator = join(handle)
+print(next(iterator), log.wait(lambda: iterator._t_vm is vms[1]), next(iterator))
+"""
+
+
+def test_what_is_made_while_a_vm_leaves_moves_too(supervise, run_program, log):
+    own = supervise(count=2)
+    result = run_program(LATE, log.folder, env=beside(own))
+    assert result.out == "1 True 2\n", result.err
+    assert "1 remote object moved to <VM 1 " in result.err
+
+
 # --- none left ------------------------------------------------------------------------------
 
 
