@@ -263,6 +263,38 @@ static bool serves(const struct trk_work *work, const struct slot *slot)
     return false;
 }
 
+/* Does any list that is not closed hold a VM of it? */
+static bool has_vms(const struct trk_work *work)
+{
+    struct list *pos;
+
+    list_for_each(pos, &work->farm->vmlists) {
+        struct trk_vmlist *list = container_of(pos, struct trk_vmlist, node);
+        if (work->list == list) {
+            return true;
+        }
+        for (size_t i = 0; work->list == NULL && i < work->slots_count; i++) {
+            if (vmlist_has(list, work->slots[i])) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+void drive_list_closed(struct trk_farm *farm)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->works) {
+        struct trk_work *work = container_of(pos, struct trk_work, node);
+        if (work->is_open && !has_vms(work)) {
+            drive_cancel(work, false);
+            work_fail(work, TRK_ECLOSED);
+        }
+    }
+}
+
 bool drive_needs(struct trk_farm *farm, const struct slot *slot)
 {
     struct list *pos;

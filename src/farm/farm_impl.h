@@ -344,6 +344,7 @@ void drive_vm_joined(struct slot *slot);
 void drive_vm_lost(struct slot *slot, enum sched_cause cause); /* vm->death is what is known */
 void drive_vm_draining(struct slot *slot);
 void drive_vm_suspect(struct slot *slot, bool is_suspect);
+void drive_list_closed(struct trk_farm *farm); /* ends works that no list has VMs for */
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
 /* Is there work that runs on just this VM and maybe others, whatever its list holds by now? */
 bool drive_needs(struct trk_farm *farm, const struct slot *slot);

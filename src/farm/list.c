@@ -229,6 +229,7 @@ static void close_on_loop(void *arg)
     struct trk_vmlist *list = arg;
 
     forget(list, VMLIST_CLOSED);
+    drive_list_closed(list->farm);
     /* At once: a connect that follows in the same turn gets fresh VMs, not what was used here. */
     lease_release_unused(list->farm);
     vmlist_unref(list);

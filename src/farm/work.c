@@ -533,6 +533,10 @@ static void take_one(struct trk_work *work, struct trk_result *out)
 
 static int work_error(struct trk_work *work, int error)
 {
+    if (error == TRK_ECLOSED) {
+        return fail(error, "the work cannot go on: its VMs have been given back (the list of VMs, "
+                    "or the farm, was closed)");
+    }
     return fail(error, "the work cannot go on: %s", trk_strerror(error));
 }
 

@@ -35,8 +35,8 @@ def wait_given_back():
     of the VMs."""
     from trickle import _farm
     until = monotonic() + 20
-    while any(vm["state"] == "leased" for vm in _farm.farm().vms()) and monotonic() < until:
-        pass
+    while leased := [vm for vm in _farm.farm().vms() if vm["state"] == "leased"]:
+        assert monotonic() < until, f"20 s after all lists are closed these are still leased: {leased}"
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import pytest
 
 import trickle
+from conftest import wait_given_back
 from trickle import NotEnoughVMs
 
 
@@ -65,3 +66,23 @@ def test_programs_that_follow_each_other_find_all(run_program):
         result = run_program("import trickle\nvms = trickle.connect(4)\n"
                              "print([vm.abs(-1) for vm in vms])")
         assert result.out == "[1, 1, 1, 1]\n", result.err
+
+
+@pytest.mark.parametrize("is_plain_list", [False, True])
+def test_a_work_whose_list_is_closed_ends_and_lets_its_vms_go(supervisor, is_plain_list):
+    with trickle.connect(2) as vms:
+        served = list(vms) if is_plain_list else vms
+        values = trickle.forkgen(served, abs, iter(range(10**9)), ordered=True)
+        assert next(values) == 0
+    with pytest.raises(trickle.TrickleError, match="its VMs have been given back"):
+        for _ in values:
+            pass
+    wait_given_back()
+
+
+def test_a_generator_nobody_closed_keeps_no_vm(supervisor):
+    with trickle.connect(2) as vms:
+        values = trickle.forkgen(list(vms), abs, iter(range(10**9)), ordered=True)
+        assert next(values) == 0
+    wait_given_back()
+    values.close()

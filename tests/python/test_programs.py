@@ -101,7 +101,8 @@ handle = fork(vms[1], time.sleep, 60)
 {end}
 """
     for _ in range(2):
-        assert run_program(program, timeout=20).status == status
+        result = run_program(program, timeout=20)
+        assert result.status == status, result.err
 
 
 def test_killed_program_gives_the_vms_back(run_program, supervisor, tmp_path):
