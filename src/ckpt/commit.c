@@ -16,6 +16,8 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <time.h>
 
@@ -29,6 +31,7 @@
 #define TXN_RECORDS 65536
 #define TRIM_BYTES ((size_t)32 << 20)
 #define READERS_EVERY 64
+#define ROOM_BYTES ((size_t)1 << 20) /* with less, a disk counts as full */
 #define RETRY_FIRST_MS 50
 #define RETRY_MAX_MS 2000
 
@@ -255,6 +258,31 @@ static int reopen(struct ckpt_store *s)
     return rc > 0 ? TRK_EIO : rc;
 }
 
+/* LMDB makes a plain I/O error of a write that came out short, which is what the last room on a
+ * disk gives. The code that tells what it was, or the one that was there. */
+static int diagnose(const struct ckpt_store *s, int code)
+{
+    size_t held = atomic_load(&s->queued_bytes);
+    struct rlimit limit;
+    struct statvfs fs;
+    char path[4200];
+    struct stat st;
+
+    if (code != EIO) {
+        return code;
+    }
+    if (statvfs(s->dir, &fs) == 0 &&
+        (uint64_t)fs.f_bavail * fs.f_frsize < (uint64_t)held + ROOM_BYTES) {
+        return ENOSPC;
+    }
+    snprintf(path, sizeof(path), "%s/data.mdb", s->dir);
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        stat(path, &st) == 0 && (uint64_t)st.st_size + held + ROOM_BYTES > limit.rlim_cur) {
+        return EFBIG;
+    }
+    return code;
+}
+
 static void explain(struct ckpt_store *s, int rc, int code, char *text, size_t size)
 {
     struct statvfs fs;
@@ -326,10 +354,11 @@ static bool wait_to_retry(struct ckpt_store *s)
 /* After a failed transaction. false: give up. */
 static bool recover(struct ckpt_store *s, int rc)
 {
-    int code = rc == TRK_ENOMEM ? 0 : ldb_code();
+    int code = rc == TRK_ENOMEM ? 0 : diagnose(s, ldb_code());
     bool is_map = rc == TRK_EFULL && code == MDB_MAP_FULL;
     bool goes_on = true;
 
+    rc = code == ENOSPC || code == EFBIG ? TRK_EFULL : rc;
     settle(s, false);
     for (;;) {
         s->failures++;

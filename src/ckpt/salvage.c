@@ -534,6 +534,9 @@ static int report_all(struct salvage *s)
     for (size_t i = 0; i < s->counts_count; i++) {
         out->elements_expected += s->counts[i].recorded;
     }
+    if (out->elements_expected < out->elements) {
+        out->elements_expected = out->elements; /* the newest counters are lost */
+    }
     return rc < 0 ? rc : 0;
 }
 

@@ -11,6 +11,7 @@
 #include "ckpt/store.h"
 
 void rig_setup(void);    /* a new directory */
+void rig_setup_in_memory(void); /* where syncs cost nothing */
 void rig_teardown(void); /* which is removed; faults are off again; nothing is left allocated */
 const char *rig_dir(void);              /* the private directory */
 const char *rig_path(const char *name); /* in it; valid until the next but three */
@@ -27,8 +28,8 @@ size_t rig_value(char *out, uint32_t stage, uint64_t element, unsigned round);
 uint64_t rig_put(struct ckpt_store *s, uint32_t stage, uint64_t first, uint64_t count,
                  unsigned round);
 void rig_wait(struct ckpt_store *s, uint64_t ticket);
-/* Reads all results of the stage in both orders; each must be the one of its element, in the
- * round that the table says (SIZE_MAX entries: any). Returns how many there are. */
+/* Reads all results of the stage in both orders; each must be the one of its element, of a round
+ * up to round_max. Returns how many there are. */
 uint64_t rig_check(struct ckpt_reader *r, uint32_t stage, unsigned round_max);
 /* Runs f in a child that ends without closing anything; returns its wait status. */
 int rig_crash(void (*f)(void *ctx), void *ctx);
