@@ -2,6 +2,8 @@
 /* index.c - see index.h. */
 #include "ckpt/index.h"
 
+#include <stdbool.h>
+
 #include "ckpt/ldb.h"
 
 static int entry_at(MDB_cursor *cursor, MDB_val *key, MDB_cursor_op op, struct index_entry *e)
@@ -38,17 +40,15 @@ int index_find(MDB_cursor *cursor, uint32_t stage, uint64_t at, struct index_ent
     return rc == 0 && e->stage == stage ? 0 : TRK_END;
 }
 
-static int put(MDB_txn *txn, MDB_dbi dbi, struct record_tail *tail, struct index_entry *e)
+static int put(MDB_txn *txn, MDB_dbi dbi, struct record_tail *tail, struct index_entry *e,
+               bool is_last)
 {
     uint8_t key[KEY_INDEX], value[INDEX_VALUE];
     MDB_val val = {sizeof(value), value};
     int rc;
 
     index_entry_put(key, value, e);
-    rc = ldb_put(txn, dbi, key, sizeof(key), &val, MDB_APPEND);
-    if (rc == TRK_AGAIN) {
-        rc = ldb_put(txn, dbi, key, sizeof(key), &val, MDB_NOOVERWRITE);
-    }
+    rc = ldb_put(txn, dbi, key, sizeof(key), &val, is_last ? MDB_APPEND : MDB_NOOVERWRITE);
     if (rc == 0) {
         tail->index_count++;
         tail->index_sum += e->check;
@@ -56,18 +56,31 @@ static int put(MDB_txn *txn, MDB_dbi dbi, struct record_tail *tail, struct index
     return rc > 0 ? TRK_ECORRUPT : rc;
 }
 
+static bool is_behind(const struct index_entry *last, uint32_t stage, uint64_t at)
+{
+    return last->count > 0 &&
+           (last->stage < stage || (last->stage == stage && last->first + last->count <= at));
+}
+
 int index_add(MDB_txn *txn, MDB_dbi dbi, MDB_cursor *cursor, struct record_tail *tail,
-              const struct index_entry *run, uint64_t *added)
+              struct index_entry *last, const struct index_entry *run, uint64_t *added)
 {
     uint64_t at = run->first, end = run->first + run->count;
     int rc = 0;
 
     *added = 0;
+    if (last->count == 0) {
+        MDB_val key;
+        rc = entry_at(cursor, &key, MDB_LAST, last);
+        last->count = rc == 0 ? last->count : 0;
+    }
+    rc = rc < 0 ? rc : 0;
     while (rc == 0 && at < end) {
         struct index_entry next, e = {.stage = run->stage, .first = at, .seq = run->seq};
+        bool is_last = is_behind(last, run->stage, at);
         uint64_t stop = end;
 
-        rc = index_find(cursor, run->stage, at, &next);
+        rc = is_last ? TRK_END : index_find(cursor, run->stage, at, &next);
         if (rc < 0) {
             return rc;
         }
@@ -79,7 +92,10 @@ int index_add(MDB_txn *txn, MDB_dbi dbi, MDB_cursor *cursor, struct record_tail 
             stop = next.first;
         }
         e.count = stop - at;
-        rc = put(txn, dbi, tail, &e);
+        rc = put(txn, dbi, tail, &e, is_last);
+        if (is_last || last->count == 0) {
+            *last = e;
+        }
         *added += e.count;
         at = stop;
     }
@@ -102,12 +118,12 @@ static int cut(MDB_txn *txn, MDB_dbi dbi, struct record_tail *tail, struct index
     tail->index_sum -= e->check;
     if (e->first < first) {
         left.count = first - e->first;
-        rc = put(txn, dbi, tail, &left);
+        rc = put(txn, dbi, tail, &left, false);
     }
     if (rc == 0 && e->first + e->count > end) {
         right.first = end;
         right.count = e->first + e->count - end;
-        rc = put(txn, dbi, tail, &right);
+        rc = put(txn, dbi, tail, &right, false);
     }
     return rc;
 }

@@ -13,6 +13,8 @@
 #include "ckpt/ldb.h"
 #include "ckpt/store_impl.h"
 
+#define LOOK_EVERY_NS 50000000
+
 struct ckpt_reader {
     struct list node;         /* of the store's readers */
     struct ckpt_store *store; /* whose environment is used; NULL: own */
@@ -20,6 +22,7 @@ struct ckpt_reader {
     struct ckpt_env *env;
     MDB_txn *txn;             /* reset between calls; NULL: none yet */
     char *dir;
+    uint64_t looked_ns;       /* when the name was last looked at */
     ino_t ino;                /* of the file that is open: salvage puts another in its place */
 };
 
@@ -90,9 +93,21 @@ static int begin(struct ckpt_reader *r)
     return rc;
 }
 
+/* Whether another file is in the place of the open one; asked now and then. */
+static bool is_replaced(struct ckpt_reader *r)
+{
+    uint64_t now_ns = sys_now_ns();
+    struct stat st;
+
+    if (now_ns - r->looked_ns < LOOK_EVERY_NS) {
+        return false;
+    }
+    r->looked_ns = now_ns;
+    return stat_data(r, &st) == 0 && st.st_ino != r->ino;
+}
+
 static int enter(struct ckpt_reader *r)
 {
-    struct stat st;
     int rc = 0;
 
     if (sys_is_forked() && r->store != NULL) {
@@ -106,7 +121,7 @@ static int enter(struct ckpt_reader *r)
         }
         return rc;
     }
-    if (r->own.mdb == NULL || (stat_data(r, &st) == 0 && st.st_ino != r->ino)) {
+    if (r->own.mdb == NULL || is_replaced(r)) {
         rc = open_own(r);
     }
     if (rc == 0) {

@@ -264,7 +264,8 @@ static int enter(struct writer *w, uint32_t stage, uint64_t seq, const struct re
     int rc = open_index(w);
 
     if (rc == 0) {
-        rc = index_add(w->txn, w->env->tables[ENV_INDEX], w->index, &w->tail, &e, &added);
+        rc = index_add(w->txn, w->env->tables[ENV_INDEX], w->index, &w->tail, &w->index_last, &e,
+                       &added);
     }
     if (rc == 0) {
         rc = count_of(w, stage, &count);
@@ -382,6 +383,7 @@ static int leave(struct writer *w, uint32_t stage, const struct record_run *run)
     int rc = open_index(w);
 
     if (rc == 0) {
+        w->index_last.count = 0;
         rc = index_remove(w->txn, w->env->tables[ENV_INDEX], w->index, &w->tail, &e, &removed);
     }
     if (rc == 0) {

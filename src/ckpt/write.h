@@ -23,6 +23,7 @@ struct writer {
     size_t bytes;                   /* put in this transaction */
     size_t records;                 /* the same */
     MDB_cursor *index;              /* NULL: not needed so far */
+    struct index_entry index_last;  /* see index_add */
     unsigned counts_count;
     struct {
         uint32_t stage;

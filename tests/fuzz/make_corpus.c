@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon}: valid inputs, always the
+/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon,record}: valid inputs, always the
  * same, for a fuzzer to start from. Run it again when a format changes:
  *   build/tests/fuzz/make_corpus tests/fuzz/corpus */
 #include <errno.h>
@@ -9,6 +9,7 @@
 
 #include "../wire/samples.h"
 #include "base/buf.h"
+#include "ckpt/record.h"
 #include "wire/beacon.h"
 #include "wire/frame.h"
 
@@ -140,6 +141,41 @@ static void save_streams(void)
     save("frame", "supervisor", &b);
 }
 
+static void save_record(const char *name, enum ckpt_kind kind, uint32_t flags, size_t key_size,
+                        const uint8_t *body, size_t size)
+{
+    static const uint8_t uuid[RECORD_UUID] = "a store's uuid.", key[KEY_STAGE_NUMBER] = "a key 12345";
+    struct record r = {.kind = kind, .flags = flags, .epoch = 2, .version = 70, .base = 60,
+                       .uuid = uuid, .key = key, .key_size = key_size, .body_size = size};
+    uint8_t bytes[1024];
+    struct buf b;
+
+    memcpy(bytes + RECORD_HEAD + key_size, body, size);
+    record_seal(bytes, &r);
+    buf_init(&b);
+    buf_put_u8(&b, 1);
+    buf_put(&b, bytes, record_size(key_size, size));
+    save("record", name, &b);
+}
+
+static void save_records(void)
+{
+    uint8_t body[RECORD_RUN_BYTES + RECORD_PARTS_BYTES] = {0};
+
+    record_run_put(body, &(struct record_run){.first = 10, .count = 5, .failed = 1});
+    save_record("result", CKPT_RESULT, 0, KEY_STAGE_NUMBER, body, sizeof(body));
+    save_record("forget", CKPT_FORGET, 0, KEY_STAGE_NUMBER, body, RECORD_RUN_BYTES);
+    record_parts_put(body + RECORD_RUN_BYTES, &(struct record_parts){.body = 9, .size = 1u << 21,
+                                                                     .count = 2});
+    save_record("result_in_parts", CKPT_RESULT, RECORD_IN_PARTS, KEY_STAGE_NUMBER, body,
+                sizeof(body));
+    save_record("work", CKPT_WORK, 0, KEY_STAGE_NUMBER, body, 20);
+    record_count_put(body, &(struct record_count){.recorded = 5, .runs = 1, .bytes = 500});
+    save_record("count", CKPT_COUNT, 0, KEY_STAGE, body, RECORD_COUNT_BYTES);
+    record_tail_put(body, &(struct record_tail){.version = 70, .records = 60});
+    save_record("tail", CKPT_TAIL, 0, 4, body, RECORD_TAIL_BYTES);
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -151,5 +187,6 @@ int main(int argc, char **argv)
     save_messages();
     save_beacons();
     save_streams();
+    save_records();
     return has_failed ? 1 : 0;
 }
