@@ -288,8 +288,8 @@ static void explain(struct ckpt_store *s, int rc, int code, char *text, size_t s
     struct statvfs fs;
 
     if (code == MDB_MAP_FULL) {
-        snprintf(text, size, "the store in %s is larger than this process may map (%zu MB): the job "
-                 "waits; raise its limit of address space (ulimit -v) and resume it", s->dir,
+        snprintf(text, size, "the store in %s is larger than this process may map (%zu MB): the "
+                 "job waits; raise its limit of address space (ulimit -v) and resume it", s->dir,
                  s->env.map_size >> 20);
     } else if (rc == TRK_EFULL && code == EFBIG) {
         snprintf(text, size, "the store in %s may not grow: files are limited (ulimit -f); the job "

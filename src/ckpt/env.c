@@ -134,7 +134,9 @@ static void find_map(struct ckpt_env *env)
         while (env->map == NULL && fgets(line, sizeof(line), maps) != NULL) {
             uintptr_t from, to;
             unsigned long inode;
-            if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %lu", &from, &to, &inode) == 3 &&
+            int fields = sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %*s %*s %*s %lu", &from, &to,
+                                &inode);
+            if (fields == 3 &&
                 inode == st.st_ino && to - from == env->map_size) {
                 env->map = (void *)from;
             }

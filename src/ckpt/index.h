@@ -10,8 +10,8 @@
 TRK_MUST_USE int index_find(MDB_cursor *cursor, uint32_t stage, uint64_t at,
                             struct index_entry *e);
 /* Enters what is still free of [first, first + count); *added: so many elements.
- *   last  the last entry of the table, kept by the caller for the transaction; count 0: unknown. With
- *         it, entering behind the end, as most results are, needs no search. */
+ *   last  the last entry of the table, kept by the caller for the transaction; count 0: unknown.
+ *         With it, entering behind the end, as most results are, needs no search. */
 TRK_MUST_USE int index_add(MDB_txn *txn, MDB_dbi dbi, MDB_cursor *cursor,
                            struct record_tail *tail, struct index_entry *last,
                            const struct index_entry *run, uint64_t *added);

@@ -465,9 +465,9 @@ static int choose_uuid(struct salvage *s, const struct scan_report *scanned)
 {
     unsigned best = 0;
 
-    if (s->uuids_count == 0 && scanned->newer > 0) {
-        return fail(TRK_EVERSION, "the store in %s was written by a newer Trickle: resume with that",
-                    s->dir);
+    if (scanned->newer > 0) { /* without what it wrote, the rest would say something else */
+        return fail(TRK_EVERSION, "the store in %s was written by a newer Trickle: resume with "
+                    "that", s->dir);
     }
     for (unsigned i = 1; i < s->uuids_count; i++) {
         best = s->uuids[i].count > s->uuids[best].count ? i : best;

@@ -20,8 +20,10 @@ struct ckpt_salvaged {
  * and was valid last goes into a new environment, which then takes the file's place; the old one is
  * kept beside it. Of two results of one element the first one counts, of two records of one name
  * the newer one; where the newest is damaged that may be an older one that it had replaced, so what
- * a record is about (digests of elements and code) belongs into the record that depends on it. The caller holds the job's lock. TRK_EFULL: no room; TRK_EVERSION: there are
- * records of a newer Trickle, nothing was changed; fail_text. */
+ * a record is about (digests of elements and code) belongs into the record that depends on it.
+ *
+ * The caller holds the job's lock. TRK_EFULL: no room; TRK_EVERSION: there are records of a newer
+ * Trickle; after these and other errors nothing has changed, fail_text. */
 TRK_MUST_USE int salvage_store(const char *dir, struct ckpt_salvaged *report);
 
 #endif

@@ -83,8 +83,8 @@ static void describe_salvage(struct ckpt_opened *opened, const char *why)
 
     if (missing > 0) {
         snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): results of %llu "
-                 "elements were saved, those of at least %llu are lost and run again; the damaged file is "
-                 "kept as %s", why, (unsigned long long)lost->elements, missing, lost->kept_as);
+                 "elements were saved, those of at least %llu are lost and run again; the damaged "
+                 "file is kept as %s", why, (unsigned long long)lost->elements, missing, lost->kept_as);
     } else {
         snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): all that is "
                  "known of was saved, results of %llu elements; the damaged file is kept as %s",
@@ -193,7 +193,6 @@ static int start_thread(struct ckpt_store *s)
     }
     code = pthread_create(&s->thread, NULL, store_thread, s);
     sys_restore_signals(&before);
-    s->has_thread = code == 0;
     return code == 0 ? 0 : fail(TRK_ENOMEM, "cannot start a thread: %s", strerror(code));
 }
 

@@ -37,7 +37,7 @@ struct item {
     struct ckpt_slice slices[CKPT_SLICES_MAX];
     unsigned slice_count;
     size_t size;                 /* of the slices */
-    struct ckpt_body *body;      /* PART: it belongs to this; else: owned, its parts are the value */
+    struct ckpt_body *body;      /* PART: it belongs to this; else owned: it is the value */
     struct parts_progress parts; /* [t] of a large value that came in one piece */
     size_t key_size;
     uint8_t key[];
@@ -53,7 +53,6 @@ struct ckpt_store {
     void *ctx;
     size_t queue_bytes_max;
     pthread_t thread;
-    bool has_thread;
 
     pthread_mutex_t mutex;
     pthread_cond_t wake;         /* the store thread waits here */

@@ -175,8 +175,11 @@ static void check_result(const struct ckpt_result *result, uint32_t stage, unsig
         const char *line_end = memchr(at, '\n', (size_t)(end - at));
         unsigned line_stage, round;
         unsigned long long element;
+        char line[64] = "";
         ck_assert_ptr_nonnull(line_end);
-        ck_assert_int_eq(sscanf(at, "stage %u element %llu round %u", &line_stage, &element,
+        ck_assert_int_lt(line_end - at, 64);
+        memcpy(line, at, (size_t)(line_end - at));
+        ck_assert_int_eq(sscanf(line, "stage %u element %llu round %u", &line_stage, &element,
                                 &round), 3);
         ck_assert_uint_eq(line_stage, stage);
         ck_assert_uint_eq(element, result->run.first + i);

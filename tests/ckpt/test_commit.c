@@ -352,7 +352,7 @@ START_TEST(a_large_value_survives_a_failure_between_its_transactions)
 }
 END_TEST
 
-/* Whatever LMDB call fails: opening says so or works, what is put becomes durable, closing works. */
+/* Whatever LMDB call fails: opening says so or works, what is put becomes durable. */
 START_TEST(any_failed_call_of_lmdb_is_survived)
 {
     uint64_t element = 0, n;

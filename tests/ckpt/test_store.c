@@ -627,7 +627,11 @@ static void work_in_little_space(void *ctx)
 
 START_TEST(a_limited_address_space_is_enough)
 {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) /* these want terabytes */
     ck_assert_int_eq(rig_crash(work_in_little_space, NULL), 0);
+#else
+    (void)work_in_little_space;
+#endif
 }
 END_TEST
 

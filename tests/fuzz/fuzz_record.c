@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* fuzz_record.c - bytes from a disk into the record parser, its bodies, and the scan. Byte 0: bit 0,
- * seal what looks like a record first, so that what is behind the digests is reached, too. */
+/* fuzz_record.c - bytes from a disk into the record parser, its bodies, and the scan. Byte 0: bit
+ * 0, seal what looks like a record first, so that what is behind the digests is reached, too. */
 #include <assert.h>
 #include <stdbool.h>
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon,record}: valid inputs, always the
- * same, for a fuzzer to start from. Run it again when a format changes:
+/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon,record}: valid inputs,
+ * always the same, for a fuzzer to start from. Run it again when a format changes:
  *   build/tests/fuzz/make_corpus tests/fuzz/corpus */
 #include <errno.h>
 #include <stdio.h>
@@ -144,7 +144,8 @@ static void save_streams(void)
 static void save_record(const char *name, enum ckpt_kind kind, uint32_t flags, size_t key_size,
                         const uint8_t *body, size_t size)
 {
-    static const uint8_t uuid[RECORD_UUID] = "a store's uuid.", key[KEY_STAGE_NUMBER] = "a key 12345";
+    static const uint8_t uuid[RECORD_UUID] = "a store's uuid.";
+    static const uint8_t key[KEY_STAGE_NUMBER] = "a key 12345";
     struct record r = {.kind = kind, .flags = flags, .epoch = 2, .version = 70, .base = 60,
                        .uuid = uuid, .key = key, .key_size = key_size, .body_size = size};
     uint8_t bytes[1024];
