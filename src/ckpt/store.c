@@ -82,8 +82,8 @@ static void describe_salvage(struct ckpt_opened *opened, const char *why)
                                      ? lost->elements_expected - lost->elements : 0;
 
     if (missing > 0) {
-        snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): results of %llu "
-                 "elements were saved, those of at least %llu are lost and run again; the damaged "
+        snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): results of "
+                 "%llu elements were saved, those of at least %llu are lost and run again; the damaged "
                  "file is kept as %s", why, (unsigned long long)lost->elements, missing, lost->kept_as);
     } else {
         snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): all that is "
