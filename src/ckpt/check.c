@@ -162,14 +162,14 @@ static void say_progress(uint64_t records)
     fflush(stdout);
 }
 
-int verify_main(const char *dir)
+int verify_main(const char *dir, bool is_child)
 {
     struct rlimit no_core = {0, 0};
     struct verify_report report;
     int rc;
 
     setrlimit(RLIMIT_CORE, &no_core);
-    rc = verify_store(dir, &report, say_progress);
+    rc = verify_store(dir, &report, is_child ? say_progress : NULL);
     if (rc == 0) {
         printf("ok %llu %llu %llu\n", (unsigned long long)report.records,
                (unsigned long long)report.elements, (unsigned long long)report.version);

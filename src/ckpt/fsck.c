@@ -15,7 +15,7 @@ int main(int argc, char **argv)
     struct ckpt_holder holder;
 
     if (argc == 3 && strcmp(argv[1], "--child") == 0) {
-        return verify_main(argv[2]);
+        return verify_main(argv[2], true);
     }
     if (argc != 2 || argv[1][0] == '-') {
         fprintf(stderr, "usage: trickle-fsck DIRECTORY-OF-A-JOB\n");
@@ -26,5 +26,5 @@ int main(int argc, char **argv)
                 (long)holder.pid);
         return 3;
     }
-    return verify_main(argv[1]);
+    return verify_main(argv[1], false);
 }

@@ -58,6 +58,11 @@ void ldb_fail_at(uint64_t n)
     atomic_store(&fuse, n);
 }
 
+uint64_t ldb_fail_left(void)
+{
+    return atomic_load(&fuse);
+}
+
 static bool must_fail(void)
 {
     uint_fast64_t left = atomic_load_explicit(&fuse, memory_order_relaxed);

@@ -34,5 +34,6 @@ TRK_MUST_USE int ldb_cursor_del(MDB_cursor *cursor);
 
 /* Tests: the n-th call from now (1: the next) fails with EIO, and only that one; 0: none. */
 void ldb_fail_at(uint64_t n);
+uint64_t ldb_fail_left(void); /* calls until then; 0: it has failed, or none is to */
 
 #endif

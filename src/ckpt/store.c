@@ -83,8 +83,9 @@ static void describe_salvage(struct ckpt_opened *opened, const char *why)
 
     if (missing > 0) {
         snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): results of "
-                 "%llu elements were saved, those of at least %llu are lost and run again; the damaged "
-                 "file is kept as %s", why, (unsigned long long)lost->elements, missing, lost->kept_as);
+                 "%llu elements were saved, those of at least %llu are lost and run again; the "
+                 "damaged file is kept as %s", why, (unsigned long long)lost->elements, missing,
+                 lost->kept_as);
     } else {
         snprintf(opened->text, sizeof(opened->text), "the store was damaged (%s): all that is "
                  "known of was saved, results of %llu elements; the damaged file is kept as %s",

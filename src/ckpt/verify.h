@@ -3,6 +3,7 @@
 #ifndef CKPT_VERIFY_H
 #define CKPT_VERIFY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,7 +27,7 @@ TRK_MUST_USE int verify_store(const char *dir, struct verify_report *report,
 /* Runs helper on dir and believes nothing but its last line. 0; TRK_ECORRUPT: damaged, or it died
  * (why); TRK_EVERSION; TRK_EIO: it could not be run. helper NULL: where it is installed. */
 TRK_MUST_USE int ckpt_check(const char *dir, const char *helper, struct verify_report *report);
-/* The helper's main. */
-int verify_main(const char *dir);
+/* The helper's main. With is_child it also says how far it is, so that it is not taken for dead. */
+int verify_main(const char *dir, bool is_child);
 
 #endif
