@@ -37,7 +37,8 @@ extern "C" {
     X(EVERSION, -11, "versions differ")                                               \
     X(EDENIED, -12, "refused by the other side")                                      \
     X(ETIMEDOUT, -13, "no answer in time")                                            \
-    X(ECANCELLED, -14, "cancelled")
+    X(ECANCELLED, -14, "cancelled")                                                   \
+    X(ECHANGED, -15, "the program or its work is not what was recorded")
 
 enum trk_error {
     TRK_OK = 0,

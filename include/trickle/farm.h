@@ -25,6 +25,7 @@ extern "C" {
 struct trk_farm;   /* one farm thread and all it holds */
 struct trk_vmlist; /* what one connect() returned: VMs, elastic up to its max */
 struct trk_vm;     /* a handle: one incarnation of one VM; reference counted */
+struct trk_job;    /* a durable job, see job.h */
 struct trk_call;   /* one request to a VM, outstanding or answered */
 
 /* All strings are borrowed for the duration of trk_farm_new. */
@@ -41,6 +42,8 @@ struct trk_farm_options {
     /* Silence after which a VM gets nothing new; 0: $TRICKLE_SUSPECT_AFTER (seconds), else 2,000,
      * and never more than dead_after_ms. */
     uint32_t suspect_after_ms;
+    struct trk_job *job;     /* whose results this farm records (job.h), or NULL; it must stay open
+                                until the farm is closed */
 };
 
 /* Starts a farm. On success *out belongs to the caller (trk_farm_close). */

@@ -6,6 +6,7 @@
 #include "trickle/discovery.h"
 #include "trickle/error.h"
 #include "trickle/farm.h"
+#include "trickle/job.h"
 #include "trickle/rai.h"
 #include "trickle/vm.h"
 #include "trickle/work.h"

@@ -38,6 +38,10 @@ struct trk_work_options {
      * what has come every 10 ms. */
     bool lazy;
     bool speculate;          /* at the end idle VMs run the slowest elements a second time */
+    /* Of a farm with a job: what tells this work from the program's others, the same in each run of
+     * the program ("name", or "function#3"); copied. NULL: its results are not recorded. */
+    const char *key;
+    uint8_t fingerprint[16]; /* of the code that runs; the same as long as the code is */
 };
 
 /* Declares the work. Nothing runs before elements are added. For trk_work_free. */
@@ -46,8 +50,17 @@ TRK_API TRK_MUST_USE int trk_work_new(struct trk_farm *farm, const struct trk_wo
 
 /* Adds the next element. element is copied. TRK_FULL: the bounds are reached, take results and
  * offer the same element again (an empty window always takes one, whatever its size).
+ * TRK_ECHANGED: the element is not the one that was recorded at this place.
  * Elements are handed on in blocks: trk_work_next, trk_work_flush and a full block send them. */
 TRK_API TRK_MUST_USE int trk_work_add(struct trk_work *work, const void *element, size_t size);
+/* In a resumed job the program is led through the same turns as the last time: results it had been
+ * given before it made an element are given before. */
+enum trk_turn {
+    TRK_TURN_ANY = 0,  /* add or take, as you like */
+    TRK_TURN_ADD = 1,  /* make the next element (or close) before you take more */
+    TRK_TURN_TAKE = 2, /* take a result before you make the next element */
+};
+TRK_API enum trk_turn trk_work_turn(struct trk_work *work);
 /* Sends what was added but not handed on yet. */
 TRK_API TRK_MUST_USE int trk_work_flush(struct trk_work *work);
 /* There will be no more elements. */
@@ -68,6 +81,7 @@ TRK_API TRK_MUST_USE int trk_work_next(struct trk_work *work, int timeout_ms,
 struct trk_progress {
     uint64_t added;    /* elements added so far */
     uint64_t done;     /* results recorded, failed ones included */
+    uint64_t restored; /* of these, recorded before this process opened the job */
     uint64_t failed;   /* of these, not TRK_STATUS_OK */
     uint64_t reissued; /* runs that had to be started again */
     uint32_t vms;      /* VMs that serve this work now */
