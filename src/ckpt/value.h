@@ -60,7 +60,8 @@ struct value_result {
 TRK_MUST_USE int value_result_decode(struct value_result *v, uint64_t count, const void *bytes,
                                      size_t size);
 
-/* CKPT_ATTEMPT, key stage, element: runs of it that have ended, at most VALUE_ATTEMPTS_MAX. */
+/* CKPT_ATTEMPT, key stage, element: runs of it that have ended; of more than
+ * VALUE_ATTEMPTS_MAX the last are kept. */
 #define VALUE_ATTEMPTS_MAX 1000
 struct value_attempt {
     uint32_t epoch;       /* of the job */
