@@ -38,7 +38,8 @@ extern "C" {
     X(EDENIED, -12, "refused by the other side")                                      \
     X(ETIMEDOUT, -13, "no answer in time")                                            \
     X(ECANCELLED, -14, "cancelled")                                                   \
-    X(ECHANGED, -15, "the program or its work is not what was recorded")
+    X(ECHANGED, -15, "the program or its work is not what was recorded")      \
+    X(EMOVED, -16, "the VM is to leave: its element goes on elsewhere")
 
 enum trk_error {
     TRK_OK = 0,

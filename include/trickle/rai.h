@@ -31,6 +31,10 @@ struct trk_rai_request {
     size_t size;
 };
 
+/* What run may return besides an enum trk_status, after trk_vm_checkpoint has said TRK_EMOVED:
+ * there is no result, the element goes on elsewhere. The reply is not looked at. */
+#define TRK_RAI_MOVED 100
+
 struct trk_rai_element {
     uint32_t stage;
     uint32_t attempt; /* 1 for the first */

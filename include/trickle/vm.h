@@ -23,6 +23,27 @@ TRK_API TRK_MUST_USE int trk_vm_serve(const struct trk_rai_module *module, void 
 /* In user code's process: true in a child that user code forked from a VM (or an initiator). */
 TRK_API bool trk_is_forked(void);
 
+/* --- checkpoints inside an element ----------------------------------------------------- *
+ *
+ * From user code, on the thread that called trk_vm_serve, while the module's run is at an element.
+ * The state is the element's: whichever VM runs it next gets the last one that was saved. */
+
+/* Saves bytes (copied) in place of what was saved before. Returns when that is durable: recorded
+ * by the initiator or, when that has gone, on the disk of this machine.
+ *   0            saved
+ *   TRK_EMOVED   saved, and this VM is to leave: run should return TRK_RAI_MOVED now, and the
+ *                element goes on from here on another VM, without blame
+ *   TRK_AGAIN    a signal came: look at signals, then call trk_vm_checkpoint_wait
+ *   TRK_END      nothing was saved: no element runs, or its work is not durable
+ *   TRK_ETOOBIG over 1 GiB; TRK_ENOMEM; TRK_EFORKED; TRK_EFULL, TRK_EIO: the initiator has gone
+ *   and the disk of this machine did not take it. What was saved before stays. */
+TRK_API TRK_MUST_USE int trk_vm_checkpoint(const void *bytes, size_t size);
+/* After TRK_AGAIN: goes on waiting for the same state; answers as trk_vm_checkpoint does. */
+TRK_API TRK_MUST_USE int trk_vm_checkpoint_wait(void);
+/* The last state saved of the element that runs, by whichever run of it. 0: *bytes are borrowed
+ * until the next checkpoint or the end of the element; TRK_END: there is none. */
+TRK_API TRK_MUST_USE int trk_vm_restore(const void **bytes, size_t *size);
+
 #ifdef __cplusplus
 }
 #endif
