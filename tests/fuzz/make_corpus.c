@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon,record}: valid inputs,
- * always the same, for a fuzzer to start from. Run it again when a format changes:
+/* make_corpus.c - writes the seed corpus into FOLDER/{frame,msg,beacon,record,value}: valid
+ * inputs, always the same, for a fuzzer to start from. Run it again when a format changes:
  *   build/tests/fuzz/make_corpus tests/fuzz/corpus */
 #include <errno.h>
 #include <stdio.h>
@@ -10,6 +10,7 @@
 #include "../wire/samples.h"
 #include "base/buf.h"
 #include "ckpt/record.h"
+#include "ckpt/value.h"
 #include "wire/beacon.h"
 #include "wire/frame.h"
 
@@ -177,6 +178,48 @@ static void save_records(void)
     save_record("tail", CKPT_TAIL, 0, 4, body, RECORD_TAIL_BYTES);
 }
 
+static void save_value(const char *name, uint8_t which, struct blob *value)
+{
+    struct buf b;
+
+    buf_init(&b);
+    buf_put_u8(&b, which);
+    if (value == NULL) {
+        has_failed = true;
+    } else {
+        buf_put(&b, value->data, value->size);
+    }
+    save("value", name, &b);
+    blob_unref(value);
+}
+
+static void save_values(void)
+{
+    static const uint8_t digests[2 * 16] = "two digests", le_sizes[2 * 4] = {3, 0, 0, 0, 2};
+    static const uint8_t result[] = {1, 0, 0, 0, 0, 2, 1, 0, 0, 0, 2, 0, 0, 0, 'a', 'b', 'b'};
+    static char output[] = "last words";
+    struct value_attempt attempts[2] = {
+        {.epoch = 1, .a = {.attempt = 1, .outcome = TRK_OUTCOME_DIED, .vm_host = "host",
+                           .signal = 9, .output = output, .output_size = sizeof(output) - 1}},
+        {.epoch = 2, .a = {.attempt = 2}},
+    };
+    uint8_t spans[2][VALUE_WORK_SPAN];
+    struct value_work work = {.count = 2, .digests = digests, .spans = 2, .delivered = spans[0]};
+
+    save_value("stage", 0, value_stage_encode(&(struct value_stage){
+        .total = 5, .is_closed = true, .previous = 1, .key = "key#2", .key_size = 5,
+        .name = "name", .name_size = 4}));
+    value_work_span_put(spans[0], 1, 0);
+    value_work_span_put(spans[1], 1, 7);
+    save_value("work", 1, value_work_encode(&work));
+    work.sizes = le_sizes;
+    work.elements = (const uint8_t *)"aaabb";
+    work.elements_size = 5;
+    save_value("work_with_elements", 1, value_work_encode(&work));
+    save_value("attempts", 2, value_attempts_encode(attempts, 2));
+    save_value("result", 3 + 2, blob_dup(result, sizeof(result)));
+}
+
 int main(int argc, char **argv)
 {
     if (argc != 2) {
@@ -189,5 +232,6 @@ int main(int argc, char **argv)
     save_beacons();
     save_streams();
     save_records();
+    save_values();
     return has_failed ? 1 : 0;
 }
