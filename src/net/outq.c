@@ -18,6 +18,9 @@ static bool is_control(uint8_t type)
     case WIRE_RECALL:
     case WIRE_RECALLED:
     case WIRE_CANCEL:
+    case WIRE_HELD_DONE:
+    case WIRE_HELD_ASK:
+    case WIRE_STATE_DONE:
         return true;
     case WIRE_REQUEST:
     case WIRE_REPLY:
@@ -27,6 +30,8 @@ static bool is_control(uint8_t type)
     case WIRE_VMS:
     case WIRE_OUTPUT:
     case WIRE_DEATH:
+    case WIRE_HELD:
+    case WIRE_STATE: /* it must not overtake a RUN, nor a RUN it */
     case WIRE_TYPE_COUNT:
         break;
     }

@@ -22,7 +22,7 @@
 #include "trickle/error.h"
 
 #define WIRE_MAGIC 0x6b54u /* "Tk" */
-#define WIRE_VERSION 1
+#define WIRE_VERSION 2
 #define WIRE_HEADER_BYTES 16
 #define WIRE_BODY_MAX 65536u
 #define WIRE_MESSAGE_MAX (((size_t)1 << 30) + 65536) /* 1 GiB payload and its layout around */
@@ -48,6 +48,11 @@ enum wire_type {
     WIRE_VMS,       /* supervisor: the VMs it has (all, or those that changed) */
     WIRE_OUTPUT,    /* supervisor: what user code printed on a VM of this initiator */
     WIRE_DEATH,     /* supervisor: how a VM of this initiator died */
+    WIRE_HELD,      /* supervisor: what a VM had for a job whose initiator had gone */
+    WIRE_HELD_DONE, /* one of these is not needed any more, or not yet */
+    WIRE_HELD_ASK,  /* send what you hold of a stage */
+    WIRE_STATE,     /* a checkpoint of an element, to be recorded / to go on from */
+    WIRE_STATE_DONE, /* it is recorded */
     WIRE_TYPE_COUNT
 };
 

@@ -9,6 +9,7 @@
  * A session between initiator and VM:
  *   -> HELLO(lease)     <- WELCOME (accepted, info of the VM) | refused, then closed
  *   -> REQUEST, STAGE, RUN, ACK, RECALL, CANCEL, PING ...      <- REPLY, RESULT, RECALLED, PONG
+ *   -> STATE before the RUN of an element that has one   <- STATE, and -> STATE_DONE when recorded
  *   -> BYE and close: the lease ends. The VM restarts if anything was asked of it.
  *   <- BYE: the VM is about to leave: all it had not started has been handed back by RECALLED,
  *      what runs is finished first; it closes after the last result.
@@ -16,7 +17,11 @@
  *   -> HELLO(watch)     <- WELCOME, VMS (all), later VMS (changed ones); OUTPUT and DEATH for VMs
  *                          that this initiator incarnation holds.
  *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)
- *                       <- REPLY (a sentence) */
+ *                       <- REPLY (a sentence)
+ *   -> HELD_ASK(stage)  <- HELD for each result and state that this machine has of that stage of
+ *                          the HELLO's job; later also for what VMs leave behind when they end
+ *   -> HELD_DONE(token) for each HELD, when it is recorded or never will be (then the supervisor
+ *                          deletes it), or when its stage is not open (it keeps it) */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
@@ -122,11 +127,14 @@ void wire_reply_head(uint8_t out[WIRE_REPLY_HEAD], uint8_t status);
 struct blob *wire_reply_encode(const struct wire_reply *m);
 TRK_MUST_USE int wire_reply_decode(struct wire_reply *m, const struct blob *body);
 
-/* STAGE: u32 stage, u32 timeout_ms, function bytes. Answered only when it fails: each element of
- * the stage then gets that failure as its result. */
+/* STAGE: u32 stage, u32 timeout_ms, u32 flags, u32 0, u8[16] fingerprint, function bytes. Answered
+ * only when it fails: each element of the stage then gets that failure as its result. */
+enum wire_stage_flag { WIRE_STAGE_DURABLE = 1 }; /* results outlive the initiator */
 struct wire_stage {
     uint32_t stage;
     uint32_t timeout_ms; /* of one element; 0: none */
+    uint32_t flags;      /* enum wire_stage_flag */
+    uint8_t fingerprint[16]; /* of the code; DURABLE */
     const void *function;
     size_t size;
 };
@@ -172,12 +180,48 @@ TRK_MUST_USE int wire_result_decode(struct wire_result *m, const struct blob *bo
 void wire_result_one_head(uint8_t out[WIRE_RESULT_ONE_HEAD], const struct wire_result *head,
                           uint8_t status, uint32_t size);
 
-/* ACK, RECALL, RECALLED, CANCEL: fixed layouts in one struct.
+/* HELD: u64 token, u32 stage, u32 attempt, u64 index, u64 epoch, u8 kind, u8 status, u16 0, u32 0,
+ *   u8[16] element, u8[16] fingerprint, bytes. */
+enum wire_held_kind { WIRE_HELD_RESULT = 1, WIRE_HELD_STATE = 2 };
+#define WIRE_HELD_HEAD 72
+struct wire_held {
+    uint64_t token;         /* of the supervisor, for its session */
+    uint32_t stage, attempt;
+    uint64_t index;
+    uint64_t epoch;         /* of the job when it ran */
+    uint8_t kind;           /* enum wire_held_kind */
+    uint8_t status;         /* RESULT: enum trk_status; STATE: 0 */
+    uint8_t element[16];    /* XXH3-128 of the element's bytes */
+    uint8_t fingerprint[16]; /* of the code */
+    const void *payload;
+    size_t size;
+};
+struct blob *wire_held_encode(const struct wire_held *m);
+TRK_MUST_USE int wire_held_decode(struct wire_held *m, const struct blob *body);
+
+/* STATE: u32 stage, u32 attempt, u64 index, u64 seq, u8[16] element, bytes. To a VM: the state
+ * that the element goes on from when it runs; seq and element are 0. */
+#define WIRE_STATE_HEAD 40
+struct wire_state {
+    uint32_t stage, attempt;
+    uint64_t index;
+    uint64_t seq;           /* counts the STATE messages of a lease from 1 */
+    uint8_t element[16];    /* XXH3-128 of the element's bytes */
+    const void *bytes;
+    size_t size;
+};
+struct blob *wire_state_encode(const struct wire_state *m);
+TRK_MUST_USE int wire_state_decode(struct wire_state *m, const struct blob *body);
+
+/* ACK, RECALL, RECALLED, CANCEL, HELD_*, STATE_DONE: fixed layouts in one struct.
  *   ACK       seq: all RESULT messages up to seq are recorded
  *   RECALL    stage, first, count: give back those of this run that have not started
  *   RECALLED  stage, first, count: these were given back (count may be 0); the rest goes on
  *   CANCEL    count 0: forget the stage; flag 1: interrupt what is running of it
- *             count > 0: drop these elements of the stage, interrupt the one that runs */
+ *             count > 0: drop these elements of the stage, interrupt the one that runs
+ *   HELD_ASK   stage
+ *   HELD_DONE  seq: the token; flag 1: delete it, 0: keep it until the next HELD_ASK
+ *   STATE_DONE seq: all STATE messages up to seq are recorded, or wanted no more */
 struct wire_note {
     uint32_t stage, count, flag;
     uint64_t first, seq;

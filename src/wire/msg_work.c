@@ -8,11 +8,12 @@
 #include <string.h>
 
 #include "base/buf.h"
+#include "trickle/work.h"
 #include "wire/msg.h"
 
 #define REQUEST_HEAD 16
 #define REQUEST_NAME_MAX 4096
-#define STAGE_HEAD 8
+#define STAGE_HEAD 32
 
 static int finish(const struct cursor *c)
 {
@@ -37,6 +38,16 @@ static void get_zero24(struct cursor *c)
 static void get_zero32(struct cursor *c)
 {
     c->has_failed |= cursor_get_u32(c) != 0;
+}
+
+static void get_id(struct cursor *c, uint8_t id[16])
+{
+    const uint8_t *at = cursor_get(c, 16);
+
+    memset(id, 0, 16);
+    if (at != NULL) {
+        memcpy(id, at, 16);
+    }
 }
 
 /* A buf with room for exactly size bytes: one allocation per message. */
@@ -116,6 +127,9 @@ struct blob *wire_stage_encode(const struct wire_stage *m)
     start(&b, STAGE_HEAD + m->size);
     buf_put_u32(&b, m->stage);
     buf_put_u32(&b, m->timeout_ms);
+    buf_put_u32(&b, m->flags);
+    buf_put_u32(&b, 0);
+    buf_put(&b, m->fingerprint, sizeof(m->fingerprint));
     buf_put(&b, m->function, m->size);
     return buf_take(&b);
 }
@@ -127,6 +141,10 @@ int wire_stage_decode(struct wire_stage *m, const struct blob *body)
     cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->timeout_ms = cursor_get_u32(&c);
+    m->flags = cursor_get_u32(&c);
+    get_zero32(&c);
+    get_id(&c, m->fingerprint);
+    c.has_failed |= (m->flags & ~(uint32_t)WIRE_STAGE_DURABLE) != 0;
     m->function = get_rest(&c, &m->size);
     return finish(&c);
 }
@@ -253,6 +271,78 @@ int wire_result_decode(struct wire_result *m, const struct blob *body)
         c.has_failed = m->statuses[i] > TRK_STATUS_ERROR;
     }
     return finish(&c);
+}
+
+struct blob *wire_held_encode(const struct wire_held *m)
+{
+    struct buf b;
+
+    start(&b, WIRE_HELD_HEAD + m->size);
+    buf_put_u64(&b, m->token);
+    buf_put_u32(&b, m->stage);
+    buf_put_u32(&b, m->attempt);
+    buf_put_u64(&b, m->index);
+    buf_put_u64(&b, m->epoch);
+    buf_put_u8(&b, m->kind);
+    buf_put_u8(&b, m->status);
+    buf_put_u16(&b, 0);
+    buf_put_u32(&b, 0);
+    buf_put(&b, m->element, sizeof(m->element));
+    buf_put(&b, m->fingerprint, sizeof(m->fingerprint));
+    buf_put(&b, m->payload, m->size);
+    return buf_take(&b);
+}
+
+int wire_held_decode(struct wire_held *m, const struct blob *body)
+{
+    struct cursor c;
+
+    cursor_init(&c, body->data, body->size);
+    m->token = cursor_get_u64(&c);
+    m->stage = cursor_get_u32(&c);
+    m->attempt = cursor_get_u32(&c);
+    m->index = cursor_get_u64(&c);
+    m->epoch = cursor_get_u64(&c);
+    m->kind = cursor_get_u8(&c);
+    m->status = cursor_get_u8(&c);
+    c.has_failed |= cursor_get_u16(&c) != 0;
+    get_zero32(&c);
+    get_id(&c, m->element);
+    get_id(&c, m->fingerprint);
+    m->payload = get_rest(&c, &m->size);
+    if ((m->kind != WIRE_HELD_RESULT || m->status > TRK_STATUS_ERROR) &&
+        (m->kind != WIRE_HELD_STATE || m->status != 0)) {
+        return TRK_ECORRUPT;
+    }
+    return is_run(m->index, 1) && m->size <= TRK_ELEMENT_BYTES_MAX ? finish(&c) : TRK_ECORRUPT;
+}
+
+struct blob *wire_state_encode(const struct wire_state *m)
+{
+    struct buf b;
+
+    start(&b, WIRE_STATE_HEAD + m->size);
+    buf_put_u32(&b, m->stage);
+    buf_put_u32(&b, m->attempt);
+    buf_put_u64(&b, m->index);
+    buf_put_u64(&b, m->seq);
+    buf_put(&b, m->element, sizeof(m->element));
+    buf_put(&b, m->bytes, m->size);
+    return buf_take(&b);
+}
+
+int wire_state_decode(struct wire_state *m, const struct blob *body)
+{
+    struct cursor c;
+
+    cursor_init(&c, body->data, body->size);
+    m->stage = cursor_get_u32(&c);
+    m->attempt = cursor_get_u32(&c);
+    m->index = cursor_get_u64(&c);
+    m->seq = cursor_get_u64(&c);
+    get_id(&c, m->element);
+    m->bytes = get_rest(&c, &m->size);
+    return is_run(m->index, 1) && m->size <= TRK_ELEMENT_BYTES_MAX ? finish(&c) : TRK_ECORRUPT;
 }
 
 /* u32 stage, u32 count, u32 flag, u32 0, u64 first, u64 seq */

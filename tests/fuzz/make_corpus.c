@@ -139,6 +139,7 @@ static void save_streams(void)
     put_sample(&b, WIRE_VMS, SAMPLE_VMS);
     put_sample(&b, WIRE_OUTPUT, SAMPLE_OUTPUT);
     put_sample(&b, WIRE_DEATH, SAMPLE_DEATH);
+    put_sample(&b, WIRE_HELD, SAMPLE_HELD);
     save("frame", "supervisor", &b);
 }
 

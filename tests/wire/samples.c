@@ -109,8 +109,10 @@ static struct blob *body_reply(void)
 
 static struct blob *body_stage(void)
 {
-    struct wire_stage m = {.stage = 9, .timeout_ms = 1500, .function = "lambda x: x", .size = 11};
+    struct wire_stage m = {.stage = 9, .timeout_ms = 1500, .flags = WIRE_STAGE_DURABLE,
+                           .function = "lambda x: x", .size = 11};
 
+    fill_id(m.fingerprint, 11);
     return wire_stage_encode(&m);
 }
 
@@ -138,6 +140,26 @@ static struct blob *body_note(void)
     return wire_note_encode(&m);
 }
 
+static struct blob *body_held(void)
+{
+    struct wire_held m = {.token = 5, .stage = 9, .attempt = 2, .index = 1000, .epoch = 3,
+                          .kind = WIRE_HELD_RESULT, .status = TRK_STATUS_EXCEPTION,
+                          .payload = "value", .size = 5};
+
+    fill_id(m.element, 12);
+    fill_id(m.fingerprint, 13);
+    return wire_held_encode(&m);
+}
+
+static struct blob *body_state(void)
+{
+    struct wire_state m = {.stage = 9, .attempt = 2, .index = 1000, .seq = 4, .bytes = "half",
+                           .size = 4};
+
+    fill_id(m.element, 14);
+    return wire_state_encode(&m);
+}
+
 #define AGAIN(kind)                                                        \
     static int again_##kind(const struct blob *body, struct blob **again) \
     {                                                                      \
@@ -157,6 +179,8 @@ AGAIN(request)
 AGAIN(reply)
 AGAIN(stage)
 AGAIN(note)
+AGAIN(held)
+AGAIN(state)
 
 static int again_vms(const struct blob *body, struct blob **again)
 {
@@ -235,6 +259,8 @@ static const struct {
     [SAMPLE_RUN] = {"run", body_run, again_run, false, true},
     [SAMPLE_RESULT] = {"result", body_result, again_result, false, true},
     [SAMPLE_NOTE] = {"note", body_note, again_note, false, true},
+    [SAMPLE_HELD] = {"held", body_held, again_held, true, true},
+    [SAMPLE_STATE] = {"state", body_state, again_state, true, true},
 };
 
 const char *sample_name(enum sample_kind kind)

@@ -20,6 +20,8 @@ enum sample_kind {
     SAMPLE_RUN,
     SAMPLE_RESULT,
     SAMPLE_NOTE,
+    SAMPLE_HELD,
+    SAMPLE_STATE,
     SAMPLE_KIND_COUNT
 };
 

@@ -73,7 +73,7 @@ static const struct {
     uint8_t value;
     int rc;
 } bad[] = {
-    {0, 'X', TRK_ECORRUPT}, {1, 'X', TRK_ECORRUPT}, {2, 2, TRK_EVERSION}, {3, 0, TRK_ECORRUPT},
+    {0, 'X', TRK_ECORRUPT}, {1, 'X', TRK_ECORRUPT}, {2, 1, TRK_EVERSION}, {3, 0, TRK_ECORRUPT},
     {3, 4, TRK_ECORRUPT},   {6, 1, TRK_ECORRUPT},   {7, 1, TRK_ECORRUPT}, {40, 1, TRK_ECORRUPT},
     {63, 1, TRK_ECORRUPT},
 };

@@ -140,7 +140,7 @@ START_TEST(header_survives)
     uint8_t bytes[WIRE_HEADER_BYTES];
 
     wire_header_put(bytes, &in);
-    ck_assert_mem_eq(bytes, "Tk\1\x11\3\0\0\0\x98\xba\xdc\xfe\0\0\1\0", 16);
+    ck_assert_mem_eq(bytes, "Tk\2\x11\3\0\0\0\x98\xba\xdc\xfe\0\0\1\0", 16);
     ck_assert_int_eq(wire_header_get(&out, bytes, 65536), 0);
     ck_assert_uint_eq(out.type, in.type);
     ck_assert_uint_eq(out.flags, in.flags);
@@ -155,7 +155,7 @@ static const struct {
     uint8_t value;
     int rc;
 } bad_headers[] = {
-    {0, 'X', TRK_ECORRUPT}, {1, 'X', TRK_ECORRUPT}, {2, 0, TRK_EVERSION}, {2, 2, TRK_EVERSION},
+    {0, 'X', TRK_ECORRUPT}, {1, 'X', TRK_ECORRUPT}, {2, 0, TRK_EVERSION}, {2, 1, TRK_EVERSION},
     {3, 0, TRK_ECORRUPT},   {3, WIRE_TYPE_COUNT, TRK_ECORRUPT},           {3, 255, TRK_ECORRUPT},
     {4, WIRE_FIRST, TRK_ECORRUPT}, {4, 4, TRK_ECORRUPT}, {4, 0x83, TRK_ECORRUPT},
     {5, 1, TRK_ECORRUPT},   {6, 1, TRK_ECORRUPT},   {7, 1, TRK_ECORRUPT}, {15, 1, TRK_ECORRUPT},

@@ -96,7 +96,8 @@ END_TEST
 
 START_TEST(stage_carries_all_of_it)
 {
-    struct wire_stage in = {.stage = 7, .timeout_ms = 9, .function = "code", .size = 4}, out;
+    struct wire_stage in = {.stage = 7, .timeout_ms = 9, .flags = WIRE_STAGE_DURABLE,
+                            .fingerprint = "sixteen bytes ..", .function = "code", .size = 4}, out;
     struct blob *body = wire_stage_encode(&in);
 
     ck_assert_int_eq(wire_stage_decode(&out, body), 0);
@@ -104,6 +105,86 @@ START_TEST(stage_carries_all_of_it)
     ck_assert_uint_eq(out.timeout_ms, 9);
     ck_assert_uint_eq(out.size, 4);
     ck_assert_mem_eq(out.function, "code", 4);
+    ck_assert_uint_eq(out.flags, WIRE_STAGE_DURABLE);
+    ck_assert_mem_eq(out.fingerprint, in.fingerprint, 16);
+    body->data[8] = 2; /* a flag that we do not know would be misread */
+    ck_assert_int_eq(wire_stage_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(held_carries_all_of_it)
+{
+    struct wire_held in = {.token = 1, .stage = 2, .attempt = 3, .index = 4, .epoch = 5,
+                           .kind = WIRE_HELD_RESULT, .status = TRK_STATUS_ERROR,
+                           .element = "an element's sum", .fingerprint = "a function's sum",
+                           .payload = "value", .size = 5}, out;
+    struct blob *body = wire_held_encode(&in);
+
+    ck_assert_uint_eq(body->size, WIRE_HELD_HEAD + 5);
+    ck_assert_int_eq(wire_held_decode(&out, body), 0);
+    ck_assert_uint_eq(out.token, 1);
+    ck_assert_uint_eq(out.stage, 2);
+    ck_assert_uint_eq(out.attempt, 3);
+    ck_assert_uint_eq(out.index, 4);
+    ck_assert_uint_eq(out.epoch, 5);
+    ck_assert_uint_eq(out.kind, WIRE_HELD_RESULT);
+    ck_assert_uint_eq(out.status, TRK_STATUS_ERROR);
+    ck_assert_mem_eq(out.element, in.element, 16);
+    ck_assert_mem_eq(out.fingerprint, in.fingerprint, 16);
+    ck_assert_uint_eq(out.size, 5);
+    ck_assert_mem_eq(out.payload, "value", 5);
+    blob_unref(body);
+}
+END_TEST
+
+/* Offset, value: kind at 32, status at 33, zeros behind, the index at 16. */
+static const struct {
+    size_t at;
+    uint8_t value;
+} bad_held[] = {{32, 0}, {32, 3}, {33, 3}, {34, 1}, {36, 1}};
+
+START_TEST(held_is_checked)
+{
+    struct wire_held in = {.kind = WIRE_HELD_RESULT}, out;
+    struct blob *body = wire_held_encode(&in);
+
+    body->data[bad_held[_i].at] = bad_held[_i].value;
+    ck_assert_int_eq(wire_held_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(held_state_has_no_status)
+{
+    struct wire_held in = {.kind = WIRE_HELD_STATE}, out;
+    struct blob *body = wire_held_encode(&in);
+
+    ck_assert_int_eq(wire_held_decode(&out, body), 0);
+    body->data[33] = TRK_STATUS_EXCEPTION;
+    ck_assert_int_eq(wire_held_decode(&out, body), TRK_ECORRUPT);
+    body->data[33] = 0;
+    memset(body->data + 16, 0xff, 8);
+    ck_assert_int_eq(wire_held_decode(&out, body), TRK_ECORRUPT); /* no number of an element */
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(state_carries_all_of_it)
+{
+    struct wire_state in = {.stage = 2, .attempt = 3, .index = 4, .seq = 5,
+                            .element = "an element's sum", .bytes = "half", .size = 4}, out;
+    struct blob *body = wire_state_encode(&in);
+
+    ck_assert_uint_eq(body->size, WIRE_STATE_HEAD + 4);
+    ck_assert_int_eq(wire_state_decode(&out, body), 0);
+    ck_assert_uint_eq(out.stage, 2);
+    ck_assert_uint_eq(out.attempt, 3);
+    ck_assert_uint_eq(out.index, 4);
+    ck_assert_uint_eq(out.seq, 5);
+    ck_assert_mem_eq(out.element, in.element, 16);
+    ck_assert_uint_eq(out.size, 4);
+    ck_assert_mem_eq(out.bytes, "half", 4);
     blob_unref(body);
 }
 END_TEST
@@ -274,6 +355,10 @@ int main(void)
     tcase_add_test(tc, unknown_operations_and_statuses_are_refused);
     tcase_add_test(tc, reply_head_is_what_encode_writes);
     tcase_add_test(tc, stage_carries_all_of_it);
+    tcase_add_test(tc, held_carries_all_of_it);
+    tcase_add_loop_test(tc, held_is_checked, 0, sizeof(bad_held) / sizeof(bad_held[0]));
+    tcase_add_test(tc, held_state_has_no_status);
+    tcase_add_test(tc, state_carries_all_of_it);
     tcase_add_test(tc, run_carries_its_elements);
     tcase_add_test(tc, run_sums_are_not_fooled);
     tcase_add_test(tc, run_that_claims_more_sizes_than_it_has_is_refused);
