@@ -378,6 +378,35 @@ int ckpt_read_next(struct ckpt_reader *r, enum ckpt_kind kind, struct ckpt_read_
     return leave(r, rc);
 }
 
+int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
+                       uint64_t *number, struct blob **value)
+{
+    uint8_t key[KEY_STAGE_NUMBER];
+    struct record record;
+    MDB_val found;
+    int rc;
+
+    if (kind <= 0 || kind >= CKPT_KIND_END) {
+        return TRK_EINVAL;
+    }
+    rc = enter(r);
+    if (rc != 0) {
+        return rc;
+    }
+    ckpt_key(key, stage, *number);
+    rc = seek(r, kind, key, sizeof(key), true, &found, &record);
+    if (rc == 0 && (record.key_size != sizeof(key) || key_get_u32(record.key) != stage)) {
+        rc = TRK_END;
+    }
+    if (rc == 0) {
+        rc = copy_value(r, &record, value);
+    }
+    if (rc == 0) {
+        *number = key_get_u64(record.key + 4);
+    }
+    return leave(r, rc);
+}
+
 int ckpt_read_count(struct ckpt_reader *r, uint32_t stage, struct record_count *out)
 {
     uint8_t key[KEY_STAGE];
@@ -433,8 +462,7 @@ int ckpt_read_at(struct ckpt_reader *r, uint32_t stage, uint64_t at, struct ckpt
     }
     rc = find(r, stage, at, &out->found);
     if (rc == 0) {
-        key_put_u32(key, stage);
-        key_put_u64(key + 4, out->found.seq);
+        ckpt_key(key, stage, out->found.seq);
         rc = find_record(r, CKPT_RESULT, key, sizeof(key), &record);
         rc = rc == TRK_END ? TRK_ECORRUPT : rc;
     }
@@ -488,8 +516,7 @@ int ckpt_read_recorded(struct ckpt_reader *r, uint32_t stage, struct ckpt_positi
     }
     for (;;) {
         uint64_t seq;
-        key_put_u32(key, stage);
-        key_put_u64(key + 4, position->seq);
+        ckpt_key(key, stage, position->seq);
         rc = seek(r, CKPT_RESULT, key, sizeof(key), or_at, &found, &record);
         if (rc == 0 && (record.key_size != sizeof(key) || key_get_u32(record.key) != stage)) {
             rc = TRK_END;

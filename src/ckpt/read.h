@@ -42,6 +42,10 @@ struct ckpt_read_key {
 };
 TRK_MUST_USE int ckpt_read_next(struct ckpt_reader *r, enum ckpt_kind kind,
                                 struct ckpt_read_key *key, struct blob **value);
+/* Of a kind whose keys are (stage, number), see ckpt_key: the stage's first record from *number on;
+ * *number is then its own. TRK_END. To see all start at 0 and go on at *number + 1. */
+TRK_MUST_USE int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
+                                    uint64_t *number, struct blob **value);
 
 /* All zeros for a stage that has none. */
 TRK_MUST_USE int ckpt_read_count(struct ckpt_reader *r, uint32_t stage, struct record_count *out);
