@@ -19,17 +19,28 @@ static char dir[64];
 static uint64_t live_before;
 static bool is_in_memory; /* /dev/shm: syncs cost nothing there */
 
-void rig_setup(void)
+static void make_dir(void)
 {
     snprintf(dir, sizeof(dir), "%s/test-ckpt-XXXXX" "X", is_in_memory ? "/dev/shm" : "/tmp");
     ck_assert_ptr_nonnull(mkdtemp(dir));
     live_before = mem_live();
 }
 
+void rig_setup(void)
+{
+    is_in_memory = false;
+    make_dir();
+}
+
 void rig_setup_in_memory(void)
 {
     is_in_memory = access("/dev/shm", W_OK) == 0;
-    rig_setup();
+    make_dir();
+}
+
+bool rig_is_full(void)
+{
+    return getenv("TRICKLE_FULL") != NULL;
 }
 
 void rig_teardown(void)

@@ -5,6 +5,7 @@
 #define TESTS_CKPT_RIG_H
 
 #include <check.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "ckpt/read.h"
@@ -12,6 +13,8 @@
 
 void rig_setup(void);    /* a new directory */
 void rig_setup_in_memory(void); /* where syncs cost nothing */
+/* TRICKLE_FULL is set: every case; else those that a fixed stride picks. */
+bool rig_is_full(void);
 void rig_teardown(void); /* which is removed; faults are off again; nothing is left allocated */
 const char *rig_dir(void);              /* the private directory */
 const char *rig_path(const char *name); /* in it; valid until the next but three */
