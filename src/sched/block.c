@@ -113,7 +113,7 @@ void sched_blame_clear(struct sched *s, const struct stage *st, uint64_t index, 
 {
     const struct blame *b = sched_blames_find(&s->blames, st->number, index);
     assert(b != NULL);
-    for (uint32_t i = 0; i < b->vm_count; i++) {
+    for (uint32_t i = 0; i < b->vm_count && vm != SCHED_NO_VM; i++) {
         struct suspicion *entry;
         if (b->vms[i] == vm) {
             continue;

@@ -60,11 +60,13 @@ static inline struct batch *sched_batch_of(const struct sched *s, const struct e
     assert(b->stage != NULL && b->left > 0);
     return b;
 }
-/* Tells a VM that it need not run an element any further. */
+/* Tells a VM that it need not run an element any further; together with the one before it, if that
+ * was the last action. */
 void sched_run_cancel(struct sched *s, const struct batch *b, uint64_t index);
 /* The second run is over, the first goes on. */
 void sched_second_end(struct sched *s, struct batch *second);
-/* Takes the blame from an element that vm has completed; that speaks against others. */
+/* Takes the blame from an element that vm has completed; that speaks against others, unless it
+ * is SCHED_NO_VM: how they fared in an earlier epoch is not known. */
 void sched_blame_clear(struct sched *s, const struct stage *st, uint64_t index, uint32_t vm);
 
 int sched_on_result(struct sched *s, const struct sched_event *ev);

@@ -15,9 +15,16 @@
 
 void sched_run_cancel(struct sched *s, const struct batch *b, uint64_t index)
 {
-    sched_action_range(s, SCHED_CANCEL_RUN, b->stage, index, 1);
-    s->actions[s->action_count - 1].vm = b->vm->number;
-    s->actions[s->action_count - 1].attempt = b->attempt;
+    struct sched_action *last = s->action_count > 0 ? &s->actions[s->action_count - 1] : NULL;
+    if (last != NULL && last->type == SCHED_CANCEL_RUN && last->stage == b->stage->number &&
+        last->vm == b->vm->number && last->attempt == b->attempt &&
+        last->first + last->count == index) {
+        last->count++;
+    } else {
+        sched_action_range(s, SCHED_CANCEL_RUN, b->stage, index, 1);
+        s->actions[s->action_count - 1].vm = b->vm->number;
+        s->actions[s->action_count - 1].attempt = b->attempt;
+    }
     sched_vm_report(b->vm, s->now_ns); /* it goes on with the next element now */
 }
 

@@ -14,8 +14,9 @@ static const struct {
     const char *name;
     unsigned next; /* allowed states after this one */
 } element_states[ELEMENT_STATE_COUNT] = {
-    /* RETURNED from PENDING, DELAYED: a late result. DELAYED from PENDING: a late failure. */
-    [ELEMENT_PENDING] = {"PENDING", TO(ASSIGNED) | TO(RETURNED) | TO(DELAYED)},
+    /* RETURNED from PENDING, DELAYED: a late result. DELAYED from PENDING: a late failure.
+     * DELIVERED from PENDING: while it is added, as an earlier epoch recorded it. */
+    [ELEMENT_PENDING] = {"PENDING", TO(ASSIGNED) | TO(RETURNED) | TO(DELAYED) | TO(DELIVERED)},
     [ELEMENT_ASSIGNED] = {"ASSIGNED",
                           TO(PENDING) | TO(DELAYED) | TO(RETURNED) | TO(FAILED)},
     [ELEMENT_RETURNED] = {"RETURNED", TO(RECORDED)},
@@ -159,42 +160,79 @@ static int ring_reserve(struct segments *g, uint64_t end)
     return 0;
 }
 
-int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes)
+/* Makes the segments for elements up to last, but for those that the delivered ones fill. */
+static int segments_make(struct segments *g, uint64_t last, bool are_delivered)
 {
     uint64_t old_end = g->end;
-    uint64_t last = g->added + count;
-    uint64_t mean = count > 0 ? bytes / count + (bytes % count != 0) : 0;
     uint64_t end = last / SEGMENT_LENGTH + (last % SEGMENT_LENGTH != 0);
     if (end > g->end && ring_reserve(g, end) < 0) {
         return TRK_ENOMEM;
     }
     while (g->end < end) {
-        struct segment *seg = mem_zalloc(1, segment_size(g));
-        if (seg == NULL) {
+        bool is_needed = !are_delivered || last / SEGMENT_LENGTH == g->end;
+        struct segment *seg = is_needed ? mem_zalloc(1, segment_size(g)) : NULL;
+        if (is_needed && seg == NULL) {
             while (g->end > old_end) {
                 g->end--;
+                g->held -= g->ring[ring_at(g, g->end)] != NULL;
                 mem_free(g->ring[ring_at(g, g->end)]);
                 g->ring[ring_at(g, g->end)] = NULL;
-                g->held--;
             }
             return TRK_ENOMEM;
         }
         g->ring[ring_at(g, g->end)] = seg;
         g->end++;
-        g->held++;
+        g->held += is_needed;
+    }
+    return 0;
+}
+
+/* The next n elements, of one segment, which is there unless they are DELIVERED and all of it. */
+static void segment_fill(struct segments *g, struct segment *seg, uint64_t n, uint64_t mean_bytes)
+{
+    g->added += n;
+    if (seg == NULL) {
+        g->in_state[ELEMENT_DELIVERED] += n;
+        return;
+    }
+    assert(seg->filled == (g->added - n) % SEGMENT_LENGTH);
+    seg->filled += (uint32_t)n;
+    seg->live += (uint32_t)n;
+    seg->bytes += mean_bytes * n;
+    g->in_state[ELEMENT_PENDING] += n;
+}
+
+/* How many of the elements up to last belong into the same segment as the next one. */
+static uint64_t segment_share(const struct segments *g, uint64_t last)
+{
+    uint64_t n = SEGMENT_LENGTH - g->added % SEGMENT_LENGTH;
+    return n < last - g->added ? n : last - g->added;
+}
+
+static uint64_t mean_of(uint64_t bytes, uint64_t count)
+{
+    return count > 0 ? bytes / count + (bytes % count != 0) : 0;
+}
+
+int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes)
+{
+    uint64_t last = g->added + count;
+    if (segments_make(g, last, false) < 0) {
+        return TRK_ENOMEM;
     }
     while (g->added < last) {
         struct segment *seg = sched_segments_of(g, g->added);
-        uint64_t n = SEGMENT_LENGTH - g->added % SEGMENT_LENGTH;
-        n = n < last - g->added ? n : last - g->added;
-        assert(seg != NULL && seg->filled == g->added % SEGMENT_LENGTH);
-        seg->filled += (uint32_t)n;
-        seg->live += (uint32_t)n;
-        seg->bytes += mean * n;
-        g->added += n;
+        assert(seg != NULL);
+        segment_fill(g, seg, segment_share(g, last), mean_of(bytes, count));
     }
-    g->in_state[ELEMENT_PENDING] += count;
     return 0;
+}
+
+static void base_advance(struct segments *g)
+{
+    while (g->base < g->end && g->ring[ring_at(g, g->base)] == NULL) {
+        g->base++;
+    }
 }
 
 static void segment_free(struct segments *g, uint64_t number)
@@ -205,9 +243,49 @@ static void segment_free(struct segments *g, uint64_t number)
     mem_free(seg);
     g->ring[ring_at(g, number)] = NULL;
     g->held--;
-    while (g->base < g->end && g->ring[ring_at(g, g->base)] == NULL) {
-        g->base++;
+    base_advance(g);
+}
+
+/* What is fresh and below upto is found through the bits from now on. */
+static void fresh_end(struct segments *g, uint64_t upto)
+{
+    assert(upto <= g->added);
+    while (g->fresh < upto) {
+        came_back_set(g, g->fresh++);
     }
+}
+
+/* DELIVERED, from whatever state; that may free the segment. */
+static void deliver(struct segments *g, uint64_t index)
+{
+    struct segment *seg = sched_segments_of(g, index);
+    element_move(g, &seg->elements[index % SEGMENT_LENGTH], ELEMENT_DELIVERED);
+    seg->live--;
+    if (seg->live == 0 && seg->filled == SEGMENT_LENGTH) {
+        segment_free(g, index / SEGMENT_LENGTH);
+    }
+}
+
+int sched_segments_add_delivered(struct segments *g, uint64_t count, uint64_t bytes)
+{
+    uint64_t last = g->added + count;
+    if (segments_make(g, last, true) < 0) {
+        return TRK_ENOMEM;
+    }
+    if (count > 0) {
+        fresh_end(g, g->added);
+    }
+    while (g->added < last) {
+        uint64_t first = g->added;
+        struct segment *seg = sched_segments_of(g, first);
+        segment_fill(g, seg, segment_share(g, last), mean_of(bytes, count));
+        g->fresh = g->added;
+        for (uint64_t i = first; seg != NULL && i < g->added; i++) {
+            deliver(g, i);
+        }
+    }
+    base_advance(g);
+    return 0;
 }
 
 /* --- the queue --------------------------------------------------------------------------- */
@@ -443,7 +521,8 @@ void sched_segments_finish(struct segments *g, uint64_t index, enum element_stat
     struct element *e = element_at(g, index);
     assert(to == ELEMENT_RETURNED || to == ELEMENT_FAILED);
     if (sched_element_state(e) == ELEMENT_PENDING) {
-        came_back_clear(g, index); /* a fresh element has no attempt that could report */
+        fresh_end(g, index < g->fresh ? g->fresh : index + 1); /* a result of an earlier epoch */
+        came_back_clear(g, index);
     } else if (sched_element_state(e) == ELEMENT_DELAYED) {
         delayed_leave(g, sched_segments_of(g, index), index);
     }
@@ -470,13 +549,11 @@ void sched_segments_advance(struct segments *g, uint64_t first, uint64_t count,
 {
     assert(to == ELEMENT_RECORDED || to == ELEMENT_DELIVERED);
     for (uint64_t i = first; i < first + count; i++) {
-        struct segment *seg = sched_segments_of(g, i);
-        element_move(g, &seg->elements[i % SEGMENT_LENGTH], to);
         if (to == ELEMENT_DELIVERED) {
-            seg->live--;
-            if (seg->live == 0 && seg->filled == SEGMENT_LENGTH) {
-                segment_free(g, i / SEGMENT_LENGTH);
-            }
+            assert(sched_element_state(element_at(g, i)) == ELEMENT_RECORDED);
+            deliver(g, i);
+        } else {
+            element_move(g, element_at(g, i), to);
         }
     }
 }
@@ -516,7 +593,8 @@ static void segment_check(const struct segments *g, uint64_t number, uint64_t se
         sched_must(index < g->fresh || (state == ELEMENT_PENDING && e->attempt == 0),
                    "stage %u element %llu: was never assigned, yet %s with attempt %u", stage,
                    (unsigned long long)index, sched_element_state_name(state), e->attempt);
-        sched_must(state == ELEMENT_PENDING || e->attempt > 0,
+        sched_must(e->attempt > 0 || state == ELEMENT_PENDING || state == ELEMENT_RETURNED ||
+                       state == ELEMENT_RECORDED || state == ELEMENT_DELIVERED,
                    "stage %u element %llu: %s without an attempt", stage,
                    (unsigned long long)index, sched_element_state_name(state));
         sched_must(!sched_element_is_blamed(e) || state == ELEMENT_PENDING ||

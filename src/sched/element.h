@@ -9,17 +9,22 @@
  *    +----|---- earlier attempts --------+ |
  *         +--------------------------------+
  *
+ * An element that an earlier epoch recorded is DELIVERED when it is added.
+ *
  * Segments lie in a ring by number; one whose elements were all delivered is freed, wherever it
- * lies. What was never assigned is the range [fresh, added). What was assigned and came back
- * (lost, recalled) is found through two bit sets: a segment's bits, and the set of segments that
- * have any. So neither a loss nor a recall allocates, and the lowest index comes first.
+ * lies, and one that would be filled by such elements is never made. What was never assigned is
+ * the range [fresh, added). What was assigned and came back (lost, recalled) is found through two
+ * bit sets: a segment's bits, and the set of segments that have any. So neither a loss nor a recall
+ * allocates, and the lowest index comes first. When something behind a fresh element leaves the
+ * range without being assigned, the fresh ones before it go on in the bit sets, too.
  *
  *   base                     fresh                added
  *    |  #### ..##r### #r#.##   |                    |      # assigned or further
  *    +-------------------------+--------------------+      r came back, . delivered
  *
  * attempt counts the attempts that were made, the one under way included; a fresh element has
- * none. A recall takes its attempt back, since nothing was started.
+ * none, nor has one whose result came from an earlier epoch first. A recall takes its attempt back,
+ * since nothing was started.
  *
  * What waits for its next try after a failure has no VM, so the time it waits for takes the place
  * of that: milliseconds, modulo 2^28, of which no wait is longer than DELAY_MAX_MS. A segment
@@ -119,6 +124,8 @@ void sched_element_blame(struct element *e, bool is_blamed);
 void sched_segments_fini(struct segments *g);
 /* Appends count elements that have bytes in all. TRK_ENOMEM with nothing changed. */
 TRK_MUST_USE int sched_segments_add(struct segments *g, uint64_t count, uint64_t bytes);
+/* Likewise, but these are DELIVERED: what of a segment is all that needs no memory. */
+TRK_MUST_USE int sched_segments_add_delivered(struct segments *g, uint64_t count, uint64_t bytes);
 /* NULL: delivered and forgotten, or never added. */
 struct element *sched_segments_get(const struct segments *g, uint64_t index);
 struct segment *sched_segments_of(const struct segments *g, uint64_t index);

@@ -17,12 +17,13 @@
 #include "sched/core.h"
 
 /* Most actions one step can give with so many VMs: a report split element by element, both runs
- * of an element cancelled per second run, every suspicion a block, and so all batches recalled;
- * then every place filled, one recall per VM; DONE and WAKE_AT. */
+ * of an element cancelled per second run, or two ranges per batch that an earlier epoch's result
+ * overtakes; every suspicion a block, and so all batches recalled; then every place filled, one
+ * recall per VM; DONE and WAKE_AT. */
 static size_t actions_max(const struct sched *s, size_t vms)
 {
     return s->opt.batch_max + s->suspicions.capacity +
-           vms * (2 * (size_t)s->opt.in_flight + 3) + 8;
+           vms * (4 * (size_t)s->opt.in_flight + 3) + 8;
 }
 
 static int actions_reserve(struct sched *s, size_t vms)
@@ -49,7 +50,7 @@ int sched_on_vm_joined(struct sched *s, const struct sched_event *ev)
     const struct suspicion *suspicion;
     struct list *pos;
     struct vm *vm;
-    if (sched_vms_find(&s->vms, ev->vm) != NULL) {
+    if (ev->vm == SCHED_NO_VM || sched_vms_find(&s->vms, ev->vm) != NULL) {
         return TRK_EINVAL;
     }
     /* Reserved now: the loss of any VM may add one blame, and losses cannot fail. */

@@ -6,6 +6,11 @@
  * copy that still runs elsewhere is then no longer waited for, and what it reports is dropped.
  * Everything else in a report is an event with an outcome: SCHED_DROP, counted.
  *
+ * A result that an earlier epoch handed over counts likewise, but nobody here ever made its
+ * attempt, and nobody here knows how long it took. The run that it overtakes may have hours to go,
+ * and is stopped. Its failures count only where the first failure is the last: else the element
+ * simply has its tries in this epoch.
+ *
  * A failure is a result too if its element has no retries left. Otherwise it is counted, and its
  * run is over: the element waits for its next try, unless it runs elsewhere. The same failure may
  * be reported twice, and no element may be given up for that: after the first failure only those
@@ -24,12 +29,13 @@ static bool is_from(const struct batch *b, const struct sched_event *ev)
     return b != NULL && b->vm->number == ev->vm && b->attempt == ev->attempt;
 }
 
-static bool is_wanted(const struct element *e, uint32_t attempt)
+static bool is_wanted(const struct element *e, const struct sched_event *ev)
 {
     enum element_state state = e != NULL ? sched_element_state(e) : ELEMENT_DELIVERED;
     return (MUTATE(DROP_LATE, false, state == ELEMENT_PENDING) || state == ELEMENT_DELAYED ||
             state == ELEMENT_ASSIGNED) &&
-           MUTATE(NO_ATTEMPT_CHECK, true, attempt > 0 && attempt <= e->attempt);
+           MUTATE(NO_ATTEMPT_CHECK, true,
+                  ev->vm == SCHED_NO_VM || (ev->attempt > 0 && ev->attempt <= e->attempt));
 }
 
 /* What becomes of an element that the report is about, as far as the table can tell. */
@@ -38,11 +44,15 @@ static enum verdict element_judge(const struct sched *s, const struct stage *st,
                                   const struct element *e)
 {
     uint32_t failures;
-    if (!is_wanted(e, ev->attempt)) {
+    if (!is_wanted(e, ev)) {
         return DROPPED;
     }
     if (ev->type == SCHED_RESULT) {
         return STORED;
+    }
+    if (ev->vm == SCHED_NO_VM && st->retries > 0) {
+        MARK("an earlier epoch's failure is dropped: there are retries");
+        return DROPPED;
     }
     failures = sched_segments_failures(&st->elements, index);
     if (failures > 0) {
@@ -56,9 +66,32 @@ static enum verdict element_judge(const struct sched *s, const struct stage *st,
     return failures < st->retries ? RETRIED : STORED;
 }
 
+struct split {
+    struct vm *touched;   /* its batches have changed, sched_vm_refresh() is due */
+    uint64_t stored;      /* elements stored */
+    uint64_t retried;     /* elements to be tried again */
+    uint32_t whole;       /* size of the largest batch that ended */
+    uint32_t runs;        /* actions given */
+    uint64_t overtaken;   /* actions given to stop runs that an earlier epoch's result overtakes */
+};
+
+/* Tells the VM of a run that an earlier epoch's result overtakes, while there is room for such
+ * actions, that is for all but reports full of holes. Untold it goes on, and its report is
+ * dropped. */
+static void run_overtake(struct sched *s, const struct batch *b, uint64_t index,
+                         struct split *split)
+{
+    MARK("a run is cancelled, an earlier epoch had its result");
+    if (split->overtaken < (uint64_t)2 * s->opt.in_flight * s->vms.count) {
+        size_t before = s->action_count;
+        sched_run_cancel(s, b, index);
+        split->overtaken += s->action_count - before;
+    }
+}
+
 /* Takes an element's result; returns the batch it was assigned to or NULL. */
 static struct batch *element_take(struct sched *s, struct stage *st, const struct sched_event *ev,
-                                  uint64_t index, const struct element *e)
+                                  uint64_t index, const struct element *e, struct split *split)
 {
     struct batch *b = NULL;
     if (sched_element_state(e) == ELEMENT_ASSIGNED) {
@@ -75,6 +108,8 @@ static struct batch *element_take(struct sched *s, struct stage *st, const struc
                 sched_run_cancel(s, b, index);
             }
             sched_second_end(s, second);
+        } else if (ev->vm == SCHED_NO_VM) {
+            run_overtake(s, b, index, split);
         }
         b->left--;
     }
@@ -169,14 +204,6 @@ static struct batch *element_redo(struct sched *s, struct stage *st, const struc
     return b;
 }
 
-struct split {
-    struct vm *touched;   /* its batches have changed, sched_vm_refresh() is due */
-    uint64_t stored;      /* elements stored */
-    uint64_t retried;     /* elements to be tried again */
-    uint32_t whole;       /* size of the largest batch that ended */
-    uint32_t runs;        /* actions given */
-};
-
 /* A batch has lost an element to the report. */
 static void split_touch(struct sched *s, struct split *split, struct batch *b)
 {
@@ -212,7 +239,7 @@ static void result_split(struct sched *s, struct stage *st, const struct sched_e
             is_run_stored = is_stored;
         }
         if (is_stored) {
-            b = element_take(s, st, ev, i, e);
+            b = element_take(s, st, ev, i, e, split);
             split->stored++;
         } else if (verdict == RETRIED) {
             b = element_retry(s, st, ev, i, e);
@@ -268,7 +295,8 @@ int sched_on_result(struct sched *s, const struct sched_event *ev)
     } else {
         st->failed += ev->failed < split.stored ? ev->failed : split.stored;
     }
-    if (split.retried == 0) { /* what is tried again says nothing about how long it takes */
+    if (split.retried == 0 && ev->vm != SCHED_NO_VM) {
+        /* What is tried again says nothing about how long it takes. */
         sched_stage_measure(st, ev->busy_ns, ev->count, s->opt.batch_ns, s->opt.batch_max);
         if (split.whole > 0) {
             sched_stage_grow(st, split.whole, s->opt.batch_ns, s->opt.batch_max);
@@ -319,7 +347,8 @@ int sched_on_delivered(struct sched *s, const struct sched_event *ev)
 
 /* Puts back what of [first, end) is still assigned to the batch, unless it runs elsewhere too.
  * Returns how many. */
-static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first, uint64_t end)
+static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first, uint64_t end,
+                               bool was_started)
 {
     struct segments *g = &b->stage->elements;
     uint64_t n = 0;
@@ -341,7 +370,7 @@ static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first,
         }
         if (run_leave(s, b, i, false)) {
             /* An attempt that was made elsewhere meanwhile is not taken back. */
-            sched_segments_put_back(g, i, e->attempt == b->attempt);
+            sched_segments_put_back(g, i, e->attempt == b->attempt && !was_started);
         }
     }
     return n;
@@ -359,6 +388,7 @@ int sched_on_recalled(struct sched *s, const struct sched_event *ev)
     struct stage *st = sched_stage_find(s, ev->stage);
     struct vm *vm = sched_vms_find(&s->vms, ev->vm);
     struct list *pos, *tmp;
+    bool was_started = (ev->flag & SCHED_RECALLED_STARTED) != 0;
     uint64_t returned = 0;
     if (ev->first > UINT64_MAX - ev->count || st == NULL || st->is_cancelled) {
         return 0; /* about a stage that has gone meanwhile */
@@ -367,13 +397,16 @@ int sched_on_recalled(struct sched *s, const struct sched_event *ev)
         list_for_each_safe(pos, tmp, &vm->queue) {
             struct batch *b = container_of(pos, struct batch, in_vm);
             if (b->stage == st) {
-                returned += batch_put_back(s, b, ev->first, ev->first + ev->count);
+                returned += batch_put_back(s, b, ev->first, ev->first + ev->count, was_started);
                 if (b->left == 0) {
                     sched_batch_end(b);
                 }
             }
         }
-        if (is_answer(vm, st, ev)) {
+        if (was_started && returned > 0) {
+            MARK("an element was given back in the middle");
+            sched_vm_report(vm, s->now_ns); /* it goes on with the next element now */
+        } else if (!was_started && is_answer(vm, st, ev)) {
             sched_vm_recall_end(&s->vms, vm);
             if (returned == 0) {
                 MARK("a recall gave nothing back");

@@ -178,6 +178,7 @@ static int on_stage_opened(struct sched *s, const struct sched_event *ev)
 static int on_work_added(struct sched *s, const struct sched_event *ev)
 {
     struct stage *st = sched_stage_find(s, ev->stage);
+    uint64_t live = (ev->flag & SCHED_WORK_RECORDED) != 0 ? 0 : ev->count;
     int rc;
     if (st != NULL && st->is_cancelled) {
         return 0; /* was under way when the stage was cancelled */
@@ -185,15 +186,17 @@ static int on_work_added(struct sched *s, const struct sched_event *ev)
     if (st == NULL || st->is_closed) {
         return TRK_EINVAL;
     }
-    if (s->live > s->opt.live_max || ev->count > s->opt.live_max - s->live) {
+    if ((live > 0 && (s->live > s->opt.live_max || live > s->opt.live_max - s->live)) ||
+        ev->count > UINT64_MAX - st->elements.added) {
         MARK("no room for more elements");
         return TRK_EFULL;
     }
-    rc = sched_segments_add(&st->elements, ev->count, ev->bytes);
+    rc = live > 0 ? sched_segments_add(&st->elements, ev->count, ev->bytes)
+                  : sched_segments_add_delivered(&st->elements, ev->count, ev->bytes);
     if (rc < 0) {
         return rc;
     }
-    s->live += ev->count;
+    s->live += live;
     sched_stage_settle(s, st);
     return 0;
 }

@@ -12,6 +12,9 @@
  *    +---- DELAYED <---+
  *          until its back-off has passed
  *
+ * In a resumed job what was recorded in an earlier epoch is DELIVERED from the moment it is added;
+ * a result that an earlier epoch's VM had kept ends its element's life here whatever its state.
+ *
  * WORK_ADDED is the only event that may allocate for elements and answer TRK_EFULL; then nothing
  * has changed. VM_JOINED and STAGE_OPENED may answer TRK_ENOMEM, likewise. */
 #ifndef SCHED_SCHED_H
@@ -24,6 +27,9 @@
 #include "trickle/error.h"
 
 struct sched;
+
+/* The vm of a result that a VM of an earlier epoch made, see SCHED_RESULT. No VM has this number. */
+#define SCHED_NO_VM UINT32_MAX
 
 struct sched_options {
     uint64_t batch_ns;      /* work per batch to aim at; 0: 4,000,000 (4 ms) */
@@ -45,12 +51,16 @@ enum sched_event_type {
     SCHED_STAGE_OPENED, /* stage: number chosen by the caller, not in use; retries, backoff_ns,
                            flag: bits of enum sched_stage_flag */
     SCHED_STAGE_VM,     /* stage, vm, flag: flag 1: the vm serves this stage, 0: no more */
-    SCHED_WORK_ADDED,   /* stage, count, bytes: elements next..next+count-1 (next counts from 0) */
+    SCHED_WORK_ADDED,   /* stage, count, bytes: elements next..next+count-1 (next counts from 0),
+                           flag: bits of enum sched_work_flag */
     SCHED_WORK_CLOSED,  /* stage */
-    SCHED_RESULT,       /* stage, vm, attempt, first, count, failed, busy_ns */
+    SCHED_RESULT,       /* stage, vm, attempt, first, count, failed, busy_ns. vm SCHED_NO_VM: handed
+                           over from an earlier epoch; counts for every element without a result,
+                           whatever its attempt, and measures and excuses nobody */
     SCHED_RECORDED,     /* stage, first, count: these results are safe */
     SCHED_DELIVERED,    /* stage, first, count: taken by the program */
-    SCHED_RECALLED,     /* stage, vm, first, count: the vm gave these back unstarted */
+    SCHED_RECALLED,     /* stage, vm, first, count: the vm gave these back unstarted;
+                           flag: bits of enum sched_recalled_flag */
     SCHED_CANCEL,       /* stage: nothing new starts, what is queued is recalled */
     SCHED_STAGE_CLOSED, /* stage: forget it; only after its SCHED_DONE */
     SCHED_TICK,         /* time has passed */
@@ -58,12 +68,24 @@ enum sched_event_type {
                            flag 1 is followed by flag 0 or VM_LOST within a bounded time */
     SCHED_VM_UNBLOCK,   /* vm: what it was blocked for is forgotten; it need not be there */
     SCHED_FAILED,       /* as RESULT without failed, but the user's code failed for all of these: a
-                           message with both is stepped as runs of RESULT and FAILED, in order */
+                           message with both is stepped as runs of RESULT and FAILED, in order.
+                           With SCHED_NO_VM it counts only in a stage without retries: which
+                           failures of which epoch were counted is not known */
     SCHED_EVENT_COUNT
 };
 
 enum sched_stage_flag {
     SCHED_STAGE_SPECULATE = 1, /* at its end what runs very long also runs on an idle VM */
+};
+
+enum sched_work_flag {
+    SCHED_WORK_RECORDED = 1, /* an earlier epoch recorded these: DELIVERED at once, never assigned,
+                                no SCHED_DELIVER; they take no room */
+};
+
+enum sched_recalled_flag {
+    SCHED_RECALLED_STARTED = 1, /* given back in the middle (trickle.Moved): nobody's fault, but that
+                                   attempt was made, the next run is another one. Answers no recall */
 };
 
 enum sched_cause {
@@ -107,8 +129,8 @@ enum sched_action_type {
     SCHED_BLOCK_VM, /* vm, which may be away: elements die on it that run elsewhere. It gets
                        nothing for a stage that another VM serves, also when it joins again under
                        its number, until VM_UNBLOCK. */
-    SCHED_CANCEL_RUN, /* vm, stage, first, count: the vm need not run these any further; whatever
-                         it reports about them is dropped */
+    SCHED_CANCEL_RUN, /* vm, stage, attempt, first, count: the vm need not run these any further;
+                         whatever it reports about them is dropped */
     SCHED_ACTION_COUNT
 };
 
@@ -149,7 +171,8 @@ struct sched_stage_info {
 };
 TRK_MUST_USE int sched_stage_get(const struct sched *s, uint32_t stage,
                                  struct sched_stage_info *out);
-/* Attempts that were started for an element (1 normally); 0 once delivered and forgotten. */
+/* Attempts that were started for an element (1 normally); 0 once delivered and forgotten, or when
+ * its result came from an earlier epoch before it ran in this one. */
 uint32_t sched_attempts(const struct sched *s, uint32_t stage, uint64_t index);
 size_t sched_memory(const struct sched *s); /* bytes held */
 

@@ -145,6 +145,61 @@ START_TEST(adding_without_memory_changes_nothing)
 }
 END_TEST
 
+START_TEST(what_is_added_delivered_takes_no_memory_and_nothing_waits_behind_it)
+{
+    struct segments g = {0};
+    ck_assert_int_eq(sched_segments_add_delivered(&g, 1000 * 4096, 0), 0);
+    sched_segments_check(&g, 0);
+    ck_assert_uint_eq(g.held, 0);
+    ck_assert_uint_eq(g.base, 1000);
+    ck_assert_int_eq(sched_segments_add_delivered(&g, 5, 0), 0);
+    ck_assert_int_eq(sched_segments_add(&g, 2, 0), 0);
+    ck_assert_int_eq(sched_segments_add_delivered(&g, 4096 - 8, 0), 0);
+    ck_assert_uint_eq(g.held, 1);
+    ck_assert_int_eq(sched_segments_add(&g, 3, 0), 0);
+    sched_segments_check(&g, 0);
+    assign(&g, 1000 * 4096 + 5, 2);
+    assign(&g, 1001 * 4096 - 1, 1); /* fresh ones go segment by segment only when they must */
+    assign(&g, 1001 * 4096, 2);
+    for (uint64_t i = 5; i < 4096; i += i == 6 ? 4095 - 6 : 1) {
+        sched_segments_finish(&g, 1000 * 4096 + i, ELEMENT_RETURNED);
+        sched_segments_advance(&g, 1000 * 4096 + i, 1, ELEMENT_RECORDED);
+        sched_segments_advance(&g, 1000 * 4096 + i, 1, ELEMENT_DELIVERED);
+    }
+    sched_segments_check(&g, 0);
+    ck_assert_uint_eq(g.held, 1); /* the second */
+    ck_assert_uint_eq(g.in_state[ELEMENT_DELIVERED], 1001 * 4096);
+    sched_segments_fini(&g);
+    ck_assert_uint_eq(mem_live(), 0);
+}
+END_TEST
+
+START_TEST(adding_delivered_ones_without_memory_changes_nothing)
+{
+    struct segments g = {0};
+    uint64_t n = 1;
+    ck_assert_int_eq(sched_segments_add(&g, 100, 0), 0);
+    for (;; n++) {
+        int rc;
+        mem_fail_after(n);
+        rc = sched_segments_add_delivered(&g, 10 * 4096, 0);
+        mem_fail_after(0);
+        sched_segments_check(&g, 0);
+        if (rc == 0) {
+            break;
+        }
+        ck_assert_int_eq(rc, TRK_ENOMEM);
+        ck_assert_uint_eq(g.added, 100);
+        ck_assert_uint_eq(g.fresh, 0);
+    }
+    ck_assert_uint_gt(n, 2);
+    ck_assert_uint_eq(g.held, 2);
+    assign(&g, 0, 100);
+    sched_segments_fini(&g);
+    ck_assert_uint_eq(mem_live(), 0);
+}
+END_TEST
+
 /* Every pair of states that the functions can be asked for and that must not follow each other. */
 START_TEST(forbidden_moves_abort)
 {
@@ -200,6 +255,8 @@ int main(void)
     ADD(suite, delivered_segments_are_freed_so_a_long_stream_is_short);
     ADD(suite, a_segment_in_the_middle_is_freed_while_the_first_is_held_up);
     ADD(suite, adding_without_memory_changes_nothing);
+    ADD(suite, what_is_added_delivered_takes_no_memory_and_nothing_waits_behind_it);
+    ADD(suite, adding_delivered_ones_without_memory_changes_nothing);
     tcase_add_loop_test_raise_signal(forbidden, forbidden_moves_abort, SIGABRT, 0, 9);
     suite_add_tcase(suite, forbidden);
     return run(suite);

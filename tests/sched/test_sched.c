@@ -520,7 +520,8 @@ static int live_through(uint64_t fail_at)
         "@1 result 1 1 try1 0+1 1000", "@2 result 1 2 try1 1+1 1000", "lost 1 own 1 2",
         "@3 result 1 2 try1 6+4 4000", "recorded 1 0+1", "drain 2", "recalled 1 2 10+4",
         "lost 2 loss", "join 40", "serve 2 40", "serve 1 40", "result 1 40 try2 2+1 9",
-        "cancel 1", "forget 1", "close 2", "lost 40 loss",
+        "cancel 1", "forget 1", "open 3", "add 3 9", "add 3 70000 recorded", "add 3 9",
+        "handed 3 try4 5+2", "close 2", "lost 40 loss",
     };
     struct trace t = {0};
     int refusals = 0;

@@ -2,10 +2,11 @@
 /* trace.h - events as lines of text in, actions as a line of text out, for readable tests.
  *
  *   open S [retries N backoff US] [speculate] | join V | serve S V | unserve S V
- *   add S N [BYTES] | close S | drain V | cancel S | forget S | tick
+ *   add S N [BYTES] [recorded] | close S | drain V | cancel S | forget S | tick
  *   result S V tryT F+N NS | recorded S F+N | delivered S F+N
  *   failed S V tryT F+N NS | suspect V | unsuspect V | unblock V
- *   recalled S V F+N | lost V loss|own|expected|timeout [S F]
+ *   recalled S V F+N | moved S V F+N | lost V loss|own|expected|timeout [S F]
+ *   handed S tryT F+N | handedbad S tryT F+N   a result, a failure from an earlier epoch
  *
  * "@7 line" happens 7 microseconds after the start; without it no time passes. */
 #ifndef TESTS_SCHED_TRACE_H
@@ -36,6 +37,11 @@ static const char *const trace_events[SCHED_EVENT_COUNT] = {
     [SCHED_FAILED] = "failed",
 };
 
+/* Verbs that are an event with something special about it. */
+static const char *const trace_special[SCHED_EVENT_COUNT] = {
+    [SCHED_RESULT] = "handed", [SCHED_FAILED] = "handedbad", [SCHED_RECALLED] = "moved",
+};
+
 static const char *const trace_causes[] = {"loss", "own", "expected", "timeout"};
 
 /* The arguments of an event, as the comment above has them. */
@@ -63,9 +69,15 @@ static bool trace_arguments(struct sched_event *ev, const char *args)
         return sscanf(args, "%u %u", &ev->stage, &ev->vm) == 2;
     case SCHED_WORK_ADDED:
         n = sscanf(args, "%u %llu %llu", &ev->stage, &count, &bytes) >= 2;
+        ev->flag = strstr(args, "recorded") != NULL ? SCHED_WORK_RECORDED : 0;
         break;
     case SCHED_RESULT:
     case SCHED_FAILED:
+        if (ev->vm == SCHED_NO_VM) {
+            n = sscanf(args, "%u try%u %llu+%llu", &ev->stage, &ev->attempt, &first, &count) == 4;
+            ns = UINT64_C(1) << 60; /* must not count */
+            break;
+        }
         n = sscanf(args, "%u %u try%u %llu+%llu %llu", &ev->stage, &ev->vm, &ev->attempt, &first,
                    &count, &ns) == 6;
         break;
@@ -112,6 +124,11 @@ static struct sched_event trace_parse(struct trace *t, const char *line)
     for (int i = 0; i < SCHED_EVENT_COUNT; i++) {
         if (trace_events[i] != NULL && strcmp(verb + (ev.flag ? 0 : 2), trace_events[i]) == 0) {
             ev.type = (enum sched_event_type)i;
+            ev.flag = i != SCHED_RECALLED && ev.flag;
+        } else if (trace_special[i] != NULL && strcmp(verb, trace_special[i]) == 0) {
+            ev.type = (enum sched_event_type)i;
+            ev.flag = i == SCHED_RECALLED ? SCHED_RECALLED_STARTED : 0;
+            ev.vm = i == SCHED_RECALLED ? 0 : SCHED_NO_VM;
         }
     }
     ck_assert_msg(ev.type != SCHED_EVENT_COUNT && trace_arguments(&ev, line + used),
@@ -129,6 +146,10 @@ static int trace_action(char *to, size_t size, const struct sched_action *a)
     case SCHED_RECALL:
         return snprintf(to, size, "recall %u:%llu+%llu vm%u", a->stage, first, count, a->vm);
     case SCHED_STORE:
+        if (a->vm == SCHED_NO_VM) {
+            return snprintf(to, size, "store %u:%llu+%llu handed try%u", a->stage, first, count,
+                            a->attempt);
+        }
         return snprintf(to, size, "store %u:%llu+%llu vm%u try%u", a->stage, first, count, a->vm,
                         a->attempt);
     case SCHED_DELIVER:
