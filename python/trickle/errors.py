@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from ._attempts import Attempt
 
-__all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "RemoteError"]
+__all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "ResumeMismatch", "RemoteError"]
 
 
 class TrickleError(Exception):
@@ -65,6 +65,16 @@ class WorkFailed(TrickleError):
 
     def __repr__(self) -> str:
         return f"WorkFailed({self.reason!r}, index={self.index}, attempts={len(self.attempts)})"
+
+
+class ResumeMismatch(TrickleError):
+    """The program or its work is not what this job has recorded; str() says what differs.
+
+    Raised by forkwork, forkgen and Results of a job that goes on, before anything runs. What was
+    recorded stays. `trickle resume --on-change=keep` (or trickle.job(..., on_change="keep")) takes
+    the results of equal elements whatever code made them, "redo" runs stages again whose code has
+    changed.
+    """
 
 
 class RemoteError(TrickleError):
