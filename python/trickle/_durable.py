@@ -130,7 +130,7 @@ def once(name: str, fn: Callable[[], T]) -> T:
 
     For whatever decides what the program does and would be another the next time: random numbers,
     the time, what a directory or a server holds. Returns when the value is on the disk; it is a
-    copy, as it will be after a resume, so it must be picklable. When fn raises, nothing is recorded.
+    copy, as it will be after a resume, so it must be picklable. When fn raises nothing is recorded.
     Other threads that ask for the same name wait. Without a job it is just fn().
     """
     if not isinstance(name, str):

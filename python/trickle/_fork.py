@@ -13,7 +13,7 @@ from ._modules import is_local
 from ._proxy import MOVES_MAX, VM, Proxy, RemoteFunction, RemoteMethod, send_call
 from ._special import NAMESPACE_ID
 from ._vmlist import VMList, vms_of
-from .errors import Moved, TrickleError
+from .errors import Elsewhere, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Handle:
                     self._value = _trickle.decode(call, self.vm._t_loads)
                 else:
                     self._error = failure(status, call)
-                    if type(self._error) is Moved:
+                    if type(self._error) is Elsewhere:
                         self._ask_again()
                         continue
             except TrickleError as error:

@@ -5,9 +5,9 @@
     source: stay                                   the source goes on as if nothing had been
     proxies point to the target; source: leave     else
 
-While a session is packed its VM refuses requests with Moved; whoever asked waits for the VM's lock,
-which is held meanwhile, and asks again, where the proxy then points to. See _moving for the VM's
-half.
+While a session is packed its VM refuses requests with Elsewhere; whoever asked waits for the VM's
+lock, which is held meanwhile, and asks again, where the proxy then points to. See _moving for the
+VM's half.
 
 VMs that leave by themselves (drained) are emptied by a thread of their own: a VM that is about to
 end still answers requests until the element that it runs has ended, and for a moment after that.
@@ -19,7 +19,7 @@ from _thread import start_new_thread
 from ._proxy import OP_DELETE, VM, call, remember_callable, remember_data, vm_info
 from ._special import NAMESPACE_ID
 from ._vmlist import all_handles
-from .errors import Moved, TrickleError, VMLost
+from .errors import TrickleError, VMLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _unpack(cargo: bytes, targets: list[VM]) -> tuple[VM, list[str]]:
     for to in targets:
         try:
             return to, _ask(to, "unpack", cargo)
-        except (VMLost, Moved):
+        except VMLost:
             if to is targets[-1]:
                 raise
     raise TrickleError("no other VM is there to take it")

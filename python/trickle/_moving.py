@@ -2,7 +2,7 @@
 """The VM's half of migration: a session packed here, unpacked on another VM.
 
     pack      names and exported objects in one pickle, so that what they share stays shared. Then
-              the session stands still: requests are refused with Moved until
+              the session stands still: requests are refused with Elsewhere until
     stay      nothing has come of it: all is as it was, or
     leave     it is elsewhere: what was moved is forgotten here
     unpack    on the other VM: all of it, or nothing
@@ -23,7 +23,7 @@ from io import BytesIO
 from . import _install, _trickle
 from ._codec import PROTOCOL, first_line, type_name
 from ._special import NAMESPACE_ID
-from .errors import Moved, TrickleError
+from .errors import Elsewhere, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Mover:
         return entries
 
     def _refuse(self, object_id: int, name: str, payload: memoryview) -> bytes:
-        raise Moved("what lives on this VM is being moved to another")
+        raise Elsewhere("what lives on this VM is being moved to another")
 
     def _call(self, object_id: int, name: str, payload: memoryview) -> bytes:
         if object_id == NAMESPACE_ID and name == "*move":

@@ -18,7 +18,7 @@ waits for.
 
 Objects may move to another VM (_migrate), and their proxies then point there: _t_vm is the only
 thing that changes. A request that comes to a VM whose objects are just moving, or have moved, is
-answered with Moved; it is made again where the proxy points to then.
+answered with Elsewhere; it is made again where the proxy points to then.
 """
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from _weakref import ref
 from . import _codec, _trickle
 from ._codec import dumps_for, failure, loads_from
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
-from .errors import Moved, TrickleError, VMLost
+from .errors import Elsewhere, TrickleError, VMLost
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -190,7 +190,7 @@ def _settled(vm: VM, request: Callable[[], Any]) -> Any:
     """What a handle asks for is asked again when the VM's session stood still."""
     try:
         return request()
-    except Moved:
+    except Elsewhere:
         with vm._t_moving:
             pass
         return request()
@@ -202,7 +202,7 @@ def _follow(proxy: Proxy, request: Callable[[VM], Any]) -> Any:
         vm = proxy._t_vm
         try:
             return request(vm)
-        except Moved:
+        except Elsewhere:
             with vm._t_moving:
                 pass
     return request(proxy._t_vm)
@@ -212,7 +212,7 @@ def ask(proxy: Proxy, name: str, args: tuple, kwargs: dict | None) -> Any:
     """Calls a method of the object that the proxy stands for."""
     try:
         return call(proxy._t_vm, proxy._t_id, name, args, kwargs)
-    except Moved:
+    except Elsewhere:
         return _follow(proxy, lambda vm: call(vm, proxy._t_id, name, args, kwargs))
 
 
@@ -245,7 +245,7 @@ class RemoteFunction:
         if status == 0:
             return _decode(request, vm._t_loads)
         error = failure(status, request)
-        if type(error) is Moved:
+        if type(error) is Elsewhere:
             return _settled(vm, lambda: call(vm, 0, self._t_name, args, kwargs))
         raise error
 
@@ -321,7 +321,7 @@ def _check_target(vm: VM, what: str) -> None:
         raise TrickleError(f"{what} lives on {vm!r} and cannot be pickled or given to work that "
                            "runs on any VM; trickle.fetch(proxy) makes a copy that can")
     # It may have moved while the arguments were pickled: then they are pickled again.
-    kind = Moved if vm in target._t_moved.values() else TrickleError
+    kind = Elsewhere if vm in target._t_moved.values() else TrickleError
     raise kind(f"{what} lives on {vm!r} and cannot be sent to {target!r}; "
                "send a copy: trickle.fetch(proxy)")
 

@@ -27,7 +27,7 @@ from . import _codec, _trickle
 from ._codec import PROTOCOL, dumps_large, dumps_value, first_line, is_large, loads_value
 from ._install import Installer
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
-from .errors import Moved, TrickleError
+from .errors import Elsewhere, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Residents:
     def get(self, object_id: int) -> Any:
         entry = self.entries.get(object_id)
         if entry is None and self.has_moved:
-            raise Moved("this object has moved to another VM")
+            raise Elsewhere("this object has moved to another VM")
         if entry is None:
             raise TrickleError(f"the remote object {object_id} has been released already")
         return entry[0]

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from ._attempts import Attempt
 
-__all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "ResumeMismatch", "RemoteError"]
+__all__ = ["TrickleError", "VMLost", "NotEnoughVMs", "WorkFailed", "ResumeMismatch", "RemoteError",
+           "Moved"]
 
 
 class TrickleError(Exception):
@@ -25,9 +26,15 @@ class VMLost(TrickleError):
     reached. A restarted VM is a new handle; what lived on the old one is gone with it."""
 
 
-class Moved(VMLost):
+class Elsewhere(VMLost):
     """Within Trickle: what was asked for is on its way to another VM, or there already. Who asks
     by a proxy asks again."""
+
+
+class Moved(BaseException):
+    """Raised in an element by trickle.checkpoint(): the state is saved, and this VM is about to
+    leave. Let it pass: the element goes on from that state on another VM, without blame, and
+    without using up a retry. It is no Exception, so that `except Exception` lets it pass."""
 
 
 class NotEnoughVMs(TrickleError):
