@@ -14,8 +14,12 @@ void block_fini(struct block *block)
 {
     blob_unref(block->bytes);
     mem_free(block->offsets);
+    mem_free(block->digests);
+    mem_free(block->delivered);
     block->bytes = NULL;
     block->offsets = NULL;
+    block->digests = NULL;
+    block->delivered = NULL;
 }
 
 /* The block that holds an element. The element is not recorded, so its block is there. */

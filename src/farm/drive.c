@@ -145,6 +145,7 @@ static void assign(struct step *step, const struct sched_action *a)
     if (work == NULL || slot->vm == NULL) {
         return;
     }
+    busy_assigned(slot, a->stage, a->first, a->count);
     rc = open_stage_at(work, slot);
     if (rc == 0) {
         rc = send_run(work, slot, a->attempt, a->first, a->count);
@@ -323,6 +324,9 @@ void drive_vm_joined(struct slot *slot)
     if (drive_step_simple(farm, &ev) < 0) {
         return; /* out of memory: the VM serves calls, but no work */
     }
+    if (farm->is_paused) {
+        drive_vm_suspect(slot, true);
+    }
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
         if (work->is_open && serves(work, slot)) {
@@ -408,7 +412,9 @@ int drive_open_work(struct trk_work *work)
     struct list *pos;
     int rc;
 
-    work->stage = ++farm->next_stage;
+    if (work->store_stage == 0) {
+        work->stage = STAGE_VOLATILE + ++farm->next_stage;
+    }
     rc = drive_step_simple(farm, &(struct sched_event){
         .type = SCHED_STAGE_OPENED, .stage = work->stage, .retries = work->retries,
         .backoff_ns = (uint64_t)work->retry_after_ms * 1000000u,
@@ -418,6 +424,7 @@ int drive_open_work(struct trk_work *work)
     }
     work->is_open = true;
     work->is_dirty = true;
+    work->opened_ns = sys_now_ns();
     list_push_back(&farm->works, &work->node);
     work_ref(work);
     list_for_each(pos, &farm->slots) {
@@ -430,24 +437,45 @@ int drive_open_work(struct trk_work *work)
     return 0;
 }
 
+/* Elements with results from before: the scheduler counts them, nobody else needs them. */
+static int add_recorded(struct trk_work *work, struct block *block)
+{
+    struct sched_event ev = {.type = SCHED_WORK_ADDED, .stage = work->stage,
+                             .count = block->count, .flag = SCHED_WORK_RECORDED};
+
+    block_fini(block);
+    return drive_step_simple(work->farm, &ev);
+}
+
 int drive_add(struct trk_work *work, struct block *block)
 {
     struct sched_event ev = {.type = SCHED_WORK_ADDED, .stage = work->stage,
-                             .count = block->count, .bytes = block->bytes->size};
+                             .count = block->count};
+    struct block *placed;
     int rc;
 
     if (!work->is_open) {
         block_fini(block);
         return TRK_ECLOSED;
     }
+    if (block->kind == BLOCK_RECORDED) {
+        return add_recorded(work, block);
+    }
     rc = blocks_put(work, block);
     if (rc < 0) {
         block_fini(block);
         return rc;
     }
+    ev.bytes = block->bytes->size;
     rc = drive_step_simple(work->farm, &ev);
+    placed = &work->blocks[work->blocks_head + work->blocks_count - 1];
     if (rc < 0) {
-        block_fini(&work->blocks[work->blocks_head + --work->blocks_count]);
+        block_fini(placed);
+        work->blocks_count--;
+    } else if (work->store_stage != 0 && block->kind == BLOCK_NEW) {
+        rc = durable_put_work(work, placed);
+        mem_free(placed->delivered);
+        placed->delivered = NULL;
     }
     return rc;
 }
@@ -530,6 +558,7 @@ void drive_turn_end(struct trk_farm *farm)
         return; /* closed */
     }
     results_commit(farm);
+    results_durable(farm);
     results_acknowledge(farm);
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
@@ -554,7 +583,8 @@ void drive_close(struct trk_farm *farm)
 {
     struct list *node;
 
-    while ((node = list_pop_front(&farm->puts)) != NULL) {
+    while ((node = list_pop_front(&farm->puts)) != NULL ||
+           (node = list_pop_front(&farm->syncing)) != NULL) {
         parcel_free(container_of(node, struct parcel, node));
     }
     while (!list_is_empty(&farm->works)) {

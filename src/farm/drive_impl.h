@@ -14,6 +14,7 @@ struct step {
     const struct wire_result *result;
     struct parcel *parcel;           /* RECORDED: the run that was recorded */
     const struct trk_vm *lost;       /* VM_LOST */
+    uint64_t ticket;                 /* RESULT: out: of what was put last in the job's store */
 };
 
 /* Gives the event to the scheduler and carries out its actions. */
@@ -26,7 +27,7 @@ void drive_send_note(struct slot *slot, uint8_t type, const struct wire_note *no
 /* results.c */
 void results_put(struct step *step, const struct sched_action *a);         /* STORE */
 void results_put_failure(struct step *step, const struct sched_action *a); /* FAIL */
-void results_commit(struct trk_farm *farm);
+void results_commit(struct trk_farm *farm);  /* of works without a job */
 void results_acknowledge(struct trk_farm *farm);
 
 #endif

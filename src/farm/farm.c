@@ -78,8 +78,11 @@ static void farm_free(struct trk_farm *farm)
     notice_free_all(farm);
     find_free(farm);
     while ((node = list_pop_front(&farm->slots)) != NULL) {
-        mem_free(container_of(node, struct slot, node));
+        struct slot *slot = container_of(node, struct slot, node);
+        mem_free(slot->unsafe);
+        mem_free(slot);
     }
+    job_unref(farm->job);
     pthread_mutex_destroy(&farm->mutex);
     mem_free(farm->slot_by_number);
     mem_free(farm->hosts);
@@ -202,6 +205,10 @@ static int make_hello(struct trk_farm *farm, const struct trk_farm_options *opt)
         return fail(TRK_EIO, "no random bytes from the operating system");
     }
     hello->epoch = 1;
+    if (farm->job != NULL) {
+        memcpy(hello->job, farm->job->uuid, sizeof(hello->job));
+        hello->epoch = farm->job->epoch;
+    }
     hello->pid = (uint32_t)getpid();
     sys_host_name(hello->host, sizeof(hello->host));
     strncpy(hello->program, program, sizeof(hello->program) - 1);
@@ -224,6 +231,7 @@ static void open_on_loop(void *arg)
     if (find_open(farm) < 0) {
         notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
     }
+    control_open(farm);
 }
 
 static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
@@ -237,9 +245,11 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->orders);
     list_init(&farm->injections);
     list_init(&farm->puts);
+    list_init(&farm->syncing);
     list_init(&farm->works);
     list_init(&farm->acks);
     list_init(&farm->notices);
+    farm->job = opt->job != NULL ? job_ref(opt->job) : NULL;
     farm->lan = opt->lan || env_is_set("TRICKLE_LAN");
     farm->insecure = opt->insecure || env_is_set("TRICKLE_INSECURE");
     farm->dead_after_ms = ms_option(opt->dead_after_ms, "TRICKLE_DEAD_AFTER", 10000);
@@ -283,6 +293,9 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
         (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||
         (rc = net_loop_start_thread(farm->loop, "trickle-farm")) < 0) {
         goto fail;
+    }
+    if (farm->job != NULL) {
+        job_tell(farm->job, farm);
     }
     *out = farm;
     return 0;
@@ -346,6 +359,10 @@ static void close_end(void *arg)
             trk_vm_unref(slot->vm);
             slot->vm = NULL;
         }
+    }
+    control_close(farm);
+    if (farm->job != NULL) {
+        job_tell(farm->job, NULL);
     }
     find_close(farm);
     inject_free_all(farm);

@@ -22,6 +22,9 @@
 #include "base/blob.h"
 #include "base/list.h"
 #include "ckpt/ckpt.h"
+#include "farm/control.h"
+#include "farm/edit.h"
+#include "farm/job.h"
 #include "net/loop.h"
 #include "net/session.h"
 #include "sched/sched.h"
@@ -88,10 +91,19 @@ struct slot {
     uint32_t refusals;           /* [f] in a row */
     uint64_t retry_at_ms;        /* [f] not tried again before */
     uint64_t lease_number;       /* [f] counts the leases held: tells incarnations apart */
-    uint64_t seq_seen, seq_acked; /* [f] RESULT messages of the current lease */
+    uint64_t seq_seen, seq_safe, seq_acked; /* [f] RESULT messages of the current lease: come,
+                                               recorded, acknowledged */
+    struct unsafe *unsafe;       /* [f] a ring: messages whose results are not durable yet */
+    uint32_t unsafe_head, unsafe_count, unsafe_cap;
     struct list ack_node;        /* [f] farm->acks while an ACK is due */
     uint64_t ack_at_ms;          /* [f] at the latest */
     size_t ack_bytes;            /* [f] the VM holds, recorded and not acknowledged */
+    struct busy busy;            /* [f] what it runs, for people */
+};
+
+/* A RESULT message of a durable work: recorded when the store is so far. */
+struct unsafe {
+    uint64_t seq, ticket;
 };
 
 struct trk_vm {
@@ -169,6 +181,12 @@ struct notice {
     struct trk_notice n;
 };
 
+enum block_kind {
+    BLOCK_NEW,      /* of a durable work: a work record is to be written */
+    BLOCK_KNOWN,    /* its work record is there; it runs, its results are not recorded */
+    BLOCK_RECORDED, /* its results are: it does not run, and has no bytes */
+};
+
 /* Elements as they were added: consecutive indices, bytes one after the other. */
 struct block {
     struct trk_work *work; /* one reference while it is posted */
@@ -178,11 +196,15 @@ struct block {
     uint32_t *offsets;     /* count + 1, into bytes */
     struct blob *bytes;    /* for a large element alone: a whole RUN body (is_run) */
     bool is_run;
+    enum block_kind kind;  /* of all its elements */
+    struct digest *digests; /* of a durable work: count, of each element's bytes */
+    uint64_t *delivered;   /* the same: results given when it was made; NULL: none each time */
 };
 
 /* Results on their way: a run of one RESULT message. */
 struct parcel {
-    struct list node;       /* farm->puts, then work->ready */
+    struct list node;       /* farm->puts or farm->syncing, then work->ready */
+    uint64_t ticket;        /* of the store: durable up to it, it is recorded */
     struct trk_work *work;  /* one reference */
     struct blob *body;      /* one reference; the pointers below are into it */
     const uint8_t *statuses, *sizes, *payloads;
@@ -190,6 +212,7 @@ struct parcel {
     uint32_t count, attempt;
     uint32_t at;            /* results taken */
     size_t bytes;           /* of payloads */
+    bool is_restored;       /* from the store: the scheduler does not know of it */
 };
 
 /* One stage. [p]: the one program thread that uses it; [w]: under work->mutex. */
@@ -211,6 +234,14 @@ struct trk_work {
     uint64_t build_since_ns;   /* [p] when its first element came */
     uint64_t added, taken;     /* [p] */
     uint64_t next_index;       /* [p] ordered: the one due */
+    uint64_t pulled_at;        /* [p] taken, when the element that is offered was made */
+    bool is_offered;           /* [p] it was offered already, and there was no room */
+    uint64_t restored;         /* [p] elements added whose results replay gives */
+    uint64_t restored_taken, restored_failed; /* [p] of these: results taken, failures of them */
+    struct digest fingerprint; /* [c] durable: of the code */
+    struct job_stage *in_job;  /* [p] durable: what it is in the store; NULL: it is not recorded */
+    struct replay *replay;     /* [p] the last run of the program; NULL: nothing is left of it */
+    struct edit *edit;         /* [p] a changed list; NULL: it has not, or is not needed yet */
     bool is_closed;            /* [p] */
     bool is_cancelled;         /* [p] */
     struct parcel *current;    /* [p] being taken */
@@ -221,11 +252,15 @@ struct trk_work {
     struct list ready;         /* [w] parcels for the program */
     int error;                 /* [w] the work cannot go on */
     struct waiter *waiter;     /* [w] */
-    uint64_t total;            /* [w] elements in all; UINT64_MAX: more may come */
+    uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
+    uint64_t elements;         /* [w] all of them, once the end is known */
     struct trk_progress progress; /* [w] */
     struct attempts *attempts; /* [w] NULL: none yet */
 
-    uint32_t stage;            /* [f] its number */
+    uint32_t stage;            /* [c] once open: its number for scheduler and VMs */
+    uint32_t store_stage;      /* [f] its number in the store; 0: it is not recorded there */
+    uint64_t last_ticket;      /* [f] of what was put for it */
+    uint64_t opened_ns;        /* [f] when it was opened */
     bool is_open;              /* [f] the scheduler knows it */
     bool is_dirty;             /* [f] progress is to be copied */
     struct block *blocks;      /* [f] by first; recorded ones in front are dropped */
@@ -235,6 +270,20 @@ struct trk_work {
 };
 
 struct attempts; /* what happened to elements, see attempts.c */
+
+/* results.c [f] */
+void results_durable(struct trk_farm *farm); /* something may have become durable */
+void results_told(struct trk_farm *farm);    /* the store has news */
+
+/* durable.c [p] but where it says otherwise */
+int durable_open(struct trk_work *work, const struct trk_work_options *opt);
+void durable_close(struct trk_work *work);
+/* About the next element: which kind it is. 0; 1: it has its result, in a parcel; an error. */
+TRK_MUST_USE int durable_look(struct trk_work *work, const struct digest *digest,
+                              enum block_kind *kind);
+TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
+TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *digest);
+TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
 
 struct listing; /* one trk_vms_list under way, see list.c */
 
@@ -264,8 +313,12 @@ struct trk_farm {
     uint32_t next_order;     /* [f] */
     struct list injections;  /* [f] */
     struct sched *sched;     /* [f] */
-    struct ckpt *ckpt;       /* [f] */
+    struct ckpt *ckpt;       /* [f] recorder of works without a job */
     struct list puts;        /* [f] parcels given to ckpt, in order */
+    struct trk_job *job;     /* [c] one reference, or NULL */
+    struct list syncing;     /* [f] parcels given to the job's store, in the order of tickets */
+    uint64_t last_ticket;    /* [f] of all that was put */
+    bool is_paused;          /* [f] the store cannot write: VMs get nothing new */
     struct list works;       /* [f] */
     struct list acks;        /* [f] slots */
     uint32_t next_stage;     /* [f] */
@@ -274,6 +327,7 @@ struct trk_farm {
     size_t notices_bytes;    /* [m] */
     uint64_t notices_lost;   /* [m] bytes of output dropped because nobody took them */
     struct waiter *notice_waiter; /* [m] */
+    struct control *control; /* [f] answers questions about the job; NULL: nobody can ask */
     uv_timer_t tick;         /* [f] the next thing due */
     uv_prepare_t prepare;    /* [f] end of a turn: commit, acknowledge */
     bool is_dirty;           /* [f] lists and connects are to be looked at this turn */
@@ -364,6 +418,7 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
+uint64_t work_open_count(const struct trk_work *work); /* [p] added and not taken, restored ones apart */
 
 /* attempts.c [f] */
 void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct wire_result *r);

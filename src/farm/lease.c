@@ -187,7 +187,9 @@ static void listen_to(struct slot *slot)
     }
     if (slot->is_joined && vm->is_suspect != (silent >= farm->suspect_after_ms)) {
         vm->is_suspect = !vm->is_suspect;
-        drive_vm_suspect(slot, vm->is_suspect);
+        if (!farm->is_paused) { /* then it gets nothing new anyway */
+            drive_vm_suspect(slot, vm->is_suspect);
+        }
     }
     if (silent >= farm->dead_after_ms) {
         declare_silent(slot);
@@ -293,7 +295,8 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
     slot->info.state = TRK_VM_LEASED;
     slot->lease = LEASE_HELD;
     slot->refusals = 0;
-    slot->seq_seen = slot->seq_acked = 0;
+    slot->seq_seen = slot->seq_acked = slot->seq_safe = 0;
+    slot->unsafe_count = 0;
     slot->lease_number++;
     net_session_set_trusted(vm->session);
     if (vm->is_given_back) {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* results.c - results from a VM's message to the program.
  *
- *   RESULT from a VM -> sched: STORE -> ckpt_put ............ in the turn
- *   end of the turn: ckpt_commit -> sched RECORDED -> DELIVER -> the program; ACK to the VMs
+ *   RESULT from a VM -> sched: STORE -> put in the job's store (or the volatile recorder's group)
+ *   durable (or the end of the turn) -> sched RECORDED -> DELIVER -> the program; ACK to the VMs
  *
  * So nothing is acknowledged or delivered before it is recorded. */
 #include <assert.h>
@@ -45,23 +45,57 @@ static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
     return p;
 }
 
+/* Into the job's store: from the attempt on the bytes stand as they came (see value.h). */
+static int put_durable(struct step *step, struct trk_work *work, struct parcel *p)
+{
+    struct record_run run = {.first = p->first, .count = p->count};
+    struct ckpt_value value = {.blob = p->body, .count = 4};
+    int rc;
+
+    for (uint32_t i = 0; i < p->count; i++) {
+        run.failed += p->statuses[i] != TRK_STATUS_OK;
+    }
+    value.slices[0] = (struct ckpt_slice){p->body->data + WIRE_RESULT_ATTEMPT, 4};
+    value.slices[1] = (struct ckpt_slice){p->statuses, p->count};
+    value.slices[2] = (struct ckpt_slice){p->sizes, (size_t)p->count * 4};
+    value.slices[3] = (struct ckpt_slice){p->payloads, p->bytes};
+    rc = job_put_result(step->farm->job, work->store_stage, &run, &value, &p->ticket);
+    if (rc == 0) {
+        step->ticket = step->farm->last_ticket = work->last_ticket = p->ticket;
+        list_push_back(&step->farm->syncing, &p->node);
+    }
+    return rc;
+}
+
+static int put_volatile(struct step *step, struct trk_work *work, struct parcel *p, uint64_t seq)
+{
+    struct ckpt_run run = {.stage = work->stage, .first = p->first, .count = p->count,
+                           .seq = seq};
+    int rc = ckpt_put(step->farm->ckpt, &run);
+
+    if (rc == 0) {
+        list_push_back(&step->farm->puts, &p->node);
+    }
+    return rc;
+}
+
 static int put(struct step *step, struct trk_work *work, struct blob *body,
                const struct wire_result *result, uint64_t first, uint64_t count)
 {
-    struct ckpt_run run = {.stage = work->stage, .first = first, .count = count,
-                           .seq = result->seq};
     struct parcel *parcel = parcel_new(work, body, result, first, (uint32_t)count);
-    int rc = parcel == NULL ? TRK_ENOMEM : ckpt_put(step->farm->ckpt, &run);
+    int rc = TRK_ENOMEM;
 
+    if (parcel != NULL) {
+        rc = work->store_stage != 0 ? put_durable(step, work, parcel)
+                                    : put_volatile(step, work, parcel, result->seq);
+    }
     if (rc < 0) {
         if (parcel != NULL) {
             parcel_free(parcel);
         }
         work_fail(work, rc);
-        return rc;
     }
-    list_push_back(&step->farm->puts, &parcel->node);
-    return 0;
+    return rc;
 }
 
 void results_put(struct step *step, const struct sched_action *a)
@@ -129,7 +163,7 @@ static void note_exceptions(struct slot *slot, struct trk_work *work, const stru
 
 /* One step per run of results that are alike: those whose code failed may be run again. */
 static int step_results(struct slot *slot, struct trk_work *work, struct blob *body,
-                        const struct wire_result *r)
+                        const struct wire_result *r, uint64_t *ticket)
 {
     struct step step = {.farm = slot->vm->farm, .body = body, .result = r};
     uint32_t i = 0, end;
@@ -151,7 +185,50 @@ static int step_results(struct slot *slot, struct trk_work *work, struct blob *b
         step.ev = &ev;
         rc = drive_step(&step);
     }
+    *ticket = step.ticket;
     return rc;
+}
+
+/* The message seq is recorded when the store is as far as ticket. */
+static int note_unsafe(struct slot *slot, uint64_t seq, uint64_t ticket)
+{
+    if (slot->unsafe_count == slot->unsafe_cap) {
+        uint32_t cap = slot->unsafe_cap > 0 ? slot->unsafe_cap * 2 : 64;
+        struct unsafe *ring = mem_alloc(cap * sizeof(*ring));
+        if (ring == NULL) {
+            return TRK_ENOMEM;
+        }
+        for (uint32_t i = 0; i < slot->unsafe_count; i++) {
+            ring[i] = slot->unsafe[(slot->unsafe_head + i) % slot->unsafe_cap];
+        }
+        mem_free(slot->unsafe);
+        slot->unsafe = ring;
+        slot->unsafe_head = 0;
+        slot->unsafe_cap = cap;
+    }
+    slot->unsafe[(slot->unsafe_head + slot->unsafe_count++) % slot->unsafe_cap] =
+        (struct unsafe){seq, ticket};
+    return 0;
+}
+
+/* What of a slot's messages is recorded, now that the store is as far as durable. */
+static void look_at_unsafe(struct slot *slot, uint64_t durable)
+{
+    while (slot->unsafe_count > 0 && slot->unsafe[slot->unsafe_head].ticket <= durable) {
+        slot->seq_safe = slot->unsafe[slot->unsafe_head].seq;
+        slot->unsafe_head = (slot->unsafe_head + 1) % slot->unsafe_cap;
+        slot->unsafe_count--;
+    }
+}
+
+/* A message has been dealt with: recorded at once, or when the ticket is durable. */
+static int note_seen(struct slot *slot, uint64_t seq, uint64_t ticket)
+{
+    if (ticket == 0 && slot->unsafe_count == 0) {
+        slot->seq_safe = slot->seq_seen;
+        return 0;
+    }
+    return note_unsafe(slot, seq, ticket); /* also what is safe waits for what came before it */
 }
 
 static int on_result(struct slot *slot, struct blob *body)
@@ -159,6 +236,7 @@ static int on_result(struct slot *slot, struct blob *body)
     struct trk_farm *farm = slot->vm->farm;
     struct wire_result result;
     struct trk_work *work;
+    uint64_t ticket = 0;
     uint32_t failed = 0;
     int rc = wire_result_decode(&result, body);
 
@@ -166,6 +244,7 @@ static int on_result(struct slot *slot, struct blob *body)
         return rc;
     }
     slot->seq_seen = result.seq > slot->seq_seen ? result.seq : slot->seq_seen;
+    busy_done(slot, result.stage, result.first, result.count);
     slot->ack_bytes += body->size;
     if (list_is_empty(&slot->ack_node)) {
         list_push_back(&farm->acks, &slot->ack_node);
@@ -173,7 +252,7 @@ static int on_result(struct slot *slot, struct blob *body)
     }
     work = drive_work_of(farm, result.stage);
     if (work == NULL || result.count == 0) {
-        return 0; /* of a stage that was cancelled: acknowledged, so that the VM lets go */
+        return note_seen(slot, result.seq, 0); /* cancelled meanwhile: the VM may let go */
     }
     for (uint32_t i = 0; i < result.count; i++) {
         failed += result.statuses[i] != TRK_STATUS_OK;
@@ -184,7 +263,8 @@ static int on_result(struct slot *slot, struct blob *body)
     if (failed > 0) {
         note_exceptions(slot, work, &result);
     }
-    return step_results(slot, work, body, &result);
+    rc = step_results(slot, work, body, &result, &ticket);
+    return rc < 0 ? rc : note_seen(slot, result.seq, ticket);
 }
 
 static int on_recalled(struct slot *slot, struct blob *body)
@@ -195,6 +275,7 @@ static int on_recalled(struct slot *slot, struct blob *body)
     if (rc < 0 || drive_work_of(slot->vm->farm, note.stage) == NULL) {
         return rc;
     }
+    busy_done(slot, note.stage, note.first, note.count);
     return drive_step_simple(slot->vm->farm,
                        &(struct sched_event){.type = SCHED_RECALLED, .vm = slot->number,
                                              .stage = note.stage, .first = note.first,
@@ -214,6 +295,23 @@ void drive_on_message(struct slot *slot, struct wire_message *msg)
     }
 }
 
+/* A parcel's results are safe. */
+static void recorded(struct trk_farm *farm, struct parcel *parcel)
+{
+    struct trk_work *work = parcel->work;
+    struct sched_event ev = {.type = SCHED_RECORDED, .stage = work->stage,
+                             .first = parcel->first, .count = parcel->count};
+    struct step step = {.farm = farm, .ev = &ev, .parcel = parcel};
+
+    if (work->is_open) {
+        blocks_drop(work, parcel->first, parcel->count);
+        drive_step(&step);
+    }
+    if (step.parcel != NULL) {
+        parcel_free(step.parcel); /* cancelled meanwhile */
+    }
+}
+
 void results_commit(struct trk_farm *farm)
 {
     const struct ckpt_run *runs;
@@ -227,19 +325,60 @@ void results_commit(struct trk_farm *farm)
     for (size_t i = 0; i < count; i++) {
         struct list *node = list_pop_front(&farm->puts);
         struct parcel *parcel = container_of(node, struct parcel, node);
-        struct trk_work *work = parcel->work;
-        struct sched_event ev = {.type = SCHED_RECORDED, .stage = runs[i].stage,
-                                 .first = runs[i].first, .count = runs[i].count};
-        struct step step = {.farm = farm, .ev = &ev, .parcel = parcel};
 
         assert(runs[i].first == parcel->first && runs[i].count == parcel->count);
-        if (work->is_open) {
-            blocks_drop(work, parcel->first, parcel->count);
-            drive_step(&step);
+        recorded(farm, parcel);
+    }
+}
+
+/* A store that cannot write keeps what it was given; VMs get nothing new, so that this is little. */
+static void look_at_disk(struct trk_farm *farm)
+{
+    struct trk_job_state state;
+    struct list *pos;
+
+    trk_job_get_state(farm->job, &state);
+    if (state.is_paused == farm->is_paused) {
+        return;
+    }
+    farm->is_paused = state.is_paused;
+    notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
+                   farm->is_paused ? state.text : "the store can be written again: the job goes on");
+    list_for_each(pos, &farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->is_joined && !slot->vm->is_suspect) {
+            drive_vm_suspect(slot, farm->is_paused);
         }
-        if (step.parcel != NULL) {
-            parcel_free(step.parcel); /* cancelled meanwhile */
+    }
+}
+
+void results_durable(struct trk_farm *farm)
+{
+    uint64_t durable;
+    struct list *pos;
+
+    if (farm->job == NULL || farm->sched == NULL) {
+        return;
+    }
+    durable = ckpt_store_durable(farm->job->store);
+    while (!list_is_empty(&farm->syncing)) {
+        struct parcel *parcel = container_of(farm->syncing.next, struct parcel, node);
+        if (parcel->ticket > durable) {
+            break;
         }
+        list_remove(&parcel->node);
+        recorded(farm, parcel);
+    }
+    list_for_each(pos, &farm->acks) {
+        look_at_unsafe(container_of(pos, struct slot, ack_node), durable);
+    }
+}
+
+void results_told(struct trk_farm *farm)
+{
+    if (farm->sched != NULL) {
+        look_at_disk(farm);
+        results_durable(farm);
     }
 }
 
@@ -252,15 +391,22 @@ void results_acknowledge(struct trk_farm *farm)
 
     list_for_each_safe(pos, tmp, &farm->acks) {
         struct slot *slot = container_of(pos, struct slot, ack_node);
-        bool is_due = slot->seq_seen - slot->seq_acked >= ACK_MESSAGES ||
+        bool is_due = slot->seq_safe - slot->seq_acked >= ACK_MESSAGES ||
                       slot->ack_bytes >= ACK_BYTES || now >= slot->ack_at_ms;
+        if (slot->seq_safe == slot->seq_acked) {
+            continue; /* the store will tell */
+        }
         if (!is_due) {
             farm_wake_in(farm, slot->ack_at_ms - now);
             continue;
         }
-        list_remove(&slot->ack_node);
-        slot->seq_acked = slot->seq_seen;
+        slot->seq_acked = slot->seq_safe;
         slot->ack_bytes = 0;
-        drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_seen});
+        if (slot->unsafe_count == 0) {
+            list_remove(&slot->ack_node);
+        } else {
+            slot->ack_at_ms = now + ACK_MS;
+        }
+        drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_acked});
     }
 }

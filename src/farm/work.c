@@ -15,8 +15,8 @@
 
 #define BLOCK_ELEMENTS 1024u
 #define BLOCK_BYTES ((size_t)64 << 10)
+#define RECORDED_ELEMENTS 65536u
 #define BLOCK_AGE_NS 1000000u      /* a slow iterable's elements are handed on after 1 ms */
-#define LAZY_MS 10
 #define LARGE_BYTES ((size_t)32 << 10) /* from here an element goes alone, as a ready RUN body */
 
 struct trk_work *work_ref(struct trk_work *work)
@@ -192,6 +192,11 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
     if (work == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
+    rc = durable_open(work, opt);
+    if (rc < 0) {
+        work_unref(work);
+        return rc;
+    }
     rc = copy_slots(work, opt);
     if (rc == 0) {
         rc = net_loop_post(farm->loop, open_on_loop, work_ref(work));
@@ -200,6 +205,7 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
         }
     }
     if (rc < 0) {
+        durable_close(work);
         work_unref(work);
         return fail(rc, rc == TRK_EINVAL ? "a VM of another farm" : "%s", trk_strerror(rc));
     }
@@ -213,7 +219,7 @@ static void add_on_loop(void *arg)
 {
     struct block *block = arg;
     struct trk_work *work = block->work;
-    size_t size = block->bytes->size;
+    size_t size = block->bytes != NULL ? block->bytes->size : 0;
     int rc = drive_add(work, block);
 
     if (rc < 0) {
@@ -224,11 +230,28 @@ static void add_on_loop(void *arg)
     work_unref(work);
 }
 
+/* After the work records of all its elements. */
+static void close_stage(struct trk_work *work)
+{
+    int rc;
+
+    pthread_mutex_lock(&work->mutex);
+    uint64_t total = work->elements;
+    pthread_mutex_unlock(&work->mutex);
+    rc = job_stage_close(work->farm->job, work->store_stage, total);
+    if (rc < 0) {
+        work_fail(work, rc);
+    }
+}
+
 static void close_on_loop(void *arg)
 {
     struct trk_work *work = arg;
 
     drive_close_input(work);
+    if (work->store_stage != 0) {
+        close_stage(work);
+    }
     pthread_mutex_lock(&work->mutex);
     if (work->progress.done == work->total) {
         wake(work); /* all had come before the end was known */
@@ -241,7 +264,7 @@ static int post_block(struct trk_work *work, struct block *block)
 {
     int rc;
 
-    block->left = block->count;
+    block->left = block->kind == BLOCK_RECORDED ? 0 : block->count;
     block->work = work_ref(work);
     rc = net_loop_post(work->farm->loop, add_on_loop, block);
     if (rc < 0) {
@@ -266,18 +289,27 @@ int trk_work_flush(struct trk_work *work)
     return post_block(work, block);
 }
 
-static struct block *block_new(uint64_t first, uint32_t cap, size_t bytes)
+static struct block *block_new(const struct trk_work *work, enum block_kind kind, uint32_t cap,
+                               size_t bytes)
 {
     struct block *block = mem_zalloc(1, sizeof(*block));
+    bool is_durable = work->in_job != NULL;
 
     if (block == NULL) {
         return NULL;
     }
-    block->first = first;
+    block->first = work->added;
     block->cap = cap;
+    block->kind = kind;
+    if (kind == BLOCK_RECORDED) {
+        return block;
+    }
     block->offsets = mem_alloc(((size_t)cap + 1) * sizeof(uint32_t));
     block->bytes = blob_new(bytes);
-    if (block->offsets == NULL || block->bytes == NULL) {
+    block->digests = is_durable ? mem_alloc(cap * sizeof(struct digest)) : NULL;
+    block->delivered = is_durable && !work->lazy ? mem_alloc(cap * sizeof(uint64_t)) : NULL;
+    if (block->offsets == NULL || block->bytes == NULL ||
+        (is_durable && (block->digests == NULL || (!work->lazy && block->delivered == NULL)))) {
         block_free(block);
         return NULL;
     }
@@ -285,7 +317,19 @@ static struct block *block_new(uint64_t first, uint32_t cap, size_t bytes)
     return block;
 }
 
-static int add_large(struct trk_work *work, const void *element, size_t size)
+/* What a durable work notes of an element, beside its bytes. */
+static void note(const struct trk_work *work, struct block *block, const struct digest *digest)
+{
+    if (block->digests != NULL) {
+        block->digests[block->count] = *digest;
+    }
+    if (block->delivered != NULL) {
+        block->delivered[block->count] = work->pulled_at;
+    }
+}
+
+static int add_large(struct trk_work *work, const void *element, size_t size,
+                     enum block_kind kind, const struct digest *digest)
 {
     struct wire_part part = {element, size};
     struct block *block;
@@ -294,7 +338,7 @@ static int add_large(struct trk_work *work, const void *element, size_t size)
     if (rc < 0) {
         return rc;
     }
-    block = block_new(work->added, 1, 0);
+    block = block_new(work, kind, 1, 0);
     if (block == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
@@ -304,6 +348,7 @@ static int add_large(struct trk_work *work, const void *element, size_t size)
         block_free(block);
         return fail(TRK_ENOMEM, "out of memory for an element of %zu bytes", size);
     }
+    note(work, block, digest);
     block->is_run = true;
     block->count = 1;
     work->added++;
@@ -311,41 +356,110 @@ static int add_large(struct trk_work *work, const void *element, size_t size)
     return post_block(work, block);
 }
 
-static int add_small(struct trk_work *work, const void *element, size_t size)
+/* The block that is being filled, where it is of that kind and has room; else a new one. */
+static int block_for(struct trk_work *work, enum block_kind kind, uint32_t cap, size_t size,
+                     struct block **out)
 {
     struct block *block = work->build;
-    uint64_t now = sys_now_ns();
     int rc;
 
-    if (block != NULL && block->bytes->size + size > block->bytes->cap) {
+    if (block != NULL && (block->kind != kind || (kind != BLOCK_RECORDED &&
+                          block->bytes->size + size > block->bytes->cap))) {
         if ((rc = trk_work_flush(work)) < 0) {
             return rc;
         }
         block = NULL;
     }
     if (block == NULL) {
-        block = block_new(work->added, BLOCK_ELEMENTS, BLOCK_BYTES);
+        block = block_new(work, kind, cap, BLOCK_BYTES);
         if (block == NULL) {
             return fail(TRK_ENOMEM, "out of memory");
         }
         work->build = block;
-        work->build_since_ns = now;
+        work->build_since_ns = sys_now_ns();
     }
+    *out = block;
+    return 0;
+}
+
+static int add_small(struct trk_work *work, const void *element, size_t size,
+                     enum block_kind kind, const struct digest *digest)
+{
+    struct block *block;
+    int rc = block_for(work, kind, BLOCK_ELEMENTS, size, &block);
+
+    if (rc < 0) {
+        return rc;
+    }
+    note(work, block, digest);
     memcpy(block->bytes->data + block->bytes->size, element, size);
     block->bytes->size += size;
     block->offsets[++block->count] = (uint32_t)block->bytes->size;
     work->added++;
     atomic_fetch_add_explicit(&work->held_bytes, size, memory_order_relaxed);
-    if (block->count == block->cap || now - work->build_since_ns > BLOCK_AGE_NS) {
+    if (block->count == block->cap || sys_now_ns() - work->build_since_ns > BLOCK_AGE_NS) {
         return trk_work_flush(work);
     }
     return 0;
 }
 
+/* It has its result: it is only counted. */
+static int add_recorded(struct trk_work *work)
+{
+    struct block *block;
+    int rc = block_for(work, BLOCK_RECORDED, RECORDED_ELEMENTS, 0, &block);
+
+    if (rc < 0) {
+        return rc;
+    }
+    block->count++;
+    work->added++;
+    return block->count == block->cap ? trk_work_flush(work) : 0;
+}
+
+uint64_t work_open_count(const struct trk_work *work)
+{
+    return (work->added - work->restored) - (work->taken - work->restored_taken);
+}
+
+static bool is_full(struct trk_work *work, size_t size)
+{
+    uint64_t open = work_open_count(work);
+
+    return open > 0 && (open >= work->ahead_elements ||
+                        atomic_load_explicit(&work->held_bytes, memory_order_relaxed) + size >
+                            work->ahead_bytes);
+}
+
+/* The program's element of a durable work, made when pulled_at results had been taken. */
+static int add_durable(struct trk_work *work, const void *element, size_t size)
+{
+    struct digest digest = hash_digest(element, size);
+    enum block_kind kind = BLOCK_NEW;
+    int rc;
+
+    if (!work->is_offered) {
+        work->pulled_at = work->taken;
+        work->is_offered = true;
+    }
+    rc = work->replay != NULL || work->edit != NULL ? durable_look(work, &digest, &kind) : 0;
+    if (rc < 0) {
+        return rc;
+    }
+    if (kind != BLOCK_RECORDED && is_full(work, size)) {
+        return TRK_FULL;
+    }
+    work->is_offered = false;
+    if (kind == BLOCK_RECORDED) {
+        work->restored += rc == 0;
+        return add_recorded(work);
+    }
+    return size >= LARGE_BYTES ? add_large(work, element, size, kind, &digest)
+                               : add_small(work, element, size, kind, &digest);
+}
+
 int trk_work_add(struct trk_work *work, const void *element, size_t size)
 {
-    uint64_t open = work->added - work->taken;
-
     if (sys_is_forked()) {
         return fail(TRK_EFORKED, "Trickle was used after fork");
     }
@@ -359,24 +473,30 @@ int trk_work_add(struct trk_work *work, const void *element, size_t size)
         return fail(TRK_ETOOBIG, "element %llu has %zu bytes: %s",
                     (unsigned long long)work->added, size, trk_strerror(TRK_ETOOBIG));
     }
-    if (open > 0 && (open >= work->ahead_elements ||
-                     atomic_load_explicit(&work->held_bytes, memory_order_relaxed) + size >
-                         work->ahead_bytes)) {
+    if (work->in_job != NULL) {
+        return add_durable(work, element, size);
+    }
+    if (is_full(work, size)) {
         return TRK_FULL;
     }
-    return size >= LARGE_BYTES ? add_large(work, element, size) : add_small(work, element, size);
+    return size >= LARGE_BYTES ? add_large(work, element, size, BLOCK_NEW, NULL)
+                               : add_small(work, element, size, BLOCK_NEW, NULL);
 }
 
 int trk_work_close(struct trk_work *work)
 {
     int rc = trk_work_flush(work);
 
+    if (rc == 0 && !work->is_closed) {
+        rc = durable_check_end(work);
+    }
     if (rc < 0 || work->is_closed) {
         return rc;
     }
     work->is_closed = true;
     pthread_mutex_lock(&work->mutex);
-    work->total = work->added;
+    work->total = work->added - work->restored;
+    work->elements = work->added;
     pthread_mutex_unlock(&work->mutex);
     rc = net_loop_post(work->farm->loop, close_on_loop, work_ref(work));
     if (rc < 0) {
@@ -384,200 +504,6 @@ int trk_work_close(struct trk_work *work)
         return fail(rc, "the farm is closed");
     }
     return 0;
-}
-
-/* --- taking ---------------- */
-
-/* What the program has taken, on its way to the scheduler. */
-struct taken {
-    struct trk_work *work;
-    uint64_t first, count;
-};
-
-static void taken_on_loop(void *arg)
-{
-    struct taken *taken = arg;
-
-    drive_delivered(taken->work, taken->first, taken->count);
-    work_unref(taken->work);
-    mem_free(taken);
-}
-
-static int finish_current(struct trk_work *work)
-{
-    struct parcel *parcel = work->current;
-    struct taken *taken = mem_alloc(sizeof(*taken));
-    int rc = TRK_ENOMEM;
-
-    if (taken != NULL) {
-        *taken = (struct taken){work_ref(work), parcel->first, parcel->count};
-        rc = net_loop_post(work->farm->loop, taken_on_loop, taken);
-        if (rc < 0) {
-            work_unref(work);
-            mem_free(taken);
-        }
-    }
-    work->current = NULL;
-    atomic_fetch_sub(&work->held_bytes, parcel->bytes);
-    parcel_free(parcel);
-    return rc == TRK_ENOMEM ? fail(rc, "out of memory") : 0; /* a closed farm has no use for it */
-}
-
-static int heap_push(struct trk_work *work, struct parcel *parcel)
-{
-    size_t i = work->heap_count;
-
-    if (i == work->heap_cap) {
-        size_t cap = work->heap_cap ? work->heap_cap * 2 : 64;
-        struct parcel **heap = mem_realloc(work->heap, cap * sizeof(struct parcel *));
-        if (heap == NULL) {
-            return fail(TRK_ENOMEM, "out of memory");
-        }
-        work->heap = heap;
-        work->heap_cap = cap;
-    }
-    work->heap_count++;
-    for (; i > 0 && work->heap[(i - 1) / 2]->first > parcel->first; i = (i - 1) / 2) {
-        work->heap[i] = work->heap[(i - 1) / 2];
-    }
-    work->heap[i] = parcel;
-    return 0;
-}
-
-static struct parcel *heap_pop(struct trk_work *work)
-{
-    struct parcel *top = work->heap[0];
-    struct parcel *last = work->heap[--work->heap_count];
-    size_t i = 0, n = work->heap_count;
-
-    for (;;) {
-        size_t child = 2 * i + 1;
-        if (child + 1 < n && work->heap[child + 1]->first < work->heap[child]->first) {
-            child++;
-        }
-        if (child >= n || work->heap[child]->first >= last->first) {
-            break;
-        }
-        work->heap[i] = work->heap[child];
-        i = child;
-    }
-    if (n > 0) {
-        work->heap[i] = last;
-    }
-    return top;
-}
-
-/* Takes the next parcel that is due from what has come. */
-static int take_ready(struct trk_work *work)
-{
-    struct list *node;
-    int rc = 0;
-
-    pthread_mutex_lock(&work->mutex);
-    do {
-        node = list_pop_front(&work->ready);
-        if (node != NULL && work->ordered) {
-            rc = heap_push(work, container_of(node, struct parcel, node));
-            if (rc < 0) {
-                list_push_front(&work->ready, node);
-            }
-        } else if (node != NULL) {
-            work->current = container_of(node, struct parcel, node);
-        }
-    } while (rc == 0 && node != NULL && work->ordered);
-    if (rc == 0 && work->error < 0 && work->current == NULL) {
-        rc = work->error;
-    }
-    pthread_mutex_unlock(&work->mutex);
-    if (work->ordered && work->heap_count > 0 && work->heap[0]->first == work->next_index) {
-        work->current = heap_pop(work);
-        work->next_index += work->current->count;
-        rc = 0;
-    }
-    return rc;
-}
-
-static void wait_ready(struct trk_work *work, int timeout_ms)
-{
-    struct waiter waiter;
-
-    if (waiter_init(&waiter) < 0) {
-        return;
-    }
-    pthread_mutex_lock(&work->mutex);
-    if (list_is_empty(&work->ready) && work->error == 0) {
-        work->waiter = &waiter;
-        pthread_mutex_unlock(&work->mutex);
-        if (work->lazy && (timeout_ms < 0 || timeout_ms > LAZY_MS)) {
-            timeout_ms = LAZY_MS;
-        }
-        waiter_wait(&waiter, timeout_ms);
-        pthread_mutex_lock(&work->mutex);
-        work->waiter = NULL;
-    }
-    pthread_mutex_unlock(&work->mutex);
-    waiter_fini(&waiter);
-}
-
-static void take_one(struct trk_work *work, struct trk_result *out)
-{
-    struct parcel *p = work->current;
-    uint32_t size = le_load_u32(p->sizes + (size_t)p->at * 4);
-
-    *out = (struct trk_result){.index = p->first + p->at, .status = p->statuses[p->at],
-                               .payload = p->payloads, .size = size, .attempts = p->attempt};
-    p->payloads += size;
-    p->at++;
-    work->taken++;
-}
-
-static int work_error(struct trk_work *work, int error)
-{
-    if (error == TRK_ECLOSED) {
-        return fail(error, "the work cannot go on: its VMs have been given back (the list of VMs, "
-                    "or the farm, was closed)");
-    }
-    return fail(error, "the work cannot go on: %s", trk_strerror(error));
-}
-
-int trk_work_next(struct trk_work *work, int timeout_ms, struct trk_result *out)
-{
-    int rc = 0;
-
-    if (sys_is_forked()) {
-        return fail(TRK_EFORKED, "Trickle was used after fork");
-    }
-    for (bool has_waited = false;; has_waited = true) {
-        if (work->current != NULL && work->current->at == work->current->count) {
-            rc = finish_current(work);
-        }
-        if (rc < 0 || work->is_cancelled || (work->is_closed && work->taken == work->added)) {
-            return rc < 0 ? rc : TRK_END;
-        }
-        if (work->current == NULL && (rc = take_ready(work)) < 0) {
-            return work_error(work, rc);
-        }
-        if (work->current != NULL) {
-            take_one(work, out);
-            return 0;
-        }
-        if (has_waited || timeout_ms == 0) {
-            return TRK_AGAIN;
-        }
-        if ((rc = trk_work_flush(work)) < 0) {
-            return rc;
-        }
-        wait_ready(work, timeout_ms);
-    }
-}
-
-void trk_work_progress(struct trk_work *work, struct trk_progress *out)
-{
-    pthread_mutex_lock(&work->mutex);
-    *out = work->progress;
-    pthread_mutex_unlock(&work->mutex);
-    out->added = work->added;
-    out->is_closed = work->is_closed;
 }
 
 /* --- ending ---------------- */
@@ -617,9 +543,11 @@ void trk_work_free(struct trk_work *work)
     if (work == NULL || sys_is_forked()) {
         return;
     }
-    while (work->heap_count > 0) {
-        parcel_free(heap_pop(work));
+    durable_close(work);
+    for (size_t i = 0; i < work->heap_count; i++) {
+        parcel_free(work->heap[i]);
     }
+    work->heap_count = 0;
     if (work->current != NULL) {
         parcel_free(work->current);
         work->current = NULL;

@@ -164,6 +164,7 @@ TRK_MUST_USE int wire_run_decode(struct wire_run *m, const struct blob *body);
  *   u8 status[count], u32 size[count], bytes. seq counts the RESULT messages of a lease from 1;
  *   busy_ns: time the VM computed on these elements. */
 #define WIRE_RESULT_HEAD 40
+#define WIRE_RESULT_ATTEMPT 4 /* where the attempt stands in it */
 struct wire_result {
     uint32_t stage, attempt, count;
     uint64_t first, seq, busy_ns;

@@ -1,0 +1,314 @@
+/* SPDX-License-Identifier: MIT */
+/* durable.c - works of a job: opening their stage, comparing what the program adds with what it
+ * added the last time, and switching to another stage when that differs.
+ *
+ * All on the program's thread but durable_put_work and the switch itself. */
+#include <stdio.h>
+#include <string.h>
+
+#include "base/buf.h"
+#include "base/fail.h"
+#include "base/mem.h"
+#include "ckpt/value.h"
+#include "farm/farm_impl.h"
+
+int durable_open(struct trk_work *work, const struct trk_work_options *opt)
+{
+    struct trk_job *job = work->farm->job;
+    bool is_new;
+    int rc;
+
+    if (job == NULL || opt->key == NULL) {
+        return 0;
+    }
+    if (opt->key[0] == '\0' || strlen(opt->key) > RECORD_KEY_MAX) {
+        return fail(TRK_EINVAL, "the key of a work has 1 to %d bytes", RECORD_KEY_MAX);
+    }
+    memcpy(work->fingerprint.bytes, opt->fingerprint, sizeof(work->fingerprint));
+    rc = job_stage_open(job, opt->key, work->name, &work->fingerprint, &work->in_job, &is_new);
+    if (rc < 0) {
+        return rc;
+    }
+    work->stage = work->store_stage = work->in_job->number;
+    if (is_new) {
+        return 0;
+    }
+    if (job->retry_failed) {
+        rc = replay_forget_failed(job, work->stage);
+    }
+    return rc < 0 ? rc : replay_new(&work->replay, job, work->stage);
+}
+
+void durable_close(struct trk_work *work)
+{
+    if (work->in_job != NULL) {
+        job_stage_release(work->farm->job, work->in_job);
+        work->in_job = NULL;
+    }
+    replay_free(work->replay);
+    edit_free(work->edit);
+    work->replay = NULL;
+    work->edit = NULL;
+}
+
+/* --- a list that has changed ---------------- */
+
+struct switching {
+    struct trk_work *work;
+    struct waiter waiter;
+    uint32_t number;
+    uint64_t ticket; /* out: of what was put under the old number */
+};
+
+static void switch_on_loop(void *arg)
+{
+    struct switching *s = arg;
+
+    s->ticket = s->work->last_ticket;
+    s->work->store_stage = s->number;
+    waiter_post(&s->waiter);
+}
+
+/* What is stored from now on, is stored under number. */
+static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket)
+{
+    struct switching s = {.work = work, .number = number};
+    int rc = trk_work_flush(work);
+
+    if (rc < 0) {
+        return rc;
+    }
+    if (waiter_init(&s.waiter) < 0) {
+        return fail(TRK_EIO, "cannot make a semaphore");
+    }
+    rc = net_loop_post(work->farm->loop, switch_on_loop, &s);
+    if (rc == 0) {
+        while (waiter_wait(&s.waiter, -1) != 0) { /* a signal; it will come, s is in use until then */
+        }
+    }
+    waiter_fini(&s.waiter);
+    *ticket = s.ticket;
+    return rc < 0 ? fail(rc, "the farm is closed") : 0;
+}
+
+static int refuse_change(const struct trk_work *work, const char *what)
+{
+    return fail(TRK_ECHANGED, "%s of %s %s; resume with --on-change=keep (or redo): equal elements "
+                "keep their results, the others run", "the work list", work->name, what);
+}
+
+/* From element index on the list is another one. */
+static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
+{
+    struct trk_job *job = work->farm->job;
+    struct job_stage *old = work->in_job, *stage;
+    uint64_t ticket = 0;
+    int rc;
+
+    if (job->on_change == TRK_CHANGE_REFUSE) {
+        return refuse_change(work, what);
+    }
+    rc = job_stage_edit(job, old, &stage);
+    if (rc == 0) {
+        work->in_job = stage;
+        rc = switch_stage(work, stage->number, &ticket);
+    }
+    if (rc == 0) {
+        rc = job_sync(job, ticket);
+    }
+    if (rc == 0) {
+        rc = edit_copy(job, old->number, stage->number, index);
+    }
+    if (rc == 0) {
+        rc = edit_new(&work->edit, job, stage->number, index);
+    }
+    if (work->replay != NULL) {
+        work->replay->limit = index;
+    }
+    return rc;
+}
+
+/* The program's list may be over before the last one was. */
+int durable_check_end(struct trk_work *work)
+{
+    char what[96];
+    uint64_t known;
+    int rc;
+
+    if (work->replay == NULL) {
+        return 0;
+    }
+    rc = replay_next_known(work->replay, work->added, &known);
+    if (rc != 0) {
+        return rc < 0 ? rc : 0;
+    }
+    snprintf(what, sizeof(what), "has only %llu elements, and had more when the job ran last",
+             (unsigned long long)work->added);
+    return begin_edit(work, work->added, what);
+}
+
+/* --- adding ---------------- */
+
+/* A result of an equal element elsewhere becomes that of the next element. */
+static int adopt(struct trk_work *work, uint32_t stage, uint64_t index)
+{
+    struct ckpt_result result;
+    struct parcel *parcel;
+    struct value_result v;
+    int rc = edit_adopt(work->farm->job, stage, index, work->in_job->number, work->added,
+                        &result);
+
+    if (rc != 0) {
+        return rc;
+    }
+    parcel = mem_zalloc(1, sizeof(*parcel));
+    if (parcel == NULL ||
+        value_result_decode(&v, result.run.count, result.value->data, result.value->size) < 0) {
+        mem_free(parcel);
+        blob_unref(result.value);
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    list_init(&parcel->node);
+    parcel->work = work_ref(work);
+    parcel->body = result.value;
+    parcel->first = work->added;
+    parcel->count = 1;
+    parcel->attempt = v.attempt;
+    parcel->is_restored = true;
+    for (uint64_t at = result.run.first; at < index; at++, v.sizes += 4, v.statuses++) {
+        v.payloads += le_load_u32(v.sizes);
+    }
+    parcel->statuses = v.statuses;
+    parcel->sizes = v.sizes;
+    parcel->payloads = v.payloads;
+    parcel->bytes = le_load_u32(v.sizes);
+    work_put(parcel);
+    return 0;
+}
+
+/* A result whose element's work record was lost: nobody knows whose it is. */
+static int forget_stray(struct trk_work *work)
+{
+    struct record_run run = {.first = work->added, .count = 1};
+    uint64_t ticket;
+    int rc = job_forget(work->farm->job, work->in_job->number, &run, &ticket);
+
+    if (rc == 0) {
+        rc = job_sync(work->farm->job, ticket);
+    }
+    if (rc == 0) {
+        replay_refresh(work->replay);
+    }
+    return rc;
+}
+
+static int compare(struct trk_work *work, struct replay_look *look, const struct digest *digest)
+{
+    char what[96];
+    int rc = replay_look(work->replay, work->added, look);
+
+    if (rc == 0 && look->has_stray_result) {
+        rc = forget_stray(work);
+    }
+    if (rc < 0 || !look->is_known || memcmp(&look->digest, digest, sizeof(*digest)) == 0) {
+        return rc;
+    }
+    snprintf(what, sizeof(what), "has changed: its element %llu is not what it was when the job "
+             "ran last", (unsigned long long)work->added);
+    memset(look, 0, sizeof(*look));
+    return begin_edit(work, work->added, what);
+}
+
+int durable_look(struct trk_work *work, const struct digest *digest, enum block_kind *kind)
+{
+    struct replay_look look = {0};
+    uint32_t stage;
+    uint64_t index;
+    int rc = work->replay != NULL ? compare(work, &look, digest) : 0;
+
+    if (rc == 0 && work->edit == NULL && !look.is_recorded && work->replay != NULL &&
+        work->replay->limit == UINT64_MAX && job_stage_previous(work->farm->job,
+                                                                work->in_job->number) != 0) {
+        rc = edit_new(&work->edit, work->farm->job, work->in_job->number, work->added);
+    }
+    if (rc < 0) {
+        return rc;
+    }
+    *kind = look.is_recorded ? BLOCK_RECORDED : look.is_known ? BLOCK_KNOWN : BLOCK_NEW;
+    if (work->edit != NULL && edit_take(work->edit, digest, &stage, &index) &&
+        !look.is_recorded) {
+        rc = adopt(work, stage, index);
+        if (rc == 0) {
+            rc = look.is_known ? 0 : durable_put_one(work, digest);
+            *kind = BLOCK_RECORDED;
+        }
+        return rc < 0 ? rc : 1;
+    }
+    return 0;
+}
+
+/* --- work records ---------------- */
+
+int durable_put_one(struct trk_work *work, const struct digest *digest)
+{
+    uint8_t span[VALUE_WORK_SPAN];
+    struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
+
+    value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
+    return job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
+}
+
+/* Farm thread. */
+int durable_put_work(struct trk_work *work, const struct block *block)
+{
+    struct value_work v = {.count = block->count, .digests = block->digests[0].bytes};
+    uint8_t one[VALUE_WORK_SPAN], *spans = one;
+    uint32_t from = 0;
+    int rc;
+
+    if (block->delivered != NULL) {
+        spans = mem_alloc((size_t)block->count * VALUE_WORK_SPAN);
+        if (spans == NULL) {
+            return TRK_ENOMEM;
+        }
+    }
+    for (uint32_t i = 1; i <= block->count; i++) {
+        if (block->delivered == NULL ? i == block->count
+                                     : i == block->count ||
+                                           block->delivered[i] != block->delivered[from]) {
+            value_work_span_put(spans + (size_t)v.spans++ * VALUE_WORK_SPAN, i - from,
+                                block->delivered != NULL ? block->delivered[from] : 0);
+            from = i;
+        }
+    }
+    v.delivered = spans;
+    rc = job_put_work(work->farm->job, work->store_stage, block->first, &v, &work->last_ticket);
+    if (spans != one) {
+        mem_free(spans);
+    }
+    work->farm->last_ticket = rc == 0 ? work->last_ticket : work->farm->last_ticket;
+    return rc;
+}
+
+/* --- turns ---------------- */
+
+enum trk_turn trk_work_turn(struct trk_work *work)
+{
+    uint64_t open = work_open_count(work);
+    struct replay_look look;
+
+    if (work->in_job == NULL || work->lazy || work->is_closed || work->is_cancelled) {
+        return TRK_TURN_ANY;
+    }
+    if (open > 0 && open >= work->ahead_elements) {
+        return TRK_TURN_TAKE; /* so that no element is made long before it is added */
+    }
+    if (work->replay == NULL || replay_look(work->replay, work->added, &look) < 0 ||
+        !look.is_known) {
+        return TRK_TURN_ANY;
+    }
+    if (look.delivered > work->taken && work->added > work->taken) {
+        return TRK_TURN_TAKE;
+    }
+    return TRK_TURN_ADD;
+}
