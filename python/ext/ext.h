@@ -6,6 +6,7 @@
  *   codec.c   plain values <-> pickles without the pickle module
  *   farm.c    Farm            call.c  Call, wait_any
  *   vm.c      VMList, VM      work.c  Work: the hot loops
+ *   job.c     Job             view.c  View: jobs from outside
  *   serve.c   the VM side: the python RAI module
  *
  * Only the limited API of CPython 3.11 and the public headers of Trickle are used, so that one
@@ -40,6 +41,8 @@ struct ext_state {
     PyTypeObject *vm_type;
     PyTypeObject *call_type;
     PyTypeObject *work_type;
+    PyTypeObject *job_type;
+    PyTypeObject *view_type;
 };
 
 struct farm_object {
@@ -47,6 +50,14 @@ struct farm_object {
     struct trk_farm *farm;    /* NULL: not opened, or closed */
     struct trk_farm *notices; /* a second reference, so that notices can be taken after close */
     struct vm_object *vms;    /* borrowed: the live VM objects, linked by vm_object.next */
+    PyObject *job;            /* strong: the Job it records in, or NULL */
+};
+
+struct job_object {
+    PyObject_HEAD
+    struct trk_job *job; /* NULL: not opened, or closed */
+    PyObject *opened;    /* dict: what opening found; NULL: not opened */
+    unsigned waiting;    /* threads that wait for its disk without the GIL */
 };
 
 struct vmlist_object {
@@ -116,9 +127,18 @@ PyObject *codec_encode(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 PyObject *codec_decode(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames);
 
-/* farm.c, vm.c, call.c, work.c, serve.c */
+/* farm.c, vm.c, call.c, work.c, job.c, view.c, serve.c */
 
-extern PyType_Spec farm_spec, vmlist_spec, vm_spec, call_spec, work_spec;
+extern PyType_Spec farm_spec, vmlist_spec, vm_spec, call_spec, work_spec, job_spec, view_spec;
+
+/* The open job of a Job object, or NULL with the exception. */
+struct trk_job *job_of(PyObject *job);
+PyObject *attempt_dict(const struct trk_attempt *a);
+extern const char view_home_doc[], view_names_doc[], view_remove_doc[], view_check_doc[];
+PyObject *view_home(PyObject *module, PyObject *unused);
+PyObject *view_names(PyObject *module, PyObject *unused);
+PyObject *view_remove(PyObject *module, PyObject *args);
+PyObject *view_check(PyObject *module, PyObject *args);
 
 /* Takes list, also on failure. */
 PyObject *vmlist_wrap(struct ext_state *state, struct farm_object *farm, struct trk_vmlist *list);

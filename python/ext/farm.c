@@ -80,17 +80,28 @@ static const char *get_text(PyObject *obj)
 
 /* --- life -------------------------------------------------------------------------------- */
 
+static int get_job(PyObject *self, PyObject *job, struct trk_job **out)
+{
+    if (!Py_IS_TYPE(job, ext_state_of(self)->job_type)) {
+        PyErr_Format(PyExc_TypeError, "job must be a Job, not %R", Py_TYPE(job));
+        return -1;
+    }
+    *out = job_of(job);
+    return *out != NULL ? 0 : -1;
+}
+
 static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"program",   "runtime_dir",   "lan",              "insecure", "hosts",
-                            "multicast", "dead_after_ms", "suspect_after_ms", NULL};
+                            "multicast", "dead_after_ms", "suspect_after_ms", "job",      NULL};
     struct trk_farm_options opt = {.size = sizeof(opt)};
     int lan = 0, insecure = 0, rc;
-    PyObject *dead_after = NULL, *suspect_after = NULL;
+    PyObject *dead_after = NULL, *suspect_after = NULL, *job = Py_None;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOO:Farm", names, &opt.program,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOO:Farm", names, &opt.program,
                                      &opt.runtime_dir, &lan, &insecure, &opt.hosts,
-                                     &opt.multicast, &dead_after, &suspect_after) ||
+                                     &opt.multicast, &dead_after, &suspect_after, &job) ||
+        (job != Py_None && get_job(self, job, &opt.job) < 0) ||
         get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0 ||
         get_u32(suspect_after, "suspect_after_ms", &opt.suspect_after_ms) < 0) {
         return -1;
@@ -108,6 +119,7 @@ static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
         return -1;
     }
     as_farm(self)->notices = trk_farm_ref(as_farm(self)->farm);
+    as_farm(self)->job = job != Py_None ? Py_NewRef(job) : NULL;
     return 0;
 }
 
@@ -126,6 +138,7 @@ static void close_farm(struct farm_object *self, uint32_t timeout_ms)
 static int farm_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT(as_farm(self)->job);
     return 0;
 }
 
@@ -137,6 +150,7 @@ static void farm_dealloc(PyObject *self)
     if (as_farm(self)->notices != NULL) {
         trk_farm_unref(as_farm(self)->notices);
     }
+    Py_CLEAR(as_farm(self)->job); /* after the farm that records in it */
     ext_free(self);
 }
 
@@ -615,7 +629,7 @@ static PyMethodDef farm_methods[] = {
 
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
-                "multicast=None, dead_after_ms=0, suspect_after_ms=0)\n--\n\n"
+                "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None)\n--\n\n"
                 "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},

@@ -60,6 +60,10 @@ static PyMethodDef module_methods[] = {
     {"wait_any", (PyCFunction)(void (*)(void))call_wait_any, METH_FASTCALL | METH_KEYWORDS,
      call_wait_any_doc},
     {"serve", serve, METH_O, serve_doc},
+    {"job_home", view_home, METH_NOARGS, view_home_doc},
+    {"job_names", view_names, METH_NOARGS, view_names_doc},
+    {"job_remove", view_remove, METH_VARARGS, view_remove_doc},
+    {"job_check", view_check, METH_VARARGS, view_check_doc},
     {"is_forked", is_forked, METH_NOARGS, is_forked_doc},
     {NULL, NULL, 0, NULL},
 };
@@ -80,7 +84,8 @@ static int add_constants(PyObject *module)
         {"OP_GETATTR", TRK_OP_GETATTR},       {"OP_SETATTR", TRK_OP_SETATTR},
         {"OP_DELETE", TRK_OP_DELETE},         {"OP_FETCH", TRK_OP_FETCH},
         {"STATUS_OK", TRK_STATUS_OK},         {"STATUS_EXCEPTION", TRK_STATUS_EXCEPTION},
-        {"STATUS_ERROR", TRK_STATUS_ERROR},
+        {"STATUS_ERROR", TRK_STATUS_ERROR},   {"NOTE_JOB", TRK_NOTE_JOB},
+        {"NOTE_ONCE", TRK_NOTE_ONCE},         {"NOTE_TELEMETRY", TRK_NOTE_TELEMETRY},
     };
 
     for (size_t i = 0; i < sizeof(constants) / sizeof(constants[0]); i++) {
@@ -105,7 +110,9 @@ static int module_exec(PyObject *module)
         add_type(module, &vmlist_spec, &state->vmlist_type) < 0 ||
         add_type(module, &vm_spec, &state->vm_type) < 0 ||
         add_type(module, &call_spec, &state->call_type) < 0 ||
-        add_type(module, &work_spec, &state->work_type) < 0) {
+        add_type(module, &work_spec, &state->work_type) < 0 ||
+        add_type(module, &job_spec, &state->job_type) < 0 ||
+        add_type(module, &view_spec, &state->view_type) < 0) {
         return -1;
     }
     return add_constants(module);
@@ -122,6 +129,8 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT((PyObject *)state->vm_type);
     Py_VISIT((PyObject *)state->call_type);
     Py_VISIT((PyObject *)state->work_type);
+    Py_VISIT((PyObject *)state->job_type);
+    Py_VISIT((PyObject *)state->view_type);
     return 0;
 }
 
@@ -136,6 +145,8 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->vm_type);
     Py_CLEAR(state->call_type);
     Py_CLEAR(state->work_type);
+    Py_CLEAR(state->job_type);
+    Py_CLEAR(state->view_type);
     return 0;
 }
 

@@ -576,7 +576,7 @@ static const char *const outcomes[] = {
     [TRK_OUTCOME_LOST] = "lost",
 };
 
-static PyObject *attempt_dict(const struct trk_attempt *a)
+PyObject *attempt_dict(const struct trk_attempt *a)
 {
     size_t known = sizeof(outcomes) / sizeof(outcomes[0]);
     Py_ssize_t host_size = (Py_ssize_t)strnlen(a->vm_host, sizeof(a->vm_host));
