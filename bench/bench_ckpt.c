@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* bench_ckpt.c - how fast results become durable, against LMDB alone.
  *
- * Puts records of 100-byte results with a bounded number outstanding, as a farm whose VMs wait for
- * acknowledgements does. The bare loop then writes as many records of the same size into as many
- * transactions of the same size with the same flags, appending: all that LMDB needs, and nothing of
- * what makes a store of it (index, digests, counters, thread).
+ * Puts records of 1, 64 and 1000 results of 100 bytes with a bounded number outstanding, as a farm
+ * whose VMs wait for acknowledgements does. The bare loop then writes as many records of the same
+ * size into as many transactions of the same size with the same flags, appending: all that LMDB
+ * needs, and nothing of what makes a store of it (index, digests, counters, thread). The two take
+ * turns; of the rounds the median and the range are told.
  *
- *   bench_ckpt [results] [per record] [outstanding] [directory]
- *              2,000,000  64          100,000       . */
+ *   bench_ckpt [results] [rounds] [outstanding] [directory]
+ *              1,000,000   5       100,000       . */
+#include <fcntl.h>
 #include <lmdb.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -22,6 +24,8 @@
 #include "ckpt/store.h"
 
 #define RESULT_BYTES 100
+#define ROUNDS_MAX 100
+#define SYNCS 50
 
 struct load {
     uint64_t results, per_record, outstanding;
@@ -178,44 +182,104 @@ static void clear(const struct load *load)
     rmdir(load->dir);
 }
 
-static void report(const char *name, const struct load *load, const struct outcome *o)
+static int compare(const void *a, const void *b)
 {
-    printf("%-6s %9.0f results/s  %6llu transactions of %5.0f records  %6.0f us a commit\n", name,
-           (double)load->results / o->seconds, (unsigned long long)o->syncs,
-           (double)load->records / (double)o->syncs,
-           (double)o->sync_ns / 1e3 / (double)o->syncs);
+    double x = *(const double *)a, y = *(const double *)b;
+
+    return (x > y) - (x < y);
+}
+
+/* Sorts values and prints their median and range. */
+static void print_range(const char *name, double *values, unsigned count, const char *format)
+{
+    qsort(values, count, sizeof(*values), compare);
+    printf("  %-30s", name);
+    printf(format, values[count / 2]);
+    printf("  (");
+    printf(format, values[0]);
+    printf(" .. ");
+    printf(format, values[count - 1]);
+    printf(")\n");
+}
+
+/* What the disk takes for the least there is to make durable: one page. */
+static void time_syncs(const struct load *load)
+{
+    static uint8_t page[4096];
+    double us[SYNCS];
+    char path[4200];
+    int fd;
+
+    mkdir(load->dir, 0700);
+    snprintf(path, sizeof(path), "%s/data.mdb", load->dir);
+    fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
+    for (unsigned i = 0; i < SYNCS; i++) {
+        double begin = now();
+        memset(page, (int)i, sizeof(page));
+        if (fd < 0 || pwrite(fd, page, sizeof(page), 0) != sizeof(page) || fdatasync(fd) != 0) {
+            perror(path);
+            exit(1);
+        }
+        us[i] = (now() - begin) * 1e6;
+    }
+    close(fd);
+    clear(load);
+    print_range("one page and its sync, us", us, SYNCS, "%.0f");
+}
+
+static void run(const struct load *load, unsigned rounds)
+{
+    static double store[ROUNDS_MAX], bare[ROUNDS_MAX], ratio[ROUNDS_MAX], syncs[ROUNDS_MAX],
+        store_us[ROUNDS_MAX], bare_us[ROUNDS_MAX], reading[ROUNDS_MAX];
+
+    for (unsigned i = 0; i < rounds; i++) {
+        struct outcome o = run_store(load);
+        store[i] = (double)load->results / o.seconds;
+        syncs[i] = (double)o.syncs;
+        store_us[i] = (double)o.sync_ns / 1e3 / (double)o.syncs;
+        reading[i] = (double)load->results / read_all(load);
+        clear(load);
+        mkdir(load->dir, 0700);
+        o = run_bare(load, o.syncs);
+        clear(load);
+        bare[i] = (double)load->results / o.seconds;
+        bare_us[i] = (double)o.sync_ns / 1e3 / (double)o.syncs;
+        ratio[i] = store[i] / bare[i];
+    }
+    printf("records of %llu\n", (unsigned long long)load->per_record);
+    print_range("durable results/s", store, rounds, "%.0f");
+    print_range("bare LMDB's", bare, rounds, "%.0f");
+    print_range("ratio", ratio, rounds, "%.2f");
+    print_range("transactions, each synced", syncs, rounds, "%.0f");
+    print_range("one commit, us", store_us, rounds, "%.0f");
+    print_range("bare LMDB's commit, us", bare_us, rounds, "%.0f");
+    print_range("results read/s, in order", reading, rounds, "%.0f");
 }
 
 int main(int argc, char **argv)
 {
-    struct load load = {.results = argc > 1 ? strtoull(argv[1], NULL, 10) : 2000000,
-                        .per_record = argc > 2 ? strtoull(argv[2], NULL, 10) : 64,
-                        .outstanding = argc > 3 ? strtoull(argv[3], NULL, 10) : 100000};
-    struct outcome store, bare;
+    static const uint64_t per_record[] = {1, 64, 1000};
+    uint64_t results = argc > 1 ? strtoull(argv[1], NULL, 10) : 1000000;
+    unsigned rounds = argc > 2 ? (unsigned)atoi(argv[2]) : 5;
+    struct load load = {.outstanding = argc > 3 ? strtoull(argv[3], NULL, 10) : 100000};
     struct rusage usage;
-    double seconds;
 
-    if (load.results == 0 || load.per_record == 0 || load.per_record > 10000) {
-        fprintf(stderr, "usage: bench_ckpt [results] [per record] [outstanding] [directory]\n");
+    if (results == 0 || rounds == 0 || rounds > ROUNDS_MAX) {
+        fprintf(stderr, "usage: bench_ckpt [results] [rounds] [outstanding] [directory]\n");
         return 2;
     }
-    load.records = (load.results + load.per_record - 1) / load.per_record;
-    load.results = load.records * load.per_record;
     snprintf(load.dir, sizeof(load.dir), "%s/bench-ckpt-%ld", argc > 4 ? argv[4] : ".",
              (long)getpid());
-    store = run_store(&load);
+    printf("%llu results of %d bytes, %llu outstanding, %u rounds: median (range)\n",
+           (unsigned long long)results, RESULT_BYTES, (unsigned long long)load.outstanding, rounds);
+    time_syncs(&load);
+    for (size_t i = 0; i < sizeof(per_record) / sizeof(per_record[0]); i++) {
+        load.per_record = per_record[i];
+        load.records = (results + load.per_record - 1) / load.per_record;
+        load.results = load.records * load.per_record;
+        run(&load, rounds);
+    }
     getrusage(RUSAGE_SELF, &usage);
-    seconds = read_all(&load);
-    clear(&load);
-    mkdir(load.dir, 0700);
-    bare = run_bare(&load, store.syncs);
-    clear(&load);
-    printf("%llu results of %d bytes, %llu a record\n", (unsigned long long)load.results,
-           RESULT_BYTES, (unsigned long long)load.per_record);
-    report("store", &load, &store);
-    report("bare", &load, &bare);
-    printf("ratio  %9.2f\nread   %9.0f results/s\nmemory %9ld MB at most while writing\n",
-           bare.seconds / store.seconds, (double)load.results / seconds,
-           usage.ru_maxrss >> 10);
+    printf("memory at most %ld MB\n", usage.ru_maxrss >> 10);
     return 0;
 }
