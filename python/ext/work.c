@@ -205,6 +205,9 @@ static int feed_one(struct work_object *self, PyObject *iterator, Py_ssize_t chu
     if (self->offered != NULL) {
         return add_offered(self);
     }
+    if (self->item == NULL && trk_work_turn(self->work) == TRK_TURN_TAKE) {
+        return FEED_FULL;
+    }
     if (self->item == NULL && (rc = pull(self, iterator, chunksize)) != FEED_ADDED) {
         return rc;
     }
@@ -529,6 +532,22 @@ static PyObject *work_flush(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+PyDoc_STRVAR(turn_doc, "turn()\n--\n\n"
+                       "What a resumed job wants next: 0 anything, 1 another element, 2 that a\n"
+                       "result is taken.");
+
+static PyObject *work_turn(PyObject *self, PyObject *unused)
+{
+    enum trk_turn turn;
+
+    if (!enter(as_work(self))) {
+        return NULL;
+    }
+    turn = trk_work_turn(as_work(self)->work);
+    leave(as_work(self));
+    return PyLong_FromLong((long)turn);
+}
+
 PyDoc_STRVAR(close_doc, "close()\n--\n\nThere will be no more elements.");
 
 static PyObject *work_close(PyObject *self, PyObject *unused)
@@ -550,7 +569,7 @@ static PyObject *work_close(PyObject *self, PyObject *unused)
 }
 
 PyDoc_STRVAR(progress_doc, "progress()\n--\n\n"
-                           "A dict: added, done, failed, reissued, vms, is_closed.");
+                           "A dict: added, done, failed, restored, reissued, vms, is_closed.");
 
 static PyObject *work_progress(PyObject *self, PyObject *unused)
 {
@@ -563,8 +582,9 @@ static PyObject *work_progress(PyObject *self, PyObject *unused)
     if (!w->is_lent) {
         trk_work_progress(w->work, &w->progress);
     }
-    return Py_BuildValue("{sKsKsKsKsIsN}", "added", (unsigned long long)p->added, "done",
+    return Py_BuildValue("{sKsKsKsKsKsIsN}", "added", (unsigned long long)p->added, "done",
                          (unsigned long long)p->done, "failed", (unsigned long long)p->failed,
+                         "restored", (unsigned long long)p->restored,
                          "reissued", (unsigned long long)p->reissued, "vms", (unsigned)p->vms,
                          "is_closed", PyBool_FromLong(p->is_closed));
 }
@@ -659,6 +679,7 @@ static PyMethodDef work_methods[] = {
     METHOD(collect),
     METHOD(cancel),
     {"flush", work_flush, METH_NOARGS, flush_doc},
+    {"turn", work_turn, METH_NOARGS, turn_doc},
     {"close", work_close, METH_NOARGS, close_doc},
     {"progress", work_progress, METH_NOARGS, progress_doc},
     {"attempts", work_attempts, METH_O, attempts_doc},

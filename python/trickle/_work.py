@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from _pickle import dumps
 from _thread import _local
+from sys import modules
 from time import monotonic
 
 from . import _bundle, _progress
@@ -33,6 +34,7 @@ FEED_AGAIN = 256  # forkgen: results between two goes
 WAIT_SECONDS = 0.1  # between two looks at the progress bar
 NO_VM_SECONDS = 2.0  # a VM that starts again is back sooner, also on a busy machine
 MS_MAX = 0xFFFFFFFF
+ADD, TAKE = 1, 2  # what Work.turn says
 RETRIES_MAX = 65534
 
 
@@ -179,6 +181,9 @@ class _Run:
             vms._injected if isinstance(vms, VMList) else {})
         function, own_name = _stage(func, handles, names)
         self.name = name or own_name
+        self.durable = modules.get("trickle._durable")  # loaded where a job is open
+        if self.durable is not None and self.durable.job is not None:
+            options |= self.identity(func, name, names)
         elastic = vms._raw if isinstance(vms, VMList) else None
         fixed = handles if elastic is None else None
         self.work = _last.work = farm().work(
@@ -187,6 +192,17 @@ class _Run:
         self.bar = _progress.make(self.name, work, chunksize, progress)
         self.is_exhausted = False
         self.limit = 1  # elements to pull in the next go
+
+    key: str | None = None  # of the stage, in a job
+
+    def identity(self, func: Any, name: str | None, names: dict[str, Any]) -> dict[str, Any]:
+        """What tells this work apart when the job is resumed, and whether its code has changed."""
+        from ._fingerprint import fingerprint
+        if isinstance(func, RemoteFunction):
+            func = func._t_name
+        own = func if isinstance(func, str) else self.durable.function_name(func)
+        self.key = self.durable.stage_key(own, name)
+        return {"key": self.key, "fingerprint": fingerprint(func, names)}
 
     # --- in ---
 
@@ -231,9 +247,10 @@ class _Run:
         since, fed_at, has_room = FEED_AGAIN, 0.0, True
         try:
             while True:
-                if not self.is_exhausted and (since >= FEED_AGAIN
-                                              or monotonic() - fed_at > FEED_SECONDS):
-                    has_room = self.feed()
+                turn = self.work.turn() if self.key is not None else 0
+                if not self.is_exhausted and turn != TAKE and (
+                        turn == ADD or since >= FEED_AGAIN or monotonic() - fed_at > FEED_SECONDS):
+                    has_room = self.feed() or turn == ADD
                     since, fed_at = 0, monotonic()
                 taken = self.take(0 if has_room and not self.is_exhausted else WAIT_SECONDS)
                 if taken is _END:
@@ -296,6 +313,8 @@ class _Run:
         self.work.cancel(isinstance(error, KeyboardInterrupt))
 
     def finish(self) -> None:
+        if self.key is not None:
+            self.durable.release_key(self.key)
         if self.bar is not None:
             self.bar.finish()
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* value.c - see value.h.
  *
- *   stage     head, u32 previous, u32 replaced_by, u8 is_closed, u8[3] 0, u64 total (0 unless
- *             closed), u8 fingerprint[16], u32 key_size, u32 name_size, key, name
+ *   stage     head, u32 previous, u32 replaced_by, u8 is_closed, u8[3] 0, u64 total, u64
+ *             closed_after (0 unless closed), u8 fingerprint[16], u32 key_size, u32 name_size, key, name
  *   work      head, u32 count, u32 spans, u8 has_elements, u8[3] 0, u8 digests[count][16],
  *             spans x (u32 count, u64 delivered), if has_elements: u32 sizes[count], elements
  *   attempts  head, u32 count, count x (u32 epoch, attempt, outcome, vm_pid, vm_index, i32 signal,
@@ -22,7 +22,7 @@
 #include "base/mem.h"
 
 #define VERSION 1
-#define STAGE_FIXED 52
+#define STAGE_FIXED 60
 #define WORK_FIXED 16
 #define ATTEMPT_FIXED 60
 #define HOST_MAX (sizeof(((struct trk_attempt *)NULL)->vm_host) - 1)
@@ -85,6 +85,7 @@ struct blob *value_stage_encode(const struct value_stage *v)
     buf_put_u32(&b, v->replaced_by);
     put_flag(&b, v->is_closed);
     buf_put_u64(&b, v->is_closed ? v->total : 0);
+    buf_put_u64(&b, v->is_closed ? v->closed_after : 0);
     buf_put(&b, v->fingerprint.bytes, sizeof(v->fingerprint.bytes));
     buf_put_u32(&b, (uint32_t)v->key_size);
     buf_put_u32(&b, (uint32_t)v->name_size);
@@ -107,6 +108,7 @@ int value_stage_decode(struct value_stage *v, const void *bytes, size_t size)
     v->replaced_by = cursor_get_u32(&c);
     v->is_closed = get_flag(&c);
     v->total = cursor_get_u64(&c);
+    v->closed_after = cursor_get_u64(&c);
     fingerprint = cursor_get(&c, sizeof(v->fingerprint.bytes));
     if (fingerprint != NULL) {
         memcpy(v->fingerprint.bytes, fingerprint, sizeof(v->fingerprint.bytes));
@@ -115,7 +117,7 @@ int value_stage_decode(struct value_stage *v, const void *bytes, size_t size)
     v->name_size = cursor_get_u32(&c);
     v->key = (const char *)cursor_get(&c, v->key_size);
     v->name = (const char *)cursor_get(&c, v->name_size);
-    return !v->is_closed && v->total != 0 ? TRK_ECORRUPT : finish(&c);
+    return !v->is_closed && (v->total | v->closed_after) != 0 ? TRK_ECORRUPT : finish(&c);
 }
 
 /* --- work ---------------- */

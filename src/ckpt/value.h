@@ -20,6 +20,7 @@
 struct value_stage {
     struct digest fingerprint; /* of the code */
     uint64_t total;            /* elements, once is_closed */
+    uint64_t closed_after;     /* results the program had been given when it closed the list */
     uint32_t previous;         /* results of its equal elements count here too; 0: none */
     uint32_t replaced_by;      /* that stage has taken its place; 0: it counts */
     bool is_closed;            /* the end of its list is known */

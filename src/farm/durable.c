@@ -30,6 +30,8 @@ int durable_open(struct trk_work *work, const struct trk_work_options *opt)
         return rc;
     }
     work->stage = work->store_stage = work->in_job->number;
+    work->last_total = work->in_job->is_closed ? work->in_job->total : UINT64_MAX;
+    work->last_closed_after = work->in_job->closed_after;
     if (is_new) {
         return 0;
     }
@@ -303,8 +305,12 @@ enum trk_turn trk_work_turn(struct trk_work *work)
     if (open > 0 && open >= work->ahead_elements) {
         return TRK_TURN_TAKE; /* so that no element is made long before it is added */
     }
-    if (work->replay == NULL || replay_look(work->replay, work->added, &look) < 0 ||
-        !look.is_known) {
+    if (work->replay == NULL || replay_look(work->replay, work->added, &look) < 0) {
+        return TRK_TURN_ANY;
+    }
+    if (!look.is_known && work->added == work->last_total) { /* here it ended */
+        look.delivered = work->last_closed_after;
+    } else if (!look.is_known) {
         return TRK_TURN_ANY;
     }
     if (look.delivered > work->taken && work->added > work->taken) {

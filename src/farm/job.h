@@ -23,6 +23,7 @@ struct job_stage {
     uint32_t number;           /* [c] */
     struct digest fingerprint; /* [m] of its code */
     uint64_t total;            /* [m] elements, once is_closed */
+    uint64_t closed_after;     /* [m] results the program had then been given */
     uint32_t previous;         /* [c] results of its equal elements count here; 0: none */
     uint32_t replaced_by;      /* [m] it does not count any more; 0: it does */
     bool is_closed;            /* [m] the end of its list is known */
@@ -62,7 +63,8 @@ TRK_MUST_USE int job_stage_open(struct trk_job *job, const char *key, const char
 /* A new one in its place, which takes over the results of equal elements. */
 TRK_MUST_USE int job_stage_edit(struct trk_job *job, struct job_stage *old, struct job_stage **out);
 /* The end of its list is known. */
-TRK_MUST_USE int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total);
+TRK_MUST_USE int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
+                                 uint64_t closed_after);
 /* The work that used it has ended; the program may open it once more. */
 void job_stage_release(struct trk_job *job, struct job_stage *stage);
 /* The stage that counts instead of number (itself, mostly); 0: unknown. */

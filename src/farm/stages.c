@@ -85,7 +85,8 @@ static int load_one(struct trk_job *job, uint32_t number, const struct blob *byt
     stage = mem_zalloc(1, sizeof(*stage));
     if (stage != NULL) {
         *stage = (struct job_stage){.number = number, .fingerprint = v.fingerprint,
-                                    .total = v.total, .previous = v.previous,
+                                    .total = v.total, .closed_after = v.closed_after,
+                                    .previous = v.previous,
                                     .replaced_by = v.replaced_by, .is_closed = v.is_closed,
                                     .key = dup_text(v.key, v.key_size),
                                     .name = dup_text(v.name, v.name_size)};
@@ -114,6 +115,7 @@ int job_stages_load(struct trk_job *job)
 static int save(struct trk_job *job, const struct job_stage *stage)
 {
     struct value_stage v = {.fingerprint = stage->fingerprint, .total = stage->total,
+                            .closed_after = stage->closed_after,
                             .previous = stage->previous, .replaced_by = stage->replaced_by,
                             .is_closed = stage->is_closed, .key = stage->key,
                             .key_size = strlen(stage->key), .name = stage->name,
@@ -230,7 +232,8 @@ int job_stage_edit(struct trk_job *job, struct job_stage *old, struct job_stage 
     return rc < 0 ? fail(rc, "cannot record a new stage: %s", trk_strerror(rc)) : 0;
 }
 
-int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total)
+int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
+                    uint64_t closed_after)
 {
     struct job_stage *stage;
     int rc = 0;
@@ -239,9 +242,11 @@ int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total)
     stage = find_number(job, number);
     if (stage == NULL) {
         rc = TRK_EINVAL;
-    } else if (!stage->is_closed || stage->total != total) {
+    } else if (!stage->is_closed || stage->total != total ||
+               stage->closed_after != closed_after) {
         stage->is_closed = true;
         stage->total = total;
+        stage->closed_after = closed_after;
         rc = save(job, stage);
     }
     pthread_mutex_unlock(&job->mutex);

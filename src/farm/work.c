@@ -236,9 +236,9 @@ static void close_stage(struct trk_work *work)
     int rc;
 
     pthread_mutex_lock(&work->mutex);
-    uint64_t total = work->elements;
+    uint64_t total = work->elements, after = work->closed_after;
     pthread_mutex_unlock(&work->mutex);
-    rc = job_stage_close(work->farm->job, work->store_stage, total);
+    rc = job_stage_close(work->farm->job, work->store_stage, total, after);
     if (rc < 0) {
         work_fail(work, rc);
     }
@@ -497,6 +497,7 @@ int trk_work_close(struct trk_work *work)
     pthread_mutex_lock(&work->mutex);
     work->total = work->added - work->restored;
     work->elements = work->added;
+    work->closed_after = work->lazy ? 0 : work->taken;
     pthread_mutex_unlock(&work->mutex);
     rc = net_loop_post(work->farm->loop, close_on_loop, work_ref(work));
     if (rc < 0) {

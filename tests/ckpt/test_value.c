@@ -14,7 +14,8 @@
 
 static struct blob *sample_stage(void)
 {
-    struct value_stage v = {.fingerprint = hash_digest("code", 4), .total = 1000, .previous = 3,
+    struct value_stage v = {.fingerprint = hash_digest("code", 4), .total = 1000, .closed_after = 77,
+                            .previous = 3,
                             .replaced_by = 7, .is_closed = true, .key = "count#2", .key_size = 7,
                             .name = "count", .name_size = 5};
     return value_stage_encode(&v);
@@ -188,6 +189,7 @@ START_TEST(a_stage_is_read_back)
     ck_assert_int_eq(value_stage_decode(&v, blob->data, blob->size), 0);
     ck_assert_mem_eq(v.fingerprint.bytes, code.bytes, sizeof(code.bytes));
     ck_assert_uint_eq(v.total, 1000);
+    ck_assert_uint_eq(v.closed_after, 77);
     ck_assert_uint_eq(v.previous, 3);
     ck_assert_uint_eq(v.replaced_by, 7);
     ck_assert(v.is_closed);
