@@ -8,6 +8,7 @@
  *                        ^ cursor: 0..41 were taken, 42.. can be recalled
  *
  *   held       RESULT messages not yet acknowledged, ascending by sequence number
+ *   starts     states that queued elements go on from, few at any time
  *
  * A batch is the RUN message as it came, with a cursor: taking an element moves the cursor and
  * counts a reference, nothing is copied or allocated. Recall moves either end of what is left.
@@ -19,6 +20,7 @@
 #include "vm/agent_impl.h"
 
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "base/buf.h"
@@ -36,7 +38,14 @@ struct agent *agent_new(void)
     list_init(&a->work);
     list_init(&a->stages);
     list_init(&a->held);
+    list_init(&a->starts);
+    a->fences = a->own_fences;
     return a;
+}
+
+void agent_use_fences(struct agent *a, struct agent_fence fences[AGENT_FENCES])
+{
+    a->fences = fences;
 }
 
 void agent_batch_free(struct agent *a, struct batch *b)
@@ -62,16 +71,36 @@ void agent_request_free(struct request *r)
     mem_free(r);
 }
 
+void agent_start_free(struct start *s)
+{
+    list_remove(&s->link);
+    blob_unref(s->body);
+    mem_free(s);
+}
+
+void agent_forget_starts(struct agent *a, uint32_t stage, uint64_t first, uint64_t last)
+{
+    struct list *pos, *tmp;
+    list_for_each_safe(pos, tmp, &a->starts) {
+        struct start *s = container_of(pos, struct start, link);
+        if (s->state.stage == stage && s->state.index >= first && s->state.index < last) {
+            agent_start_free(s);
+        }
+    }
+}
+
 static void held_free(struct agent *a, struct held *h)
 {
+    a->kept_count -= h->digests != NULL;
     a->held_count--;
     a->held_bytes -= h->body->size;
     list_remove(&h->link);
     blob_unref(h->body);
+    mem_free(h->digests);
     mem_free(h);
 }
 
-static void drop_all(struct agent *a)
+static void drop_queued(struct agent *a)
 {
     struct list *pos, *tmp;
     list_for_each_safe(pos, tmp, &a->work) {
@@ -86,10 +115,21 @@ static void drop_all(struct agent *a)
     list_for_each_safe(pos, tmp, &a->requests) {
         agent_request_free(container_of(pos, struct request, link));
     }
+    list_for_each_safe(pos, tmp, &a->starts) {
+        agent_start_free(container_of(pos, struct start, link));
+    }
+    assert(list_is_empty(&a->work));
+}
+
+static void drop_all(struct agent *a)
+{
+    struct list *pos, *tmp;
+    drop_queued(a);
     list_for_each_safe(pos, tmp, &a->held) {
         held_free(a, container_of(pos, struct held, link));
     }
-    assert(list_is_empty(&a->work));
+    blob_unref(a->state);
+    a->state = NULL;
 }
 
 void agent_free(struct agent *a)
@@ -109,14 +149,35 @@ static bool is_zero(const uint8_t id[16])
     return memcmp(id, zero, sizeof(zero)) == 0;
 }
 
-static struct fence *fence_find(struct agent *a, const uint8_t job[16])
+/* False: a later run of the same job was here. */
+static bool pass_fence(struct agent *a, const struct wire_hello *hello)
 {
-    for (size_t i = 0; i < FENCES_MAX; i++) {
-        if (a->fences[i].is_set && memcmp(a->fences[i].job, job, 16) == 0) {
-            return &a->fences[i];
+    struct agent_fence *fence = &a->fences[0]; /* the job's, else the oldest */
+    uint32_t last = 0;
+    for (size_t i = 0; i < AGENT_FENCES; i++) {
+        struct agent_fence *f = &a->fences[i];
+        bool is_same = memcmp(f->incarnation, hello->incarnation, 16) == 0;
+        last = f->stamp > last ? f->stamp : last;
+        if (f->stamp == 0 || memcmp(f->job, hello->job, 16) != 0) {
+            continue;
         }
+        if (hello->epoch < f->epoch || (hello->epoch == f->epoch && !is_same)) {
+            return false;
+        }
+        f->stamp = 0;
     }
-    return NULL;
+    for (size_t i = 1; i < AGENT_FENCES; i++) {
+        fence = a->fences[i].stamp < fence->stamp ? &a->fences[i] : fence;
+    }
+    /* Not set until all of it stands there: this process may be killed at any time. */
+    fence->stamp = 0;
+    atomic_signal_fence(memory_order_seq_cst);
+    fence->epoch = hello->epoch;
+    memcpy(fence->job, hello->job, 16);
+    memcpy(fence->incarnation, hello->incarnation, 16);
+    atomic_signal_fence(memory_order_seq_cst);
+    fence->stamp = last + 1;
+    return true;
 }
 
 int agent_lease(struct agent *a, const struct wire_hello *hello)
@@ -125,27 +186,14 @@ int agent_lease(struct agent *a, const struct wire_hello *hello)
         return TRK_EDENIED;
     }
     /* Without a job there is nothing to resume, hence nothing to fence. */
-    if (!is_zero(hello->job)) {
-        struct fence *fence = fence_find(a, hello->job);
-        if (fence != NULL) {
-            bool is_same = memcmp(fence->incarnation, hello->incarnation, 16) == 0;
-            if (hello->epoch < fence->epoch || (hello->epoch == fence->epoch && !is_same)) {
-                return TRK_EDENIED;
-            }
-        } else {
-            fence = &a->fences[a->fence_next];
-            a->fence_next = (a->fence_next + 1) % FENCES_MAX;
-        }
-        fence->is_set = true;
-        fence->epoch = hello->epoch;
-        memcpy(fence->job, hello->job, 16);
-        memcpy(fence->incarnation, hello->incarnation, 16);
+    if (!is_zero(hello->job) && !pass_fence(a, hello)) {
+        return TRK_EDENIED;
     }
     a->is_leased = true;
     a->is_used = false;
     a->has_stage = false;
     a->stage_last = 0;
-    a->seq_last = 0;
+    a->seq_last = a->state_last = a->state_done = 0;
     a->holder = *hello;
     return 0;
 }
@@ -172,8 +220,29 @@ bool agent_release(struct agent *a)
         a->is_ended = true;
     }
     a->is_leased = false;
+    a->is_orphan = false;
     a->is_used = false;
     return !a->is_ended;
+}
+
+void agent_orphan(struct agent *a)
+{
+    struct list *pos, *tmp;
+    assert(a->is_leased);
+    MARK("a holder vanishes");
+    a->is_orphan = true;
+    drop_queued(a);
+    list_for_each_safe(pos, tmp, &a->held) {
+        struct held *h = container_of(pos, struct held, link);
+        if (h->digests == NULL) {
+            held_free(a, h);
+        }
+    }
+}
+
+bool agent_is_orphan(const struct agent *a)
+{
+    return a->is_orphan;
 }
 
 /* --- in ------------------------------------------------------------------------------ */
@@ -261,6 +330,8 @@ static int take_stage(struct agent *a, struct blob *body)
         s->timeout_ms = decoded.timeout_ms;
         s->function = decoded.function;
         s->size = decoded.size;
+        s->is_durable = (decoded.flags & WIRE_STAGE_DURABLE) != 0;
+        memcpy(s->fingerprint, decoded.fingerprint, 16);
         s->body = blob_ref(body);
         list_push_back(&a->work, &s->item.link);
     }
@@ -319,14 +390,57 @@ static int take_ack(struct agent *a, struct blob *body)
     if (note.seq > a->seq_last) {
         return TRK_ECORRUPT; /* recorded what was never sent */
     }
+    agent_let_go(a, note.seq + MUTATE(ACK_ONE_MORE, 1, 0));
+    return 0;
+}
+
+void agent_let_go(struct agent *a, uint64_t seq)
+{
     struct list *pos, *tmp;
     list_for_each_safe(pos, tmp, &a->held) {
         struct held *h = container_of(pos, struct held, link);
-        if (h->seq > note.seq + MUTATE(ACK_ONE_MORE, 1, 0)) {
+        if (h->seq > seq) {
             break;
         }
         held_free(a, h);
     }
+}
+
+/* What an element goes on from. Of an element that is not queued here it is of no use, but comes
+ * before its RUN: so it waits. */
+static int take_state(struct agent *a, struct blob *body)
+{
+    struct wire_state decoded;
+    int rc = wire_state_decode(&decoded, body);
+    if (rc < 0) {
+        return rc;
+    }
+    agent_forget_starts(a, decoded.stage, decoded.index, decoded.index + 1);
+    const struct stage *s = agent_stage_find(a, decoded.stage);
+    if (s == NULL || !s->is_durable) {
+        return was_declared(a, decoded.stage) ? 0 : TRK_ECORRUPT;
+    }
+    struct start *start = mem_zalloc(1, sizeof(*start));
+    if (start == NULL) {
+        return TRK_ENOMEM;
+    }
+    start->state = decoded;
+    start->body = blob_ref(body);
+    list_push_back(&a->starts, &start->link);
+    return 0;
+}
+
+static int take_state_done(struct agent *a, struct blob *body)
+{
+    struct wire_note note;
+    int rc = wire_note_decode(&note, body);
+    if (rc < 0) {
+        return rc;
+    }
+    if (note.seq > a->state_last) {
+        return TRK_ECORRUPT; /* recorded what was never sent */
+    }
+    agent_state_done(a, note.seq);
     return 0;
 }
 
@@ -357,6 +471,7 @@ static void batch_cut(struct agent *a, struct batch *b, uint64_t first, uint64_t
 {
     uint32_t count = (uint32_t)(last - first);
     a->queued -= count;
+    agent_forget_starts(a, b->stage, first, last);
     if (last == b->first + b->end) {
         b->end -= count;
     } else {
@@ -480,6 +595,7 @@ static int take_cancel(struct agent *a, struct blob *body)
         return 0;
     }
     struct list *pos, *tmp;
+    agent_forget_starts(a, s->id, 0, UINT64_MAX);
     list_for_each_safe(pos, tmp, &a->work) {
         struct item *item = container_of(pos, struct item, link);
         if (item->kind == ITEM_BATCH && container_of(item, struct batch, item)->stage == s->id &&
@@ -505,7 +621,7 @@ int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
     int rc = TRK_ECORRUPT;
     msg->body = NULL;
     *has_out = false;
-    if (!a->is_leased) {
+    if (!a->is_leased || a->is_orphan) {
         blob_unref(body);
         return TRK_ECORRUPT;
     }
@@ -527,6 +643,12 @@ int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
         break;
     case WIRE_CANCEL:
         rc = take_cancel(a, body);
+        break;
+    case WIRE_STATE:
+        rc = take_state(a, body);
+        break;
+    case WIRE_STATE_DONE:
+        rc = take_state_done(a, body);
         break;
     default:
         break;

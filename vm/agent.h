@@ -4,7 +4,9 @@
  * simulator links the same object. Blobs in and out are reference counted.
  *
  *   FREE --lease--> LEASED --bye/lost--> ENDED (the host ends the process, unless nothing was
- *   ever asked of it: then agent_release makes it FREE again)
+ *                     |                  ^  ever asked of it: then agent_release makes it FREE again)
+ *                     '--lost--> ORPHAN -'  what runs of a durable stage is finished, what is held
+ *                                           of such stages goes to the host's spool
  *
  * Order of work: requests first (between elements), then elements in the order they came. */
 #ifndef VM_AGENT_H
@@ -14,12 +16,24 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/hash.h"
 #include "wire/msg.h"
 
 struct agent;
 
+/* The last lease of a job: what a later one has to beat. */
+#define AGENT_FENCES 8 /* jobs whose last epoch is remembered */
+struct agent_fence {
+    uint32_t stamp; /* when it was set, counted over the table; 0: not set */
+    uint8_t job[16];
+    uint64_t epoch;
+    uint8_t incarnation[16];
+};
+
 struct agent *agent_new(void); /* NULL: out of memory */
 void agent_free(struct agent *a);
+/* Keeps the fences in the host's memory (borrowed for good), which holds those of agents before. */
+void agent_use_fences(struct agent *a, struct agent_fence fences[AGENT_FENCES]);
 
 /* --- lease --------------------------------------------------------------------------- */
 /* 0: granted. TRK_EDENIED: leased by another (agent_owner), or an older epoch of the same job, or
@@ -31,9 +45,14 @@ const struct wire_hello *agent_holder(const struct agent *a); /* NULL when free 
 /* The lease has ended: drops queues and held results. Returns true when the process may serve
  * the next lease as it is (nothing was ever asked). */
 bool agent_release(struct agent *a);
+/* The holder has vanished: drops what is queued and what is held of volatile stages. The lease
+ * stays, so that nobody else gets in; agent_release ends it. */
+void agent_orphan(struct agent *a);
+bool agent_is_orphan(const struct agent *a);
 
 /* --- in: messages of the holder -------------------------------------------------------- */
-/* Takes msg->body in any case. REQUEST, STAGE, RUN, ACK, RECALL, CANCEL. out gets a message to
+/* Takes msg->body in any case. REQUEST, STAGE, RUN, ACK, RECALL, CANCEL, STATE,
+ * STATE_DONE. out gets a message to
  * send back when *has_out (RECALLED). Unknown or malformed: TRK_ECORRUPT, drop the connection. */
 TRK_MUST_USE int agent_message(struct agent *a, struct wire_message *msg, bool *has_out,
                                struct wire_message *out);
@@ -53,6 +72,11 @@ struct agent_job {
     size_t size;
     uint32_t timeout_ms;        /* ELEMENT: 0: none */
     bool is_last;               /* ELEMENT: the last of its batch that is queued right now */
+    bool is_durable;            /* ELEMENT: its stage's results outlive the initiator */
+    uint8_t fingerprint[16];    /* ELEMENT, durable: of the code */
+    const void *state_bytes;    /* ELEMENT: what it goes on from, borrowed from state */
+    size_t state_size;
+    struct blob *state;         /* ELEMENT: one reference, or NULL: it begins at its beginning */
     struct blob *body;          /* one reference for the caller (agent_job_done drops it) */
 };
 /* Takes the next job; what is taken can no longer be recalled. Elements whose STAGE has failed to
@@ -70,6 +94,31 @@ uint64_t agent_next_seq(struct agent *a); /* for the next RESULT message: 1, 2, 
 TRK_MUST_USE int agent_hold(struct agent *a, uint64_t seq, struct blob *result);
 size_t agent_held(const struct agent *a, size_t *bytes);
 size_t agent_queued(const struct agent *a); /* elements not taken yet */
+
+/* --- durable stages: what outlives the lease ---------------------------------------------- */
+/* As agent_hold, for count results of a durable stage. digests: of their elements' bytes, copied. */
+TRK_MUST_USE int agent_hold_durable(struct agent *a, uint64_t seq, struct blob *result,
+                                    uint32_t count, const struct digest *digests,
+                                    const uint8_t fingerprint[16]);
+/* One RESULT message that is held and durable, or one STATE. */
+struct agent_kept {
+    const struct blob *body;
+    uint32_t count;               /* RESULT: of its elements */
+    const struct digest *digests; /* RESULT: of its elements; STATE: it says that itself */
+    uint8_t fingerprint[16];
+};
+/* The next one of a higher number than *seq (0: the first), whose number goes there. Borrowed. */
+bool agent_kept_next(const struct agent *a, uint64_t *seq, struct agent_kept *out);
+size_t agent_kept(const struct agent *a); /* how many of those that are held are durable */
+void agent_let_go(struct agent *a, uint64_t seq); /* of what is held, up to this number */
+
+/* A checkpoint of the running element, one at a time: numbered, held until STATE_DONE or until
+ * the host has it safe elsewhere (agent_state_done). The next one takes its place. */
+uint64_t agent_next_state(struct agent *a); /* its number: 1, 2, ... */
+void agent_hold_state(struct agent *a, struct blob *body, const uint8_t fingerprint[16]);
+bool agent_kept_state(const struct agent *a, struct agent_kept *out); /* false: none is held */
+void agent_state_done(struct agent *a, uint64_t seq);
+bool agent_state_is_done(const struct agent *a, uint64_t seq);
 
 void agent_check(const struct agent *a); /* aborts when an invariant is broken */
 

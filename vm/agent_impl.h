@@ -8,8 +8,6 @@
 #include "base/list.h"
 #include "vm/agent.h"
 
-#define FENCES_MAX 8 /* jobs whose last epoch is remembered while the process lives */
-
 enum item_kind { ITEM_OPEN, ITEM_BATCH, ITEM_CLOSE };
 
 /* What stands in the work queue. */
@@ -38,6 +36,8 @@ struct stage {
     const void *function;
     size_t size;
     bool is_cancelled;
+    bool is_durable;
+    uint8_t fingerprint[16]; /* durable: of the code */
     bool is_tombstone; /* cancelled before its STAGE arrived */
 };
 
@@ -52,35 +52,45 @@ struct held {
     struct list link; /* in agent.held */
     uint64_t seq;
     struct blob *body;
+    struct digest *digests;  /* of its elements; NULL: volatile */
+    uint32_t count;          /* durable: elements */
+    uint8_t fingerprint[16]; /* durable: of the code */
 };
 
-/* The last lease of a job: what a later one has to beat. */
-struct fence {
-    bool is_set;
-    uint8_t job[16];
-    uint64_t epoch;
-    uint8_t incarnation[16];
+/* What an element goes on from when it is taken. */
+struct start {
+    struct list link; /* in agent.starts */
+    struct blob *body;
+    struct wire_state state; /* borrowed from body */
 };
 
 struct agent {
     bool is_leased;
     bool is_used;  /* something was asked under this lease */
+    bool is_orphan; /* the holder has vanished, and something durable runs or is held */
     bool is_ended; /* a used lease is over: no other may follow in this process */
     bool has_stage; /* stage_last means something */
     uint32_t stage_last; /* highest stage declared under this lease */
     struct wire_hello holder;
-    struct fence fences[FENCES_MAX];
-    uint32_t fence_next; /* the slot to overwrite next */
-    struct list requests, work, stages, held;
+    struct agent_fence *fences;    /* AGENT_FENCES of them: its own, or the host's */
+    struct agent_fence own_fences[AGENT_FENCES];
+    struct list requests, work, stages, held, starts;
     size_t queued; /* elements in work */
     size_t held_count, held_bytes;
+    size_t kept_count; /* of those held, durable ones */
     uint64_t seq_last; /* of the RESULT messages of this lease */
+    uint64_t state_last, state_done; /* of its STATE messages: sent, and safe */
+    struct blob *state;              /* the last one, not safe yet; or NULL */
+    uint8_t state_fingerprint[16];
 };
 
 /* These take the object out of its lists and free it. */
 void agent_batch_free(struct agent *a, struct batch *b);
 void agent_stage_free(struct stage *s);
 void agent_request_free(struct request *r);
+void agent_start_free(struct start *s);
+/* Elements [first, last) of a stage do not run here. */
+void agent_forget_starts(struct agent *a, uint32_t stage, uint64_t first, uint64_t last);
 /* The declared, not cancelled stage; or NULL. */
 struct stage *agent_stage_find(const struct agent *a, uint32_t id);
 

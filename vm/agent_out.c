@@ -12,6 +12,28 @@
 
 /* --- out ----------------------------------------------------------------------------- */
 
+/* What its stage says of an element, and what was said of it alone. */
+static void add_stage(struct agent *a, struct agent_job *job)
+{
+    const struct stage *s = agent_stage_find(a, job->stage);
+    struct list *pos;
+    if (s == NULL || !s->is_durable) {
+        return;
+    }
+    job->is_durable = true;
+    memcpy(job->fingerprint, s->fingerprint, 16);
+    list_for_each(pos, &a->starts) {
+        struct start *start = container_of(pos, struct start, link);
+        if (start->state.stage == job->stage && start->state.index == job->index) {
+            job->state = blob_ref(start->body);
+            job->state_bytes = start->state.bytes;
+            job->state_size = start->state.size;
+            agent_start_free(start);
+            break;
+        }
+    }
+}
+
 static void next_element(struct agent *a, struct batch *b, struct agent_job *job)
 {
     job->kind = AGENT_ELEMENT;
@@ -25,6 +47,7 @@ static void next_element(struct agent *a, struct batch *b, struct agent_job *job
     b->at++;
     a->queued--;
     job->is_last = b->at == b->end;
+    add_stage(a, job);
     job->body = blob_ref(b->body);
     if (job->is_last) {
         agent_batch_free(a, b);
@@ -74,7 +97,8 @@ void agent_next(struct agent *a, struct agent_job *job)
 void agent_job_done(struct agent_job *job)
 {
     blob_unref(job->body);
-    job->body = NULL;
+    blob_unref(job->state);
+    job->body = job->state = NULL;
     job->kind = AGENT_NOTHING;
 }
 
@@ -126,6 +150,7 @@ int agent_give_back(struct agent *a, struct wire_message *out)
         if (body == NULL) {
             return TRK_ENOMEM;
         }
+        agent_forget_starts(a, b->stage, note.first, note.first + note.count);
         agent_batch_free(a, b);
         *out = (struct wire_message){.type = WIRE_RECALLED, .body = body};
         return 1;
@@ -140,7 +165,7 @@ uint64_t agent_next_seq(struct agent *a)
     return ++a->seq_last;
 }
 
-int agent_hold(struct agent *a, uint64_t seq, struct blob *result)
+static int hold(struct agent *a, uint64_t seq, struct blob *result, struct held **out)
 {
     assert(seq > 0 && seq <= a->seq_last);
     assert(list_is_empty(&a->held) ||
@@ -160,7 +185,95 @@ int agent_hold(struct agent *a, uint64_t seq, struct blob *result)
     list_push_back(&a->held, &h->link);
     a->held_count++;
     a->held_bytes += result->size;
+    *out = h;
     return 0;
+}
+
+int agent_hold(struct agent *a, uint64_t seq, struct blob *result)
+{
+    struct held *h;
+    return a->is_orphan ? 0 : hold(a, seq, result, &h);
+}
+
+int agent_hold_durable(struct agent *a, uint64_t seq, struct blob *result,
+                       uint32_t count, const struct digest *digests,
+                       const uint8_t fingerprint[16])
+{
+    struct held *h = NULL;
+    struct digest *copy = mem_alloc(count * sizeof(*copy));
+    int rc = copy == NULL ? TRK_ENOMEM : hold(a, seq, result, &h);
+    if (rc < 0 || h == NULL) {
+        mem_free(copy);
+        return rc;
+    }
+    memcpy(copy, digests, count * sizeof(*copy));
+    memcpy(h->fingerprint, fingerprint, 16);
+    h->digests = copy;
+    h->count = count;
+    a->kept_count++;
+    return 0;
+}
+
+bool agent_kept_next(const struct agent *a, uint64_t *seq, struct agent_kept *out)
+{
+    struct list *pos;
+    list_for_each(pos, &a->held) {
+        const struct held *h = container_of(pos, struct held, link);
+        if (h->seq > *seq && h->digests != NULL) {
+            *seq = h->seq;
+            out->body = h->body;
+            out->count = h->count;
+            out->digests = h->digests;
+            memcpy(out->fingerprint, h->fingerprint, 16);
+            return true;
+        }
+    }
+    return false;
+}
+
+size_t agent_kept(const struct agent *a)
+{
+    return a->kept_count;
+}
+
+/* --- checkpoints --------------------------------------------------------------------- */
+
+uint64_t agent_next_state(struct agent *a)
+{
+    return ++a->state_last;
+}
+
+void agent_hold_state(struct agent *a, struct blob *body, const uint8_t fingerprint[16])
+{
+    blob_unref(a->state);
+    a->state = blob_ref(body);
+    memcpy(a->state_fingerprint, fingerprint, 16);
+}
+
+bool agent_kept_state(const struct agent *a, struct agent_kept *out)
+{
+    if (a->state == NULL) {
+        return false;
+    }
+    out->body = a->state;
+    out->count = 0;
+    out->digests = NULL;
+    memcpy(out->fingerprint, a->state_fingerprint, 16);
+    return true;
+}
+
+void agent_state_done(struct agent *a, uint64_t seq)
+{
+    a->state_done = seq > a->state_done ? seq : a->state_done;
+    if (a->state_done == a->state_last) {
+        blob_unref(a->state);
+        a->state = NULL;
+    }
+}
+
+bool agent_state_is_done(const struct agent *a, uint64_t seq)
+{
+    return a->state_done >= seq;
 }
 
 size_t agent_held(const struct agent *a, size_t *bytes)
@@ -200,7 +313,7 @@ static void check_work(const struct agent *a)
 
 void agent_check(const struct agent *a)
 {
-    size_t count = 0, bytes = 0;
+    size_t count = 0, bytes = 0, kept = 0;
     uint64_t seq = 0;
     struct list *pos;
     check_work(a);
@@ -216,8 +329,16 @@ void agent_check(const struct agent *a)
         seq = h->seq;
         count++;
         bytes += h->body->size;
+        kept += h->digests != NULL;
     }
-    assert(count == a->held_count && bytes == a->held_bytes);
+    assert(count == a->held_count && bytes == a->held_bytes && kept == a->kept_count);
+    assert(!a->is_orphan || (a->is_leased && list_is_empty(&a->work) && kept == count));
+    assert(a->state == NULL || a->state_done < a->state_last);
+    list_for_each(pos, &a->starts) {
+        const struct start *s = container_of(pos, struct start, link);
+        const struct stage *stage = agent_stage_find(a, s->state.stage);
+        assert(stage != NULL && stage->is_durable);
+    }
     assert(!(a->is_leased && a->is_ended));
     assert(a->is_leased || (list_is_empty(&a->requests) && list_is_empty(&a->work) &&
                             list_is_empty(&a->stages) && list_is_empty(&a->held)));

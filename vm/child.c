@@ -156,6 +156,8 @@ static void reset_page(struct vm_child *vm)
     atomic_store(&page->end, WIRE_END_UNKNOWN);
     page->memory_limit = vm->sup->opt.memory_limit;
     page->recycle_after = vm->sup->opt.recycle_after;
+    page->hold_seconds = vm->sup->opt.hold_seconds;
+    page->hold_bytes = vm->sup->opt.hold_bytes;
     if (sys_random(page->incarnation, sizeof(page->incarnation)) < 0) {
         log_error("vm", "no random bytes to be had");
     }
@@ -355,6 +357,7 @@ void child_died(struct vm_child *vm, int status, const struct rusage *usage)
                        sys_now_ns() - vm->start_ns < AT_ONCE_NS;
     vm->dead = vm->pid;
     vm->pid = 0;
+    watch_look_at_held(vm->sup);
 }
 
 /* No process of this VM any more. */

@@ -19,6 +19,12 @@
 #define RAI_MODULE_LEAST offsetof(struct trk_rai_module, dump)
 
 static struct host the_host; /* one per process, until it ends */
+static atomic_bool is_serving;
+
+struct host *host_serving(void)
+{
+    return atomic_load(&is_serving) ? &the_host : NULL;
+}
 
 static int take_fds(struct host *h)
 {
@@ -95,7 +101,10 @@ static int start(struct host *h)
     if (h->agent == NULL || host_compute_init(h) < 0) {
         return fail(TRK_ENOMEM, "out of memory at the start of the VM");
     }
-    if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0) {
+    agent_use_fences(h->agent, h->page->fences);
+    h->compute_thread = pthread_self();
+    if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0 ||
+        sem_init(&h->state_wake, 0, 0) < 0) {
         return fail(TRK_EIO, "cannot make a lock");
     }
     rc = start_net(h);
@@ -122,6 +131,7 @@ int trk_vm_serve(const struct trk_rai_module *module, void *state)
     if (rc < 0) {
         return rc;
     }
+    atomic_store(&is_serving, true);
     host_compute(h);
     return 0;
 }

@@ -35,9 +35,12 @@ struct gather {
     uint32_t stage, attempt, count;
     uint64_t first;   /* index of result 0; they are consecutive */
     uint64_t busy_ns; /* computing on these */
+    bool is_durable;  /* they outlive the initiator */
+    uint8_t fingerprint[16]; /* durable: of the code */
     size_t bytes;
     uint8_t statuses[GATHER_MAX];
     uint32_t sizes[GATHER_MAX];
+    struct digest digests[GATHER_MAX]; /* durable: of the elements' bytes */
     uint8_t payloads[2 * FLUSH_BYTES]; /* below the limit, one more fits */
 };
 
@@ -85,7 +88,7 @@ static void leave_if_forked(const struct host *h)
 
 /* --- sending ------------------------------------------------------------------------- */
 
-static void send_to_holder(struct host *h, uint8_t type, uint32_t stream, struct blob *body)
+void host_send(struct host *h, uint8_t type, uint32_t stream, struct blob *body)
 {
     pthread_mutex_lock(&h->lock);
     struct net_session *s = h->session != NULL ? net_session_ref(h->session) : NULL;
@@ -108,24 +111,34 @@ static void send_to_holder(struct host *h, uint8_t type, uint32_t stream, struct
 static uint64_t next_seq(struct host *h)
 {
     pthread_mutex_lock(&h->lock);
-    uint64_t seq = h->session != NULL ? agent_next_seq(h->agent) : 0;
+    bool is_wanted = h->session != NULL || agent_is_orphan(h->agent);
+    uint64_t seq = is_wanted ? agent_next_seq(h->agent) : 0;
     pthread_mutex_unlock(&h->lock);
     return seq;
 }
 
-/* Holds and sends one RESULT message; takes body (NULL: there was no memory for it). */
-static void send_results(struct host *h, uint64_t seq, struct blob *body)
+/* Holds and sends one RESULT message; takes body (NULL: there was no memory for it). digests:
+ * NULL: its results do not outlive the initiator. */
+static void send_results(struct host *h, const struct wire_result *head, struct blob *body,
+                         const struct digest *digests, const uint8_t fingerprint[16])
 {
+    int rc = 0;
     if (body == NULL) {
         host_out_of_memory();
     }
     pthread_mutex_lock(&h->lock);
-    int rc = h->session != NULL ? agent_hold(h->agent, seq, body) : 0;
+    if (h->session == NULL && !agent_is_orphan(h->agent)) {
+        rc = 0; /* nobody wants it */
+    } else if (digests != NULL) {
+        rc = agent_hold_durable(h->agent, head->seq, body, head->count, digests, fingerprint);
+    } else {
+        rc = agent_hold(h->agent, head->seq, body);
+    }
     pthread_mutex_unlock(&h->lock);
     if (rc < 0) {
         host_out_of_memory();
     }
-    send_to_holder(h, WIRE_RESULT, 0, body);
+    host_send(h, WIRE_RESULT, 0, body);
 }
 
 void host_flush(struct host *h)
@@ -141,8 +154,9 @@ void host_flush(struct host *h)
                                .seq = next_seq(h),
                                .busy_ns = g->busy_ns};
     if (head.seq != 0) {
-        send_results(h, head.seq, wire_result_encode(&head, g->statuses, g->sizes, g->payloads,
-                                                     g->bytes));
+        send_results(h, &head, wire_result_encode(&head, g->statuses, g->sizes, g->payloads,
+                                                  g->bytes),
+                     g->is_durable ? g->digests : NULL, g->fingerprint);
     }
     g->count = 0;
     g->bytes = 0;
@@ -150,9 +164,10 @@ void host_flush(struct host *h)
 }
 
 /* Sends the answer in the reply buffer as it stands there. */
-static void send_alone(struct host *h, const struct agent_job *job, uint8_t status,
-                       uint64_t busy_ns)
+static void send_alone(struct host *h, const struct agent_job *job, bool is_durable,
+                       uint8_t status, uint64_t busy_ns)
 {
+    struct digest digest;
     uint32_t size = (uint32_t)rai_reply_size(&h->reply);
     struct wire_result head = {.stage = job->stage,
                                .attempt = job->attempt,
@@ -163,19 +178,28 @@ static void send_alone(struct host *h, const struct agent_job *job, uint8_t stat
     if (head.seq != 0) {
         struct blob *body = rai_reply_take(&h->reply);
         wire_result_one_head(body->data, &head, status, size);
-        send_results(h, head.seq, body);
+        if (is_durable) {
+            digest = hash_digest(job->payload, job->size);
+        }
+        send_results(h, &head, body, is_durable ? &digest : NULL, job->fingerprint);
     }
 }
 
 /* Adds the answer in the reply buffer to what is gathered. */
 static void gather_add(struct gather *g, const struct trk_rai_reply *reply,
-                       const struct agent_job *job, uint8_t status, uint64_t busy_ns)
+                       const struct agent_job *job, bool is_durable, uint8_t status,
+                       uint64_t busy_ns)
 {
     size_t size = rai_reply_size(reply);
     if (g->count == 0) {
         g->stage = job->stage;
         g->attempt = job->attempt;
         g->first = job->index;
+        g->is_durable = is_durable;
+        memcpy(g->fingerprint, job->fingerprint, 16);
+    }
+    if (is_durable) {
+        g->digests[g->count] = hash_digest(job->payload, job->size);
     }
     g->statuses[g->count] = status;
     g->sizes[g->count] = (uint32_t)size;
@@ -227,7 +251,7 @@ static void run_request(struct host *h, const struct agent_job *job)
     }
     struct blob *body = rai_reply_take(&h->reply);
     wire_reply_head(body->data, (uint8_t)status);
-    send_to_holder(h, WIRE_REPLY, job->stream, body);
+    host_send(h, WIRE_REPLY, job->stream, body);
 }
 
 static void open_stage(struct host *h, const struct agent_job *job)
@@ -289,7 +313,23 @@ static int run_module(struct host *h, const struct agent_job *job)
                                       .index = job->index,
                                       .payload = job->payload,
                                       .size = job->size};
-    return h->module->run(h->module_state, &element, &h->reply);
+    host_state_begin(h, job);
+    int status = h->module->run(h->module_state, &element, &h->reply);
+    host_state_end(h);
+    return status;
+}
+
+/* The element goes on elsewhere from the state that it saved. When the holder has gone that is in
+ * the spool already. */
+static void give_back(struct host *h, const struct agent_job *job)
+{
+    struct wire_note note = {.stage = job->stage, .first = job->index, .count = 1};
+    struct blob *body = wire_note_encode(&note);
+    if (body == NULL) {
+        host_out_of_memory();
+    }
+    host_flush(h);
+    host_send(h, WIRE_RECALLED, 0, body);
 }
 
 /* Between elements, after results were sent: has this process grown near its limit? */
@@ -346,13 +386,21 @@ static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_
     end_element(page);
     atomic_store_explicit(&h->is_running, false, memory_order_release);
     uint64_t end_ns = sys_now_ns();
+    if (status == TRK_RAI_MOVED && h->has_moved) {
+        give_back(h, job);
+        return end_ns;
+    }
     status = rai_reply_end(&h->reply, status);
-
+    /* What an interrupt made of it is the answer to that interrupt, and no result for later. */
+    bool is_durable = job->is_durable && atomic_load(&h->interrupted_run) != h->run;
+    if (g->count > 0 && g->is_durable != is_durable) {
+        host_flush(h);
+    }
     if (rai_reply_size(&h->reply) > FLUSH_BYTES) {
         host_flush(h);
-        send_alone(h, job, (uint8_t)status, end_ns - now_ns);
+        send_alone(h, job, is_durable, (uint8_t)status, end_ns - now_ns);
     } else {
-        gather_add(g, &h->reply, job, (uint8_t)status, end_ns - now_ns);
+        gather_add(g, &h->reply, job, is_durable, (uint8_t)status, end_ns - now_ns);
         if (!job->is_last && !is_last && g->bytes < FLUSH_BYTES && g->count < GATHER_MAX &&
             end_ns - h->flushed_ns < FLUSH_NS) {
             return end_ns;
@@ -397,6 +445,7 @@ static enum next next_job(struct host *h, struct agent_job *job, bool is_drained
         if (job->kind != AGENT_NOTHING) {
             h->run++;
             h->run_is_element = job->kind == AGENT_ELEMENT;
+            h->run_is_durable = job->is_durable;
             h->run_stage = job->stage;
             h->run_index = job->index;
             h->run_timeout_ms = job->timeout_ms;

@@ -12,6 +12,8 @@
  *   host_leave.c    the ways in which a lease and the process end
  *   host_stop.c     what stops a running element: its timeout, an interrupt
  *   host_late.c     results that wait behind a long element
+ *   host_hold.c     durable results when their initiator has gone
+ *   host_state.c    checkpoints inside an element
  *
  * There is one host per process and it is never freed: the process ends with it, and the net
  * thread keeps watch until the last moment (a finaliser that hangs, a supervisor that is gone). */
@@ -25,6 +27,7 @@
 #include <sys/types.h>
 #include <uv.h>
 
+#include "ckpt/home.h"
 #include "net/loop.h"
 #include "net/session.h"
 #include "rai/rai.h"
@@ -32,6 +35,7 @@
 #include "vm/agent.h"
 #include "vm/host.h"
 #include "vm/page.h"
+#include "vm/spool.h"
 
 #define HOST_UNPROVED_MAX 64     /* connections that have not said HELLO yet */
 #define HOST_EXIT_MS 1000        /* an orderly end may take so long */
@@ -58,6 +62,7 @@ struct host {
     pid_t pid;
     volatile char *fork_mark; /* 1; reads 0 in a forked child. NULL: compare pid */
     char host_name[64];
+    pthread_t compute_thread;
 
     /* Net thread. */
     struct net_loop *loop;
@@ -76,6 +81,7 @@ struct host {
     uint64_t unsent_ms;         /* since when it is so many */
     unsigned unproved;
     uint64_t dropped_seen; /* of net_dropped(), already counted in the page */
+    char home[HOME_PATH_MAX]; /* where results are held for the lease's job; "": nowhere */
 
     /* Compute thread. */
     struct gather *gather;
@@ -85,6 +91,15 @@ struct host {
     uint64_t served;             /* elements run */
     uint64_t recycle_after;      /* elements; 0: any number */
     uint64_t memory_limit;       /* bytes; 0: none */
+    const struct agent_job *element; /* that runs; NULL: none */
+    bool has_moved;              /* its last checkpoint has said TRK_EMOVED */
+    bool has_element_digest;
+    struct digest element_digest; /* of its bytes */
+    struct blob *state;          /* its last state that is safe, or NULL */
+    const void *state_bytes;     /* in state */
+    size_t state_size;
+    struct blob *state_sent;     /* one that is not known to be safe yet, or NULL */
+    uint64_t state_seq;          /* the number of that one */
 
     /* Shared, under lock. */
     pthread_mutex_t lock;
@@ -94,12 +109,19 @@ struct host {
     bool is_draining;            /* end after the running element */
     bool is_ending;              /* the process is about to end: take nothing more */
     uint64_t run;                /* number of the job that runs or ran last */
-    bool run_is_element;
+    bool run_is_element, run_is_durable;
     uint32_t run_stage, run_timeout_ms; /* of it; 0: none */
     uint64_t run_index;                 /* of the element */
+    uint32_t spooled;                   /* files written under this lease */
+    char state_name[SPOOL_NAME_MAX];    /* the file with the state of this element; "": none */
+    uint32_t spooled_stage;
+    uint64_t spooled_index;
+    int state_error;                    /* the last state is safe nowhere: why */
+    sem_t state_wake;                   /* posted when something has become of a state */
 
     /* Written by the compute thread without the lock, set under it. */
     atomic_bool is_running; /* inside a function of the module */
+    atomic_bool is_to_move; /* set by the net thread: elements end at their next checkpoint */
     sem_t wake;
 
     /* Written under the lock, read anywhere: the run that is to stop. */
@@ -122,11 +144,26 @@ void host_net_recycle(void *host); /* posted: an element was the last that this 
 void host_net_drained(void *host); /* posted: nothing runs any more and all results are sent */
 void host_on_linger_timer(uv_timer_t *timer);
 void host_on_exit_timer(uv_timer_t *timer);
-void host_lease_end(struct host *h);
+void host_lease_end(struct host *h, bool has_vanished); /* false: it said BYE */
 
 /* host_stop.c: net thread */
 void host_look_at_timeout(struct host *h); /* elements with timeouts have come */
 void host_interrupt(struct host *h, const struct wire_note *cancel);
+
+/* host_hold.c */
+void host_hold_open(struct host *h, const struct wire_hello *hello); /* a lease begins */
+/* The lease has ended; under the lock. True: an element goes on without its initiator. */
+bool host_hold_begin(struct host *h, bool has_vanished);
+void host_hold_late(struct host *h); /* results were held after that */
+/* The last state goes to the spool; under the lock. 0, or why not. */
+int host_spool_state(struct host *h);
+
+/* host_state.c: compute thread */
+void host_state_begin(struct host *h, const struct agent_job *job);
+void host_state_end(struct host *h);
+
+/* host.c */
+struct host *host_serving(void); /* NULL: this process is no VM */
 
 /* host_late.c */
 void host_late_arm(struct host *h); /* compute thread: an element begins, and results wait */
@@ -134,6 +171,7 @@ void host_late_arm(struct host *h); /* compute thread: an element begins, and re
 /* host_compute.c */
 TRK_MUST_USE int host_compute_init(struct host *h);
 void host_compute(struct host *h);            /* until is_ending */
+void host_send(struct host *h, uint8_t type, uint32_t stream, struct blob *body); /* takes body */
 void host_flush(struct host *h);         /* sends what is gathered: whoever owns that */
 _Noreturn void host_out_of_memory(void); /* any thread */
 

@@ -31,6 +31,7 @@ static bool send_late(struct host *h)
         return false;
     }
     host_flush(h);
+    host_hold_late(h);
     atomic_store_explicit(&h->is_late_armed, false, memory_order_relaxed);
     atomic_store_explicit(&page->has_element, 1, memory_order_release);
     return true;

@@ -5,7 +5,8 @@
  *   never used   it is free again as it is
  *   idle         it ends in order: the compute thread returns from trk_vm_serve, the interpreter
  *                is finalised; a timer on this thread bounds that
- *   computing    it ends at once
+ *   computing    it ends at once, unless the holder has vanished and a durable stage's element
+ *                runs: that is finished first (host_hold.c)
  * Before that the page says STARTING and the supervisor is told, so that a program that comes
  * right behind this one counts the VM and waits for it.
  *
@@ -98,14 +99,21 @@ static struct net_session *holder_session(struct host *h)
 }
 
 /* The holder has gone or said goodbye. Harmless when it has happened before. */
-void host_lease_end(struct host *h)
+void host_lease_end(struct host *h, bool has_vanished)
 {
     pthread_mutex_lock(&h->lock);
     struct net_session *s = h->session;
     h->session = NULL;
-    bool can_stay = s != NULL && agent_release(h->agent) && h->leaving == WIRE_END_UNKNOWN;
+    bool goes_on = s != NULL && host_hold_begin(h, has_vanished);
+    bool can_stay = s != NULL && !goes_on && agent_release(h->agent) &&
+                    h->leaving == WIRE_END_UNKNOWN;
     pthread_mutex_unlock(&h->lock);
     if (s == NULL) {
+        return;
+    }
+    if (goes_on) {
+        net_session_close(s, false);
+        net_session_unref(s);
         return;
     }
     if (can_stay) {
@@ -148,6 +156,7 @@ void host_leave(struct host *h, enum wire_end why)
         return;
     }
     h->leaving = why;
+    atomic_store(&h->is_to_move, why == WIRE_END_DRAINED);
     stop_accepting(h);
     if (why == WIRE_END_DRAINED) {
         host_set_state(h, TRK_VM_STOPPING);
@@ -176,7 +185,9 @@ void host_net_recycle(void *host)
 static void close_when_sent(struct host *h, struct net_session *s)
 {
     uint64_t now_ms = net_loop_now_ms(h->loop);
-    size_t unsent = net_session_queued(s);
+    pthread_mutex_lock(&h->lock);
+    size_t unsent = net_session_queued(s) + agent_kept(h->agent); /* those come to a disk */
+    pthread_mutex_unlock(&h->lock);
     if (unsent != h->unsent || h->unsent_ms == 0) {
         h->unsent = unsent;
         h->unsent_ms = now_ms;
@@ -210,6 +221,10 @@ void host_net_drained(void *host)
         h->linger_end_ms = now_ms + HOST_LINGER_MAX_MS;
     }
     if (s == NULL && !h->is_over) {
+        host_hold_late(h);
+        pthread_mutex_lock(&h->lock);
+        agent_release(h->agent);
+        pthread_mutex_unlock(&h->lock);
         announce_end(h);
         end_process(h);
     } else if (s != NULL && h->leaving == WIRE_END_DRAINED && now_ms < h->linger_end_ms) {

@@ -98,6 +98,7 @@ static void welcome_holder(struct peer *p, const struct wire_hello *hello)
     struct wire_welcome welcome = {.is_accepted = true};
     p->is_holder = true;
     memcpy(page->lease, hello->incarnation, 16);
+    host_hold_open(h, hello);
     snprintf(page->owner, sizeof(page->owner), "%.50s (pid %u, %.50s)", hello->program,
              hello->pid, hello->host);
     atomic_store(&page->has_lease, 1);
@@ -125,7 +126,7 @@ static void on_hello(struct peer *p, const struct blob *body)
     }
     pthread_mutex_lock(&h->lock);
     bool is_draining = h->is_draining, is_ending = h->is_ending;
-    bool is_leased = agent_is_leased(h->agent);
+    bool is_leased = agent_is_leased(h->agent), is_orphan = agent_is_orphan(h->agent);
     int rc = is_draining || is_ending ? TRK_EDENIED : agent_lease(h->agent, &hello);
     if (rc == 0) {
         h->session = net_session_ref(p->session);
@@ -133,6 +134,11 @@ static void on_hello(struct peer *p, const struct blob *body)
     pthread_mutex_unlock(&h->lock);
     if (rc == 0) {
         welcome_holder(p, &hello);
+    } else if (is_orphan) {
+        char reason[sizeof(h->page->owner) + 64];
+        snprintf(reason, sizeof(reason), "finishes an element of %s, which has gone",
+                 h->page->owner);
+        refuse(p, reason);
     } else if (is_draining) {
         refuse(p, "this VM is stopping");
     } else if (is_ending) {
@@ -169,6 +175,9 @@ static void on_holder_message(struct peer *p, struct wire_message *msg)
     bool has_timeout = type == WIRE_RUN && agent_timeout_ms(h->agent) != 0;
     host_wake(h);
     pthread_mutex_unlock(&h->lock);
+    if (type == WIRE_STATE_DONE) {
+        sem_post(&h->state_wake);
+    }
     if (rc < 0) {
         log_warn("vm", "%s from %s: %s; connection dropped", wire_type_name(type),
                  net_session_peer(p->session), trk_strerror(rc));
@@ -198,7 +207,7 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
         if (msg->type == WIRE_BYE) {
             blob_unref(msg->body);
             p->is_holder = false;
-            host_lease_end(p->host);
+            host_lease_end(p->host, false);
         } else {
             on_holder_message(p, msg);
         }
@@ -225,7 +234,7 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
     log_debug("vm", "%s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
     count_dropped(h);
     if (p->is_holder) {
-        host_lease_end(h);
+        host_lease_end(h, true);
     }
     mem_free(p);
     net_session_unref(s);

@@ -20,6 +20,7 @@
 #include "base/fail.h"
 #include "base/log.h"
 #include "trickle/trickle.h"
+#include "vm/spool.h"
 #include "vm/supervisor.h"
 
 #ifndef TRICKLE_PYTHON
@@ -30,6 +31,7 @@
 #endif
 
 #define EXIT_USAGE 2
+#define DAY_SECONDS ((uint64_t)86400)
 #define BOOT "trickle/_boot.py"
 
 static const char help[] =
@@ -50,6 +52,9 @@ static const char help[] =
     "      --memory-limit SIZE (as 512M or 2G) a VM whose running code takes more memory is\n"
     "                          killed; one that has 80 % of it between elements is replaced\n"
     "      --recycle-after N   replace a VM when it has run N elements\n"
+    "      --hold-days N       how long results are kept for a job whose program has gone\n"
+    "                          (default: 7)\n"
+    "      --hold-bytes SIZE   and how much of them, the oldest go first (default: 10G)\n"
     "      --runtime DIR       directory of the sockets (default: $TRICKLE_RUNTIME, else\n"
     "                          /tmp/trickle-UID)\n"
     "      --log LEVEL         error, warn, info or debug (default: $TRICKLE_LOG, else warn)\n"
@@ -63,8 +68,8 @@ static const char help[] =
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
 enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_RUNTIME, OPT_LOG,
-       OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_DIE_WITH_PARENT,
-       OPT_EXEC };
+       OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
+       OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
 
 static const struct option long_options[] = {
     {"count", required_argument, NULL, 'n'},
@@ -79,6 +84,8 @@ static const struct option long_options[] = {
     {"listening-fd", required_argument, NULL, OPT_LISTENING_FD},
     {"memory-limit", required_argument, NULL, OPT_MEMORY_LIMIT},
     {"recycle-after", required_argument, NULL, OPT_RECYCLE_AFTER},
+    {"hold-days", required_argument, NULL, OPT_HOLD_DAYS},
+    {"hold-bytes", required_argument, NULL, OPT_HOLD_BYTES},
     {"die-with-parent", no_argument, NULL, OPT_DIE_WITH_PARENT},
     {"exec", required_argument, NULL, OPT_EXEC}, /* for tests: a VM program of one's own */
     {"help", no_argument, NULL, 'h'},
@@ -177,6 +184,12 @@ static void parse_option(struct arguments *a, int option)
         break;
     case OPT_RECYCLE_AFTER:
         a->opt.recycle_after = parse_number("--recycle-after", optarg, 1, INT_MAX);
+        break;
+    case OPT_HOLD_DAYS:
+        a->opt.hold_seconds = parse_number("--hold-days", optarg, 1, 36500) * DAY_SECONDS;
+        break;
+    case OPT_HOLD_BYTES:
+        a->opt.hold_bytes = parse_size("--hold-bytes", optarg);
         break;
     case OPT_DIE_WITH_PARENT:
         a->dies_with_parent = true;
@@ -346,7 +359,8 @@ static void tidy_fds(void)
 int main(int argc, char **argv)
 {
     static struct arguments a = {
-        .opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1}};
+        .opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1,
+                .hold_seconds = SPOOL_DAYS * DAY_SECONDS, .hold_bytes = SPOOL_BYTES}};
     pid_t parent = getppid();
     int option;
     while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {

@@ -10,7 +10,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define VM_PAGE_MAGIC 0x65676171u /* changes with the struct */
+#include "vm/agent.h"
+
+#define VM_PAGE_MAGIC 0x65676172u /* changes with the struct */
 
 struct vm_page {
     uint32_t magic;
@@ -30,6 +32,9 @@ struct vm_page {
     /* Set by the supervisor before the start. */
     uint64_t memory_limit;  /* bytes; 0: none */
     uint64_t recycle_after; /* elements; 0: any number */
+    uint64_t hold_seconds, hold_bytes; /* of what is held for jobs whose program has gone */
+    /* Of all processes of this VM: written by the one that runs. */
+    struct agent_fence fences[AGENT_FENCES];
 };
 
 #endif

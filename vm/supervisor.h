@@ -10,6 +10,7 @@
  *   memory.c      --memory-limit while something runs
  *   watch.c       initiators that watch: VMS, OUTPUT, DEATH
  *   order.c       what they may ask for: drain, stop
+ *   offer.c       what is held here for their job, handed to them
  *   guard.c       what cleans up when this process is killed */
 #ifndef VM_SUPERVISOR_H
 #define VM_SUPERVISOR_H
@@ -20,6 +21,7 @@
 #include <uv.h>
 
 #include "base/list.h"
+#include "ckpt/home.h"
 #include "discovery/discovery_impl.h"
 #include "net/loop.h"
 #include "net/session.h"
@@ -47,6 +49,7 @@ struct supervisor_options {
     const char *runtime_dir; /* or NULL */
     uint64_t memory_limit;   /* bytes of a VM; 0: none */
     uint64_t recycle_after;  /* elements; 0: any number */
+    uint64_t hold_seconds, hold_bytes; /* what is held for jobs whose program has gone */
     int listening_fd;        /* told when the sockets are there; -1: none */
     int ready_fd;            /* told when all VMs are up; -1: none */
     bool is_quiet;           /* do not say that all VMs are up, only what is wrong */
@@ -104,6 +107,8 @@ struct supervisor {
     char marker[64];  /* "TRICKLE_VM_OWNER=...", in the environment of all VMs */
     struct oom oom;
     uv_timer_t memory_timer;
+    char home[HOME_PATH_MAX]; /* where results are held; "": no job has been here */
+    uv_timer_t hold_timer;    /* when it is "": not started */
     struct vm_child *vms;
     struct list watchers;
     uint32_t unproved; /* watchers that have not said HELLO */
@@ -150,6 +155,14 @@ void memory_start(struct supervisor *sup);
 int order_obey(struct supervisor *sup, const struct wire_request *order, bool is_local,
                char *answer, size_t size);
 
+/* offer.c: what this machine holds for a job. home and session are borrowed. NULL: out of memory */
+struct offer;
+struct offer *offer_new(const char *home, const uint8_t job[16], struct net_session *session);
+void offer_free(struct offer *o); /* NULL is fine */
+TRK_MUST_USE int offer_ask(struct offer *o, uint32_t stage); /* HELD_ASK */
+void offer_done(struct offer *o, uint64_t token, bool is_to_delete); /* HELD_DONE */
+void offer_look(struct offer *o); /* there may be new files */
+
 /* output.c: what VMs print */
 void output_read(struct vm_child *vm, size_t limit); /* at most about limit bytes */
 size_t output_last(const struct vm_child *vm, char *text, size_t size); /* copies the last ones */
@@ -161,6 +174,7 @@ void watch_accept_tcp(void *sup, int fd);
 void watch_push(struct supervisor *sup, const struct vm_child *vm); /* the VM has changed */
 void watch_output(const struct vm_child *vm, const void *text, size_t size);
 void watch_death(struct supervisor *sup, const struct wire_death *death);
+void watch_look_at_held(struct supervisor *sup); /* a VM has ended, and may have left something */
 void watch_close_all(struct supervisor *sup);
 
 #endif

@@ -2,7 +2,8 @@
 /* watch.c - initiators (and `trickle vms`) that watch this supervisor's VMs.
  *
  *   HELLO(watch) -> WELCOME, VMS(all); then VMS for each change, at once; OUTPUT and DEATH for VMs
- *   whose lease is of the incarnation that the HELLO named; REQUESTs are orders (order.c)
+ *   whose lease is of the incarnation that the HELLO named; REQUESTs are orders (order.c);
+ *   HELD_ASK -> HELD: what this machine holds for the HELLO's job (offer.c)
  *
  * A watcher that does not read must not fill our memory: beyond a bound its output is dropped and
  * the gap named; VMS and DEATH always go, they are few. */
@@ -11,10 +12,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fail.h"
 #include "base/log.h"
 #include "base/mem.h"
+#include "vm/spool.h"
 #include "vm/supervisor.h"
 
+#define HOLD_LOOK_MS 3600000u /* how often what is too old is looked for */
 #define OUTPUT_QUEUED_MAX ((size_t)4 << 20)
 
 struct watcher {
@@ -25,6 +29,7 @@ struct watcher {
     bool is_proved;
     bool is_accepted; /* gets what there is */
     bool is_tcp;
+    struct offer *offer; /* when it has asked for what is held; else NULL */
     uint64_t dropped; /* bytes of output since the last that went */
 };
 
@@ -93,9 +98,84 @@ static void on_order(struct watcher *w, const struct wire_message *msg)
     send_message(w, WIRE_REPLY, msg->stream, wire_reply_encode(&reply));
 }
 
+/* --- what is held for its job -------------------------------------------------------- */
+
+static void trim_held(struct supervisor *sup)
+{
+    const struct spool_limits limits = {.seconds = sup->opt.hold_seconds,
+                                        .bytes = sup->opt.hold_bytes};
+    if (spool_trim(sup->home, &limits, 0) < 0) {
+        log_warn("vm", "held results are not looked through: %s", fail_text());
+    }
+}
+
+static void on_hold_timer(uv_timer_t *timer)
+{
+    trim_held(timer->data);
+}
+
+/* Where results are held; the first time somebody wants to know. */
+static bool find_home(struct supervisor *sup)
+{
+    char notice[512];
+    if (sup->home[0] != '\0') {
+        return true;
+    }
+    if (ckpt_home(sup->home, sizeof(sup->home), notice, sizeof(notice)) < 0) {
+        log_warn("vm", "results cannot be held for jobs: %s", fail_text());
+        sup->home[0] = '\0';
+        return false;
+    }
+    trim_held(sup);
+    uv_timer_init(net_loop_uv(sup->loop), &sup->hold_timer); /* cannot fail, nor can this: */
+    sup->hold_timer.data = sup;
+    uv_timer_start(&sup->hold_timer, on_hold_timer, HOLD_LOOK_MS, HOLD_LOOK_MS);
+    return true;
+}
+
+static int on_held_ask(struct watcher *w, const struct wire_note *note)
+{
+    if (w->offer == NULL && find_home(w->sup)) {
+        w->offer = offer_new(w->sup->home, w->hello.job, w->session);
+        if (w->offer == NULL) {
+            return TRK_ENOMEM;
+        }
+    }
+    return w->offer != NULL ? offer_ask(w->offer, note->stage) : 0;
+}
+
+static void on_held(struct watcher *w, const struct wire_message *msg)
+{
+    struct wire_note note;
+    int rc = wire_note_decode(&note, msg->body);
+    if (rc == 0 && msg->type == WIRE_HELD_ASK) {
+        rc = on_held_ask(w, &note);
+    } else if (rc == 0 && w->offer != NULL) {
+        offer_done(w->offer, note.seq, note.flag == 1);
+    }
+    if (rc < 0) { /* it would miss something: rather let it connect and ask again */
+        net_count_drop();
+        net_session_close(w->session, false);
+    }
+}
+
+void watch_look_at_held(struct supervisor *sup)
+{
+    struct list *pos;
+    list_for_each(pos, &sup->watchers) {
+        struct watcher *w = container_of(pos, struct watcher, link);
+        if (w->offer != NULL) {
+            offer_look(w->offer);
+        }
+    }
+}
+
+/* --- sessions ------------------------------------------------------------------------ */
+
 static void on_message(struct net_session *s, void *user, struct wire_message *msg)
 {
     struct watcher *w = user;
+    bool is_held = msg->type == WIRE_HELD_ASK || msg->type == WIRE_HELD_DONE;
     w->session = s;
     if (!w->is_proved && msg->type == WIRE_HELLO) {
         w->is_proved = true;
@@ -103,6 +183,8 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
         on_hello(w, msg->body);
     } else if (msg->type == WIRE_REQUEST && w->is_accepted) {
         on_order(w, msg);
+    } else if (is_held && w->is_accepted) {
+        on_held(w, msg);
     } else if (msg->type == WIRE_BYE && w->is_accepted) {
         net_session_close(s, true);
     } else {
@@ -124,6 +206,7 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
         net_loop_stop(sup->loop);
     }
     list_remove(&w->link);
+    offer_free(w->offer);
     mem_free(w);
     net_session_unref(s);
 }

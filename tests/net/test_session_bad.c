@@ -137,7 +137,7 @@ START_TEST(slow_hello_is_dropped_and_counted)
     struct peer *p = accept_raw(&raw);
     p->opt.hello_ms = 20;
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
-    write_all(raw, "Tk\1\1", 4);
+    write_all(raw, "Tk\2\1", 4);
     peer_wait_closed(p);
     ck_assert_int_eq(p->error, TRK_ETIMEDOUT);
     ck_assert_uint_eq(net_dropped(), dropped_before + 1);
@@ -158,7 +158,7 @@ START_TEST(half_a_message_is_not_delivered)
     write_frame(raw, WIRE_RESULT, WIRE_FIRST | WIRE_MORE, 0, body, sizeof(body));
     if (_i == 1) {
         write_frame(raw, WIRE_RESULT, WIRE_MORE, 0, body, sizeof(body));
-        write_all(raw, "Tk\1", 3); /* within a header */
+        write_all(raw, "Tk\2", 3); /* within a header */
     } else if (_i == 2) {
         uint8_t head[WIRE_HEADER_BYTES];
         const struct wire_header h = {WIRE_RESULT, WIRE_MORE, 0, WIRE_BODY_MAX};
