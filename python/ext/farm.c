@@ -495,8 +495,39 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
 
 enum {
     ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
-    ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_COUNT
+    ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_KEY, ARG_FINGERPRINT,
+    ARG_COUNT
 };
+
+/* Of durable works. */
+static int get_identity(PyObject *const *arg, struct trk_work_options *opt)
+{
+    Py_buffer fingerprint;
+    bool is_right;
+
+    if (arg[ARG_KEY] == NULL || arg[ARG_KEY] == Py_None) {
+        return 0;
+    }
+    opt->key = get_text(arg[ARG_KEY]);
+    if (opt->key == NULL) {
+        return -1;
+    }
+    if (arg[ARG_FINGERPRINT] == NULL) {
+        PyErr_SetString(PyExc_TypeError, "work() with a key needs a fingerprint");
+        return -1;
+    }
+    if (PyObject_GetBuffer(arg[ARG_FINGERPRINT], &fingerprint, PyBUF_SIMPLE) < 0) {
+        return -1;
+    }
+    is_right = fingerprint.len == (Py_ssize_t)sizeof(opt->fingerprint);
+    if (is_right) {
+        memcpy(opt->fingerprint, fingerprint.buf, sizeof(opt->fingerprint));
+    } else {
+        PyErr_SetString(PyExc_ValueError, "fingerprint has 16 bytes");
+    }
+    PyBuffer_Release(&fingerprint);
+    return is_right ? 0 : -1;
+}
 
 /* All of opt but the function and the VMs. */
 static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
@@ -511,13 +542,15 @@ static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
         get_bool(arg[ARG_SPECULATE], &opt->speculate) < 0) {
         return -1;
     }
-    return get_bool(arg[ARG_LAZY], &opt->lazy);
+    return get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ? -1 : get_identity(arg, opt);
 }
 
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
-                       "timeout_ms=0, speculate=False, lazy=False)\n--\n\n"
-                       "Declares work: a function for elements to come.");
+                       "timeout_ms=0, speculate=False, lazy=False, key=None, "
+                       "fingerprint=None)\n--\n\n"
+                       "Declares work: a function for elements to come. With a key its results are\n"
+                       "recorded in the farm's job; fingerprint: 16 bytes that stand for the code.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
@@ -525,7 +558,7 @@ static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nar
     static const char *const names[] = {
         "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
         "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", "lazy",
-        NULL};
+        "key",         "fingerprint", NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;

@@ -29,7 +29,7 @@ _printed: Any = None  # locked until the notices thread has ended
 
 _trickle.set_exceptions({
     "": TrickleError, "EVMLOST": errors.VMLost, "ENOVMS": errors.NotEnoughVMs,
-    "ENOMEM": MemoryError, "ETOOBIG": ValueError})
+    "ECHANGED": errors.ResumeMismatch, "ENOMEM": MemoryError, "ETOOBIG": ValueError})
 
 
 def farm() -> _trickle.Farm:

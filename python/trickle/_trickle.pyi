@@ -55,7 +55,8 @@ class Farm:
     def work(self, name: str, function: bytes, *, list: VMList | None = None,
              vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
-             timeout_ms: int = 0, speculate: bool = False, lazy: bool = False) -> Work: ...
+             timeout_ms: int = 0, speculate: bool = False, lazy: bool = False,
+             key: str | None = None, fingerprint: bytes | None = None) -> Work: ...
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 
@@ -91,6 +92,7 @@ class Work:
         them until the window is full or limit were added. True: the iterator is exhausted (the
         work is then closed). An exception of the iterator or of dumps comes out after the
         elements pulled before it were added; a chunk under way is kept for the next feed."""
+    def turn(self) -> int: ...
     def next(self, timeout: float | None, loads: Callable[[Any], Any],
              ) -> tuple[int, int, Any, int] | None:
         """(index, status, value, attempts); value is decoded when status is STATUS_OK, else bytes.
