@@ -122,7 +122,7 @@ static int load(struct ckpt_env *env)
 static void find_map(struct ckpt_env *env)
 {
     char line[512];
-    FILE *maps = env->mode == ENV_WRITE ? fopen("/proc/self/maps", "re") : NULL;
+    FILE *maps = env->mode != ENV_CHECK ? fopen("/proc/self/maps", "re") : NULL;
     mdb_filehandle_t fd;
     struct stat st;
 

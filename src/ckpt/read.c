@@ -14,6 +14,8 @@
 #include "ckpt/store_impl.h"
 
 #define LOOK_EVERY_NS 50000000
+#define TRIM_BYTES ((size_t)32 << 20)
+#define PAGE_BYTES 4096
 
 struct ckpt_reader {
     struct list node;         /* of the store's readers */
@@ -23,6 +25,7 @@ struct ckpt_reader {
     MDB_txn *txn;             /* reset between calls; NULL: none yet */
     char *dir;
     uint64_t looked_ns;       /* when the name was last looked at */
+    size_t untrimmed;         /* bytes of the map touched since it was trimmed, about */
     ino_t ino;                /* of the file that is open: salvage puts another in its place */
 };
 
@@ -133,9 +136,15 @@ static int enter(struct ckpt_reader *r)
     return damaged(rc, r);
 }
 
+/* Pages that were looked at stay in this process's memory, in the end the whole file, unless they
+ * are given back. The cache of the system keeps them. */
 static int leave(struct ckpt_reader *r, int rc)
 {
     mdb_txn_reset(r->txn);
+    if (r->untrimmed >= TRIM_BYTES) {
+        env_trim(r->env);
+        r->untrimmed = 0;
+    }
     if (r->store != NULL) {
         pthread_rwlock_unlock(&r->store->env_lock);
     }
@@ -225,6 +234,7 @@ static int collect_parts(struct ckpt_reader *r, const struct record_parts *parts
             part.body_size > blob->cap - blob->size) {
             return rc < 0 ? rc : TRK_ECORRUPT;
         }
+        r->untrimmed += value.mv_size;
         memcpy(blob->data + blob->size, part.body, part.body_size);
         blob->size += part.body_size;
         record_chain(&chain, &part.digest);
@@ -270,6 +280,7 @@ static int check_record(struct ckpt_reader *r, enum ckpt_kind kind, const void *
 {
     int rc = record_get(out, value->mv_data, value->mv_size);
 
+    r->untrimmed += PAGE_BYTES + value->mv_size;
     if (rc < 0) {
         return rc;
     }

@@ -149,49 +149,6 @@ START_TEST(keys_are_walked_in_order)
 }
 END_TEST
 
-START_TEST(the_records_of_a_stage_are_walked_by_number)
-{
-    static const struct {
-        uint32_t stage;
-        uint64_t number;
-    } put[] = {{2, 3000}, {1, 0}, {2, 1000}, {3, 0}, {2, UINT64_MAX}, {2, 2000}, {3, 500}};
-    static const uint64_t expected[] = {1000, 2000, 3000, UINT64_MAX};
-    struct ckpt_store *s = rig_open(NULL);
-    struct ckpt_reader *r;
-    uint8_t bytes[KEY_STAGE_NUMBER];
-    uint64_t ticket = 0, number = 0;
-    struct blob *blob;
-
-    for (size_t i = 0; i < sizeof(put) / sizeof(put[0]); i++) {
-        char text[40];
-        struct ckpt_value value;
-        snprintf(text, sizeof(text), "%u %llu", put[i].stage, (unsigned long long)put[i].number);
-        value = text_value(text);
-        ckpt_key(bytes, put[i].stage, put[i].number);
-        ck_assert_int_eq(ckpt_store_put_record(s, CKPT_WORK, bytes, sizeof(bytes), &value,
-                                               &ticket), 0);
-    }
-    rig_wait(s, ticket);
-    ck_assert_int_eq(ckpt_reader_of(&r, s), 0);
-    for (size_t i = 0; i < sizeof(expected) / sizeof(expected[0]); i++) {
-        char text[40];
-        ck_assert_int_eq(ckpt_read_numbered(r, CKPT_WORK, 2, &number, &blob), 0);
-        ck_assert_uint_eq(number, expected[i]);
-        snprintf(text, sizeof(text), "2 %llu", (unsigned long long)number);
-        ck_assert_uint_eq(blob->size, strlen(text));
-        ck_assert_mem_eq(blob->data, text, blob->size);
-        blob_unref(blob);
-        number += number < UINT64_MAX;
-    }
-    number = 501;
-    ck_assert_int_eq(ckpt_read_numbered(r, CKPT_WORK, 3, &number, &blob), TRK_END);
-    ck_assert_int_eq(ckpt_read_numbered(r, CKPT_ATTEMPT, 2, &number, &blob), TRK_END);
-    ck_assert_uint_eq(number, 501);
-    ckpt_reader_free(r);
-    ck_assert_int_eq(ckpt_store_close(s), 0);
-}
-END_TEST
-
 START_TEST(the_first_result_of_an_element_counts)
 {
     struct ckpt_store *s = rig_open(NULL);
@@ -753,7 +710,6 @@ int main(void)
     tcase_add_test(tc, records_are_read_back_after_reopening);
     tcase_add_test(tc, results_are_read_in_both_orders);
     tcase_add_test(tc, keys_are_walked_in_order);
-    tcase_add_test(tc, the_records_of_a_stage_are_walked_by_number);
     tcase_add_test(tc, the_first_result_of_an_element_counts);
     tcase_add_test(tc, forgotten_results_are_recorded_anew);
     tcase_add_test(tc, what_cannot_be_is_refused);
