@@ -134,20 +134,24 @@ static struct parts_progress *progress_of(struct item *item)
     return item->body != NULL ? &item->body->parts : &item->parts;
 }
 
-/* Whatever the last transaction did about parts is, or is not, durable. */
-static void settle(struct ckpt_store *s, bool is_durable)
+/* What the last transaction did about the item's parts is durable. */
+static void keep_parts(struct item *item)
+{
+    struct parts_progress *p = progress_of(item);
+
+    p->durable = p->now;
+    p->offset_durable = p->offset_now;
+}
+
+/* What the last transaction did about parts did not happen. */
+static void undo_parts(struct ckpt_store *s)
 {
     struct list *pos;
 
     list_for_each(pos, &s->taken) {
         struct parts_progress *p = progress_of(container_of(pos, struct item, node));
-        if (is_durable) {
-            p->durable = p->now;
-            p->offset_durable = p->offset_now;
-        } else {
-            p->now = p->durable;
-            p->offset_now = p->offset_durable;
-        }
+        p->now = p->durable;
+        p->offset_now = p->offset_durable;
     }
 }
 
@@ -208,9 +212,9 @@ static void publish(struct ckpt_store *s, uint64_t finished)
     uint64_t ticket = 0, count = 0;
     size_t bytes = 0;
 
-    settle(s, true);
     while (count < finished) {
         struct item *item = container_of(list_pop_front(&s->taken), struct item, node);
+        keep_parts(item);
         ticket = item->ticket;
         bytes += item_bytes(item);
         count++;
@@ -218,6 +222,9 @@ static void publish(struct ckpt_store *s, uint64_t finished)
             mem_free(item->body);
         }
         item_free(item);
+    }
+    if (!list_is_empty(&s->taken)) { /* the next one may be in it in part */
+        keep_parts(container_of(s->taken.next, struct item, node));
     }
     pthread_mutex_lock(&s->mutex);
     if (ticket > 0) {
@@ -359,7 +366,7 @@ static bool recover(struct ckpt_store *s, int rc)
     bool goes_on = true;
 
     rc = code == ENOSPC || code == EFBIG ? TRK_EFULL : rc;
-    settle(s, false);
+    undo_parts(s);
     for (;;) {
         s->failures++;
         if (is_map) {
