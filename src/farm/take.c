@@ -173,13 +173,13 @@ static int take_restored(struct trk_work *work, struct trk_result *out)
     struct replay *r = work->replay;
     int rc = TRK_END;
 
-    if (work->ordered) {
+    if (trk_work_turn(work) == TRK_TURN_ADD) {
+        rc = TRK_AGAIN;
+    } else if (work->ordered) {
         rc = work->next_index < work->added ? replay_take_at(r, work->next_index, out) : TRK_END;
         work->next_index += rc == 0;
-    } else if (trk_work_turn(work) != TRK_TURN_ADD) {
-        rc = replay_take(r, work->added, work->is_closed, out);
     } else {
-        rc = TRK_AGAIN;
+        rc = replay_take(r, work->added, work->is_closed, out);
     }
     if (rc == 0) {
         work->taken++;
