@@ -2,12 +2,14 @@
 /* value.c - see value.h.
  *
  *   stage     head, u32 previous, u32 replaced_by, u8 is_closed, u8[3] 0, u64 total, u64
- *             closed_after (0 unless closed), u8 fingerprint[16], u32 key_size, u32 name_size, key, name
+ *             closed_after (0 unless closed), u8 fingerprint[16], u32 key_size, u32 name_size,
+ *             key, name
  *   work      head, u32 count, u32 spans, u8 has_elements, u8[3] 0, u8 digests[count][16],
  *             spans x (u32 count, u64 delivered), if has_elements: u32 sizes[count], elements
  *   attempts  head, u32 count, count x (u32 epoch, attempt, outcome, vm_pid, vm_index, i32 signal,
  *             i32 exit_status, u32 output_size, u64 started_ms, duration_ns, rss_max_bytes,
  *             u8 host_size, u8 has_output, u16 0, host, output)
+ *   state     head, u32 epoch, u32 attempt, u32 0, u8 element[16], bytes
  *
  * where head is u8 version, u8[3] 0. There is one way to write each value: what decodes, encodes to
  * the same bytes again. The records around them carry digests, so a value that does not decode was
@@ -25,6 +27,7 @@
 #define STAGE_FIXED 60
 #define WORK_FIXED 16
 #define ATTEMPT_FIXED 60
+#define STATE_FIXED 28
 #define HOST_MAX (sizeof(((struct trk_attempt *)NULL)->vm_host) - 1)
 
 /* In hot loops, where a call for each number shows. */
@@ -335,4 +338,41 @@ int value_attempts_decode(struct value_attempt **attempts, size_t *count, const 
     *attempts = all;
     *count = n;
     return 0;
+}
+
+/* --- state ---------------- */
+
+struct blob *value_state_encode(const struct value_state *v)
+{
+    struct buf b;
+
+    start(&b, 4 + STATE_FIXED + v->size);
+    buf_put_u32(&b, v->epoch);
+    buf_put_u32(&b, v->attempt);
+    buf_put_u32(&b, 0);
+    buf_put(&b, v->element.bytes, sizeof(v->element.bytes));
+    buf_put(&b, v->bytes, v->size);
+    return buf_take(&b);
+}
+
+int value_state_decode(struct value_state *v, const void *bytes, size_t size)
+{
+    const uint8_t *element;
+    struct cursor c;
+    int rc = begin(&c, bytes, size);
+
+    if (rc < 0) {
+        return rc;
+    }
+    memset(v, 0, sizeof(*v));
+    v->epoch = cursor_get_u32(&c);
+    v->attempt = cursor_get_u32(&c);
+    c.has_failed |= cursor_get_u32(&c) != 0;
+    element = cursor_get(&c, sizeof(v->element.bytes));
+    v->size = cursor_left(&c);
+    v->bytes = cursor_get(&c, v->size);
+    if (element != NULL) {
+        memcpy(v->element.bytes, element, sizeof(v->element.bytes));
+    }
+    return finish(&c);
 }

@@ -73,4 +73,14 @@ struct blob *value_attempts_encode(const struct value_attempt *attempts, size_t 
 TRK_MUST_USE int value_attempts_decode(struct value_attempt **attempts, size_t *count,
                                        const void *bytes, size_t size);
 
+/* CKPT_STATE, key stage, element: a checkpoint that its user code made. */
+struct value_state {
+    uint32_t epoch, attempt; /* of the job, of the element: which run made it */
+    struct digest element;   /* of its bytes */
+    const void *bytes;
+    size_t size;
+};
+struct blob *value_state_encode(const struct value_state *v);
+TRK_MUST_USE int value_state_decode(struct value_state *v, const void *bytes, size_t size);
+
 #endif

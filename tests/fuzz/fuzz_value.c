@@ -36,6 +36,7 @@ static void try_value(unsigned which, const uint8_t *bytes, size_t size)
     struct value_attempt *all;
     struct value_stage stage;
     struct value_work work;
+    struct value_state state;
     size_t count;
 
     if (which == 0) {
@@ -51,8 +52,12 @@ static void try_value(unsigned which, const uint8_t *bytes, size_t size)
             same(value_attempts_encode(all, count), bytes, size);
             mem_free(all);
         }
+    } else if (which == 3) {
+        if (value_state_decode(&state, bytes, size) == 0) {
+            same(value_state_encode(&state), bytes, size);
+        }
     } else {
-        try_result(which - 3, bytes, size);
+        try_result(which - 4, bytes, size);
     }
 }
 

@@ -218,7 +218,9 @@ static void save_values(void)
     work.elements_size = 5;
     save_value("work_with_elements", 1, value_work_encode(&work));
     save_value("attempts", 2, value_attempts_encode(attempts, 2));
-    save_value("result", 3 + 2, blob_dup(result, sizeof(result)));
+    save_value("state", 3, value_state_encode(&(struct value_state){
+        .epoch = 2, .attempt = 1, .element = {"an element's sum"}, .bytes = "half", .size = 4}));
+    save_value("result", 4 + 2, blob_dup(result, sizeof(result)));
 }
 
 int main(int argc, char **argv)
