@@ -323,7 +323,8 @@ static int run_module(struct host *h, const struct agent_job *job)
  * the spool already. */
 static void give_back(struct host *h, const struct agent_job *job)
 {
-    struct wire_note note = {.stage = job->stage, .first = job->index, .count = 1};
+    struct wire_note note = {.stage = job->stage, .first = job->index, .count = 1,
+                             .flag = 1};
     struct blob *body = wire_note_encode(&note);
     if (body == NULL) {
         host_out_of_memory();

@@ -25,11 +25,10 @@
 
 void host_hold_open(struct host *h, const struct wire_hello *hello)
 {
-    static const uint8_t none[16];
     char notice[512];
     h->home[0] = '\0';
-    if (memcmp(hello->job, none, 16) == 0) {
-        return;
+    if (hello->epoch == 0) {
+        return; /* not a job that could come again */
     }
     /* Now, because the environment is still as the supervisor made it. */
     if (ckpt_home(h->home, sizeof(h->home), notice, sizeof(notice)) < 0) {

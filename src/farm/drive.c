@@ -52,6 +52,7 @@ static bool is_opened(struct trk_work *work, const struct slot *slot)
 /* Tells the VM of the stage, once per lease. */
 static int open_stage_at(struct trk_work *work, struct slot *slot)
 {
+    struct wire_stage stage;
     struct blob *body;
 
     if (is_opened(work, slot)) {
@@ -70,10 +71,11 @@ static int open_stage_at(struct trk_work *work, struct slot *slot)
     pthread_mutex_lock(&work->farm->mutex);
     slot->vm->is_used = true;
     pthread_mutex_unlock(&work->farm->mutex);
-    body = wire_stage_encode(&(struct wire_stage){.stage = work->stage,
-                                                  .timeout_ms = work->timeout_ms,
-                                                  .function = work->function->data,
-                                                  .size = work->function->size});
+    stage = (struct wire_stage){.stage = work->stage, .timeout_ms = work->timeout_ms,
+                                .flags = work->store_stage != 0 ? WIRE_STAGE_DURABLE : 0,
+                                .function = work->function->data, .size = work->function->size};
+    memcpy(stage.fingerprint, work->fingerprint.bytes, sizeof(stage.fingerprint));
+    body = wire_stage_encode(&stage);
     if (body == NULL) {
         return TRK_ENOMEM;
     }
@@ -147,6 +149,7 @@ static void assign(struct step *step, const struct sched_action *a)
     }
     busy_assigned(slot, a->stage, a->first, a->count);
     rc = open_stage_at(work, slot);
+    rc = rc < 0 ? rc : states_send(work, slot, a->first, a->count);
     if (rc == 0) {
         rc = send_run(work, slot, a->attempt, a->first, a->count);
     }
@@ -415,6 +418,10 @@ int drive_open_work(struct trk_work *work)
     if (work->store_stage == 0) {
         work->stage = STAGE_VOLATILE + ++farm->next_stage;
     }
+    rc = states_open(work);
+    if (rc < 0) {
+        return rc;
+    }
     rc = drive_step_simple(farm, &(struct sched_event){
         .type = SCHED_STAGE_OPENED, .stage = work->stage, .retries = work->retries,
         .backoff_ns = (uint64_t)work->retry_after_ms * 1000000u,
@@ -443,6 +450,8 @@ static int add_recorded(struct trk_work *work, struct block *block)
     struct sched_event ev = {.type = SCHED_WORK_ADDED, .stage = work->stage,
                              .count = block->count, .flag = SCHED_WORK_RECORDED};
 
+    states_recorded(work, block->first, block->count);
+    held_added(work, block->first, block->count);
     block_fini(block);
     return drive_step_simple(work->farm, &ev);
 }
@@ -477,6 +486,9 @@ int drive_add(struct trk_work *work, struct block *block)
         mem_free(placed->delivered);
         placed->delivered = NULL;
     }
+    if (rc == 0) {
+        held_added(work, block->first, block->count);
+    }
     return rc;
 }
 
@@ -509,6 +521,7 @@ void drive_cancel(struct trk_work *work, bool interrupt)
         }
     }
     blocks_free(work);
+    states_free(work);
     mem_free(work->opened);
     work->opened = NULL;
     work->opened_cap = 0;
@@ -592,6 +605,7 @@ void drive_close(struct trk_farm *farm)
         work_fail(work, TRK_ECLOSED);
         drive_forget_work(work);
     }
+    held_close(farm);
     sched_free(farm->sched);
     ckpt_free(farm->ckpt);
     farm->sched = NULL;

@@ -204,7 +204,7 @@ static int make_hello(struct trk_farm *farm, const struct trk_farm_options *opt)
     if (sys_random(hello->job, 16) < 0 || sys_random(hello->incarnation, 16) < 0) {
         return fail(TRK_EIO, "no random bytes from the operating system");
     }
-    hello->epoch = 1;
+    hello->epoch = 0; /* nothing outlives it */
     if (farm->job != NULL) {
         memcpy(hello->job, farm->job->uuid, sizeof(hello->job));
         hello->epoch = farm->job->epoch;
@@ -246,6 +246,7 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->injections);
     list_init(&farm->puts);
     list_init(&farm->syncing);
+    list_init(&farm->answers);
     list_init(&farm->works);
     list_init(&farm->acks);
     list_init(&farm->notices);

@@ -8,6 +8,8 @@
  *   inject.c what was injected, replayed to new incarnations (farm thread)
  *   work.c   the program's side of a stage                   (one calling thread)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
+ *   held.c   what machines hold for a job from when no initiator was there (farm thread)
+ *   states.c checkpoints inside elements                     (farm thread)
  *   notice.c what a person should see                        (any thread)
  *
  * Threads: fields marked [f] belong to the farm thread, [m] are under farm->mutex, [c] are
@@ -269,12 +271,16 @@ struct trk_work {
     size_t blocks_head, blocks_count, blocks_cap;
     uint64_t *opened;          /* [f] by slot number: the lease that was told of the stage */
     uint32_t opened_cap;       /* [f] */
+    uint64_t known;            /* [f] elements added so far, recorded ones too */
+    uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0: no */
+    struct states *states;     /* [f] checkpoints inside its elements; NULL: none */
 };
 
 struct attempts; /* what happened to elements, see attempts.c */
 
 /* results.c [f] */
 void results_durable(struct trk_farm *farm); /* something may have become durable */
+void results_acknowledge_now(struct slot *slot); /* it is given back */
 void results_told(struct trk_farm *farm);    /* the store has news */
 
 /* durable.c [p] but where it says otherwise */
@@ -286,6 +292,30 @@ TRK_MUST_USE int durable_look(struct trk_work *work, const struct digest *digest
 TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
 TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *digest);
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
+
+/* held.c [f]: what VMs have kept for this job */
+int held_on_message(struct supervisor *sup, const struct blob *body);
+void held_ask(struct supervisor *sup); /* it has just come */
+void held_added(struct trk_work *work, uint64_t first, uint64_t count); /* elements */
+const struct digest *held_element(const struct trk_work *work, uint64_t index);
+/* Sends the note when the store is so far; 0: now. */
+TRK_MUST_USE int held_answer(struct trk_farm *farm, struct net_session *session, uint8_t type,
+                             const struct wire_note *note, uint64_t ticket);
+void held_durable(struct trk_farm *farm, uint64_t durable);
+void held_close(struct trk_farm *farm);
+
+/* states.c [f]: checkpoints inside elements */
+struct states;
+struct value_state;
+TRK_MUST_USE int states_open(struct trk_work *work);
+void states_free(struct trk_work *work);
+TRK_MUST_USE int states_put(struct trk_work *work, const struct value_state *v, uint64_t index,
+                            uint64_t *ticket);
+void states_durable(struct trk_work *work, uint64_t durable);
+void states_recorded(struct trk_work *work, uint64_t first, uint64_t count);
+TRK_MUST_USE int states_send(struct trk_work *work, struct slot *slot, uint64_t first,
+                             uint64_t count);
+TRK_MUST_USE int states_on_message(struct slot *slot, const struct blob *body);
 
 struct listing; /* one trk_vms_list under way, see list.c */
 
@@ -318,6 +348,7 @@ struct trk_farm {
     struct ckpt *ckpt;       /* [f] recorder of works without a job */
     struct list puts;        /* [f] parcels given to ckpt, in order */
     struct trk_job *job;     /* [c] one reference, or NULL */
+    struct list answers;     /* [f] notes that wait for the store, see held.c */
     struct list syncing;     /* [f] parcels given to the job's store, in the order of tickets */
     uint64_t last_ticket;    /* [f] of all that was put */
     bool is_paused;          /* [f] the store cannot write: VMs get nothing new */

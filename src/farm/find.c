@@ -162,7 +162,11 @@ static int supervisor_on_welcome(struct supervisor *sup, struct blob *body)
     memcpy(sup->id, welcome.supervisor, 16);
     sup->has_id = true;
     net_session_set_trusted(sup->session);
-    return supervisor_is_known(sup) ? TRK_ECLOSED : 0;
+    if (supervisor_is_known(sup)) {
+        return TRK_ECLOSED;
+    }
+    held_ask(sup);
+    return 0;
 }
 
 static int supervisor_on_vms(struct supervisor *sup, struct blob *body)
@@ -227,6 +231,8 @@ static void supervisor_on_message(struct net_session *session, void *user,
         rc = supervisor_on_output(sup, msg->body);
     } else if (msg->type == WIRE_DEATH) {
         rc = supervisor_on_death(sup, msg->body);
+    } else if (msg->type == WIRE_HELD) {
+        rc = held_on_message(sup, msg->body);
     } else if (msg->type == WIRE_REPLY) {
         order_on_reply(sup->farm, msg);
         rc = 0;

@@ -257,6 +257,9 @@ void lease_end(struct slot *slot)
     }
     slot->vm->is_given_back = true;
     inject_forget_slot(slot->vm->farm, slot);
+    if (slot->lease == LEASE_HELD) {
+        results_acknowledge_now(slot); /* else it would hold them for a later run of the job */
+    }
     if (slot->lease == LEASE_HELD &&
         net_session_send(slot->vm->session, WIRE_BYE, 0, blob_new(0)) == 0) {
         return; /* the VM closes when it has noted the end, so that nobody sees a stale state */
@@ -337,6 +340,9 @@ static void vm_on_message(struct net_session *session, void *user, struct wire_m
         call_on_reply(vm, msg);
     } else if (msg->type == WIRE_RESULT || msg->type == WIRE_RECALLED) {
         drive_on_message(vm->slot, msg);
+    } else if (msg->type == WIRE_STATE && vm->farm->job != NULL) {
+        rc = states_on_message(vm->slot, msg->body);
+        blob_unref(msg->body);
     } else {
         rc = msg->type == WIRE_BYE ? on_bye(vm->slot) : TRK_ECORRUPT;
         blob_unref(msg->body);

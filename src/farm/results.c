@@ -279,7 +279,8 @@ static int on_recalled(struct slot *slot, struct blob *body)
     return drive_step_simple(slot->vm->farm,
                        &(struct sched_event){.type = SCHED_RECALLED, .vm = slot->number,
                                              .stage = note.stage, .first = note.first,
-                                             .count = note.count});
+                                             .count = note.count,
+                                             .flag = note.flag ? SCHED_RECALLED_STARTED : 0});
 }
 
 void drive_on_message(struct slot *slot, struct wire_message *msg)
@@ -305,6 +306,7 @@ static void recorded(struct trk_farm *farm, struct parcel *parcel)
 
     if (work->is_open) {
         blocks_drop(work, parcel->first, parcel->count);
+        states_recorded(work, parcel->first, parcel->count);
         drive_step(&step);
     }
     if (step.parcel != NULL) {
@@ -372,6 +374,7 @@ void results_durable(struct trk_farm *farm)
     list_for_each(pos, &farm->acks) {
         look_at_unsafe(container_of(pos, struct slot, ack_node), durable);
     }
+    held_durable(farm, durable);
 }
 
 void results_told(struct trk_farm *farm)
@@ -379,6 +382,14 @@ void results_told(struct trk_farm *farm)
     if (farm->sched != NULL) {
         look_at_disk(farm);
         results_durable(farm);
+    }
+}
+
+void results_acknowledge_now(struct slot *slot)
+{
+    if (slot->seq_safe > slot->seq_acked) {
+        slot->seq_acked = slot->seq_safe;
+        drive_send_note(slot, WIRE_ACK, &(struct wire_note){.seq = slot->seq_acked});
     }
 }
 

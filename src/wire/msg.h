@@ -33,7 +33,7 @@ enum wire_purpose { WIRE_PURPOSE_LEASE = 1, WIRE_PURPOSE_WATCH = 2 };
 struct wire_hello {
     uint32_t purpose;        /* enum wire_purpose */
     uint8_t job[16];         /* job UUID */
-    uint64_t epoch;          /* of the job */
+    uint64_t epoch;          /* of the job, from 1; 0: not one that could come again */
     uint8_t incarnation[16]; /* of the initiator, random */
     uint32_t pid;
     char host[64];
@@ -218,6 +218,7 @@ TRK_MUST_USE int wire_state_decode(struct wire_state *m, const struct blob *body
  *   ACK       seq: all RESULT messages up to seq are recorded
  *   RECALL    stage, first, count: give back those of this run that have not started
  *   RECALLED  stage, first, count: these were given back (count may be 0); the rest goes on
+ *             flag 1: in the middle, from its last STATE it goes on elsewhere; answers no RECALL
  *   CANCEL    count 0: forget the stage; flag 1: interrupt what is running of it
  *             count > 0: drop these elements of the stage, interrupt the one that runs
  *   HELD_ASK   stage
