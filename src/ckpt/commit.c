@@ -226,6 +226,7 @@ static void publish(struct ckpt_store *s, uint64_t finished)
     if (!list_is_empty(&s->taken)) { /* the next one may be in it in part */
         keep_parts(container_of(s->taken.next, struct item, node));
     }
+    atomic_fetch_sub(&s->queued_bytes, bytes); /* first: who hears of it may ask whether it is full */
     pthread_mutex_lock(&s->mutex);
     if (ticket > 0) {
         atomic_store(&s->durable, ticket);
@@ -234,7 +235,6 @@ static void publish(struct ckpt_store *s, uint64_t finished)
     s->is_paused = false;
     pthread_cond_broadcast(&s->done);
     pthread_mutex_unlock(&s->mutex);
-    atomic_fetch_sub(&s->queued_bytes, bytes);
     s->failures = 0;
     notify(s);
     if (s->untrimmed >= TRIM_BYTES) {

@@ -43,6 +43,14 @@ bool rig_is_full(void)
     return getenv("TRICKLE_FULL") != NULL;
 }
 
+size_t rig_stride(size_t usual)
+{
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    usual *= 3;
+#endif
+    return rig_is_full() ? 1 : usual;
+}
+
 void rig_teardown(void)
 {
     mem_fail_after(0);

@@ -6,6 +6,7 @@
 
 #include <check.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 #include "ckpt/read.h"
@@ -13,8 +14,11 @@
 
 void rig_setup(void);    /* a new directory */
 void rig_setup_in_memory(void); /* where syncs cost nothing */
-/* TRICKLE_FULL is set: every case; else those that a fixed stride picks. */
+/* TRICKLE_FULL is set: every case is to be gone through; else some. */
 bool rig_is_full(void);
+/* The step with which tests go through many like cases: 1 with TRICKLE_FULL; usual; three times
+ * that under a sanitizer, where each takes as much longer. */
+size_t rig_stride(size_t usual);
 void rig_teardown(void); /* which is removed; faults are off again; nothing is left allocated */
 const char *rig_dir(void);              /* the private directory */
 const char *rig_path(const char *name); /* in it; valid until the next but three */

@@ -193,7 +193,7 @@ START_TEST(a_process_may_end_at_any_call)
 {
     int status = -1;
 
-    for (int n = 1; status != 0; n++) {
+    for (int n = 1; status != 0; n += (int)rig_stride(1)) {
         char command[600];
         struct ckpt_opened opened;
         struct ckpt_reader *r;
@@ -264,7 +264,7 @@ START_TEST(any_loss_of_what_was_not_synced_is_survived)
     ck_assert(run_job(s, rounds(), -1));
     ck_assert_int_eq(ckpt_store_close(s), 0);
     atomic_store(&is_logging, false);
-    for (size_t at = 1; at <= entries_count; at++) {
+    for (size_t at = 1; at <= entries_count; at += rig_stride(1)) {
         uint64_t durable = at < entries_count ? entries[at].durable : durable_elements;
         struct ckpt_opened opened;
         struct ckpt_reader *r;

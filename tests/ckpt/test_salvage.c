@@ -175,7 +175,7 @@ END_TEST
 
 static size_t next_flip(size_t at)
 {
-    return at + (rig_is_full() ? 1 : at < 2 * PAGE ? 67 : 1999);
+    return at + rig_stride(at < 2 * PAGE ? 67 : 1999);
 }
 
 START_TEST(any_flipped_byte_is_survived)
@@ -211,7 +211,7 @@ START_TEST(any_damaged_page_is_survived)
     uint8_t *bytes = malloc(sound_size);
 
     keep_note(false);
-    for (size_t at = 0; at < sound_size; at += PAGE) {
+    for (size_t at = 0; at < sound_size; at += PAGE * rig_stride(1)) {
         size_t half = _i == TORN || _i == OLDER_HALF ? PAGE / 2 : 0;
         struct ckpt_opened opened;
         uint64_t found;
@@ -239,7 +239,7 @@ END_TEST
 START_TEST(a_file_cut_at_any_page_is_survived)
 {
     keep_note(false);
-    for (size_t size = 0; size < sound_size; size += PAGE / 2) {
+    for (size_t size = 0; size < sound_size; size += PAGE / 2 * rig_stride(1)) {
         struct ckpt_opened opened;
         uint64_t found;
         keep_note(true);
