@@ -162,6 +162,11 @@ void attempts_bad(struct trk_work *work, const struct trk_vm *vm, uint64_t eleme
     }
     pthread_mutex_unlock(&work->mutex);
     mem_free(output);
+    /* An exception that is not tried again is the element's result. */
+    if (work->store_stage != 0 &&
+        (attempt->outcome != TRK_OUTCOME_EXCEPTION || work->retries > 0)) {
+        history_put(work, element);
+    }
 }
 
 static void fill_place(const struct attempts *log, uint32_t place, struct trk_attempt *a)
@@ -173,13 +178,14 @@ static void fill_place(const struct attempts *log, uint32_t place, struct trk_at
     }
 }
 
-/* Gives it an output of its own; an exception's has zeros inside. */
-static void copy_output(struct trk_attempt *a)
+/* An exception's has zeros inside. */
+void attempts_own_output(struct trk_attempt *a)
 {
     char *own = a->output != NULL ? mem_alloc(a->output_size + 1) : NULL;
 
     if (own != NULL) {
-        memcpy(own, a->output, a->output_size + 1);
+        memcpy(own, a->output, a->output_size);
+        own[a->output_size] = '\0';
     }
     a->output_size = own != NULL ? a->output_size : 0;
     a->output = own;
@@ -208,7 +214,7 @@ static size_t collect(const struct attempts *log, uint64_t index, struct trk_att
         if (bad->element == index) {
             if (out != NULL) {
                 out[n] = bad->a;
-                copy_output(&out[n]);
+                attempts_own_output(&out[n]);
                 fill_place(log, bad->place, &out[n]);
             }
             n++;
@@ -243,12 +249,13 @@ static void sort_by_attempt(struct trk_attempt *a, size_t n)
     }
 }
 
-int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt **out,
-                      size_t *count)
+int attempts_now(struct trk_work *work, uint64_t index, struct trk_attempt **out, size_t *count)
 {
     struct trk_attempt *found = NULL;
     size_t n = 0;
 
+    *out = NULL;
+    *count = 0;
     if (sys_is_forked()) {
         return fail(TRK_EFORKED, "Trickle was used after fork");
     }

@@ -459,6 +459,13 @@ void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct 
 void attempts_bad(struct trk_work *work, const struct trk_vm *vm, uint64_t element,
                   const struct trk_attempt *attempt);
 void attempts_free(struct attempts *log);
+/* Those of this run of the program, for trk_attempts_free; any thread. */
+TRK_MUST_USE int attempts_now(struct trk_work *work, uint64_t index, struct trk_attempt **out,
+                              size_t *count);
+void attempts_own_output(struct trk_attempt *a); /* a copy of it, terminated */
+
+/* history.c [f] */
+void history_put(struct trk_work *work, uint64_t index); /* its runs so far, into the job */
 
 /* block.c [f] */
 void block_fini(struct block *block);

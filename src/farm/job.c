@@ -395,6 +395,12 @@ int job_put_result(struct trk_job *job, uint32_t stage, const struct record_run 
     JOB_PUT(job, ckpt_store_put_result(job->store, stage, run, value, ticket));
 }
 
+int job_put_record(struct trk_job *job, enum ckpt_kind kind, const void *key, size_t key_size,
+                   const struct ckpt_value *value)
+{
+    JOB_PUT(job, ckpt_store_put_record(job->store, kind, key, key_size, value, NULL));
+}
+
 int job_put_work(struct trk_job *job, uint32_t stage, uint64_t first,
                  const struct value_work *work, uint64_t *ticket)
 {

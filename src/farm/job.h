@@ -91,6 +91,8 @@ TRK_MUST_USE int job_forget(struct trk_job *job, uint32_t stage, const struct re
                             uint64_t *ticket);
 TRK_MUST_USE int job_put_result(struct trk_job *job, uint32_t stage, const struct record_run *run,
                                 const struct ckpt_value *value, uint64_t *ticket);
+TRK_MUST_USE int job_put_record(struct trk_job *job, enum ckpt_kind kind, const void *key,
+                                size_t key_size, const struct ckpt_value *value);
 /* A work record of elements first, first + 1, ... */
 TRK_MUST_USE int job_put_work(struct trk_job *job, uint32_t stage, uint64_t first,
                               const struct value_work *work, uint64_t *ticket);
