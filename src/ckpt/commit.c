@@ -226,7 +226,7 @@ static void publish(struct ckpt_store *s, uint64_t finished)
     if (!list_is_empty(&s->taken)) { /* the next one may be in it in part */
         keep_parts(container_of(s->taken.next, struct item, node));
     }
-    atomic_fetch_sub(&s->queued_bytes, bytes); /* first: who hears of it may ask whether it is full */
+    atomic_fetch_sub(&s->queued_bytes, bytes); /* first: who waited may ask if it is full */
     pthread_mutex_lock(&s->mutex);
     if (ticket > 0) {
         atomic_store(&s->durable, ticket);
