@@ -153,5 +153,10 @@ PyObject *work_wrap(struct ext_state *state, struct farm_object *farm, struct tr
                     PyObject *targets);
 extern const char serve_doc[];
 PyObject *serve(PyObject *module, PyObject *server);
+extern const char element_doc[], at_element_end_doc[], checkpoint_doc[], restore_doc[];
+PyObject *element(PyObject *module, PyObject *unused);
+PyObject *at_element_end(PyObject *module, PyObject *function);
+PyObject *checkpoint(PyObject *module, PyObject *state);
+PyObject *restore(PyObject *module, PyObject *unused);
 
 #endif

@@ -18,7 +18,11 @@
  * Dumps. Code that has used up its time may hold the GIL, so its traceback is written by a signal
  * handler on its own thread: that of Python's faulthandler, which needs no GIL. The signal is a
  * real-time one, which hardly anybody uses; the handler is kept from before user code ran, and
- * set again when it is needed. */
+ * set again when it is needed.
+ *
+ * Elements. While one runs user code may ask which one it is, save its state, and have a function
+ * called at its end (to give its files their names): after the result has been made, before it is
+ * sent. All of this is looked up in `here`, with the GIL held; a process serves once. */
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,13 +43,19 @@ struct serving {
     struct trk_rai_module rai;
     PyObject *request, *stage_open, *dumps, *loads, *dump_exception; /* of the server */
     PyObject *version;       /* str */
-    PyObject *stages;        /* dict: stage number -> callable */
-    PyObject *last_function; /* borrowed from stages: of last_stage, or NULL */
+    PyObject *moved;         /* the class that is raised when an element is to go on elsewhere */
+    PyObject *stages;        /* dict: stage number -> (callable, what element() says of it) */
+    PyObject *last_opened;   /* borrowed from stages: of last_stage, or NULL */
     uint32_t last_stage;
+    const struct trk_rai_element *element; /* that user code runs, or NULL */
+    PyObject *at_end;        /* to be called at the end of the element, or NULL */
+    bool has_moved;          /* the element was told to go on elsewhere */
     PyThreadState *waiting;  /* between wait_begin and wait_end */
     pthread_t thread;        /* the compute thread */
     atomic_int user;         /* enum user_state */
 };
+
+static struct serving *here; /* of this process, or NULL: it serves nobody */
 
 /* --- interrupts -------------------------------------------------------------------------- */
 
@@ -250,7 +260,7 @@ static int answer_exception(struct serving *s, struct trk_rai_reply *reply)
 
 static void forget_stage(struct serving *s, PyObject *number)
 {
-    s->last_function = NULL;
+    s->last_opened = NULL;
     if (number == NULL || PyDict_DelItem(s->stages, number) < 0) {
         PyErr_Clear(); /* it had failed to open */
     }
@@ -268,7 +278,7 @@ static void on_stage_close(void *state, uint32_t stage)
 
 static int open_stage(struct serving *s, uint32_t stage, const void *bytes, size_t size)
 {
-    PyObject *number = PyLong_FromUnsignedLong(stage), *view, *function;
+    PyObject *number = PyLong_FromUnsignedLong(stage), *view, *opened;
     int rc = -1;
 
     if (number == NULL) {
@@ -277,15 +287,16 @@ static int open_stage(struct serving *s, uint32_t stage, const void *bytes, size
     forget_stage(s, number);
     view = ext_view(bytes, size);
     if (view != NULL) {
-        function = PyObject_CallFunctionObjArgs(s->stage_open, view, NULL);
-        if (ext_view_end(view) == 0 && function != NULL) {
-            if (PyCallable_Check(function)) {
-                rc = PyDict_SetItem(s->stages, number, function);
+        opened = PyObject_CallFunctionObjArgs(s->stage_open, view, NULL);
+        if (ext_view_end(view) == 0 && opened != NULL) {
+            if (PyTuple_Check(opened) && PyTuple_Size(opened) == 2 &&
+                PyCallable_Check(PyTuple_GetItem(opened, 0))) {
+                rc = PyDict_SetItem(s->stages, number, opened);
             } else {
-                PyErr_Format(PyExc_TypeError, "%R cannot be called", function);
+                PyErr_Format(PyExc_TypeError, "%R has no function that can be called", opened);
             }
         }
-        Py_XDECREF(function);
+        Py_XDECREF(opened);
     }
     Py_DECREF(number);
     return rc;
@@ -303,19 +314,19 @@ static int on_stage_open(void *state, uint32_t stage, const void *function, size
     return rc == 0 ? TRK_STATUS_OK : answer_exception(s, reply);
 }
 
-/* Borrowed, or NULL: no such stage. */
-static PyObject *stage_function(struct serving *s, uint32_t stage)
+/* What stage_open gave, borrowed, or NULL: no such stage. */
+static PyObject *stage_opened(struct serving *s, uint32_t stage)
 {
     PyObject *number;
 
-    if (s->last_function == NULL || s->last_stage != stage) {
+    if (s->last_opened == NULL || s->last_stage != stage) {
         number = PyLong_FromUnsignedLong(stage);
-        s->last_function = number != NULL ? PyDict_GetItemWithError(s->stages, number) : NULL;
+        s->last_opened = number != NULL ? PyDict_GetItemWithError(s->stages, number) : NULL;
         s->last_stage = stage;
         Py_XDECREF(number);
         PyErr_Clear();
     }
-    return s->last_function;
+    return s->last_opened;
 }
 
 /* --- elements ---------------------------------------------------------------------------- */
@@ -344,31 +355,163 @@ static size_t run_user(struct serving *s, PyObject *function, const struct trk_r
     return size;
 }
 
+/* Tells what user code asked to be told at the end of its element. False: that has failed. */
+static bool end_element(PyObject *at_end, bool is_done)
+{
+    PyObject *type, *error, *trace, *result;
+
+    PyErr_Fetch(&type, &error, &trace);
+    result = PyObject_CallFunctionObjArgs(at_end, is_done ? Py_True : Py_False, NULL);
+    if (!is_done) {
+        if (result == NULL) {
+            PyErr_WriteUnraisable(at_end); /* the element has failed already, and says why */
+        }
+        PyErr_Restore(type, error, trace);
+    }
+    Py_DECREF(at_end);
+    Py_XDECREF(result);
+    return result != NULL;
+}
+
+/* As run_user, with what belongs to an element around it. */
+static size_t run_element(struct serving *s, PyObject *function,
+                          const struct trk_rai_element *element, uint8_t out[CODEC_BYTES_MAX],
+                          PyObject **dumped)
+{
+    PyObject *at_end;
+    size_t size;
+
+    s->has_moved = false;
+    s->element = element;
+    size = run_user(s, function, element, out, dumped);
+    s->element = NULL;
+    at_end = s->at_end;
+    s->at_end = NULL;
+    if (at_end != NULL && !end_element(at_end, size > 0 || *dumped != NULL)) {
+        Py_CLEAR(*dumped);
+        size = 0;
+    }
+    return size;
+}
+
 static int on_run(void *state, const struct trk_rai_element *element, struct trk_rai_reply *reply)
 {
     struct serving *s = state;
-    PyObject *function = stage_function(s, element->stage), *dumped;
+    PyObject *opened = stage_opened(s, element->stage), *dumped;
     uint8_t bytes[CODEC_BYTES_MAX];
     size_t size;
     int status;
 
-    if (function == NULL) {
+    if (opened == NULL) {
         return answer_sentence(reply, "the function of this element is not on the VM");
     }
-    Py_INCREF(function); /* it may stop being the stage's while it runs */
+    Py_INCREF(opened); /* it may stop being the stage's while it runs */
     enter_user(s);
-    size = run_user(s, function, element, bytes, &dumped);
-    Py_DECREF(function);
+    size = run_element(s, PyTuple_GetItem(opened, 0), element, bytes, &dumped);
+    Py_DECREF(opened);
     leave_user(s);
     if (size > 0) {
         return answer(reply, bytes, size, TRK_STATUS_OK);
     }
     if (dumped == NULL) {
+        if (s->has_moved && PyErr_ExceptionMatches(s->moved)) {
+            PyErr_Clear();
+            return TRK_RAI_MOVED;
+        }
         return answer_exception(s, reply);
     }
     status = answer_bytes(reply, dumped, TRK_STATUS_OK);
     Py_DECREF(dumped);
     return status;
+}
+
+/* --- what user code asks of its element -------------------------------------------------- */
+
+const char element_doc[] = "element()\n--\n\n"
+                           "(what the stage was opened with, index, attempt), or None.";
+
+PyObject *element(PyObject *module, PyObject *unused)
+{
+    PyObject *opened;
+
+    if (here == NULL || here->element == NULL) {
+        Py_RETURN_NONE;
+    }
+    opened = stage_opened(here, here->element->stage);
+    if (opened == NULL) { /* it was closed while its last element ran */
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("OKI", PyTuple_GetItem(opened, 1),
+                         (unsigned long long)here->element->index, here->element->attempt);
+}
+
+const char at_element_end_doc[] =
+    "at_element_end(function)\n--\n\n"
+    "Calls function(is_done) once, when the element that runs has its result or has failed. What\n"
+    "it raises then is the element's failure. False: no element runs.";
+
+PyObject *at_element_end(PyObject *module, PyObject *function)
+{
+    PyObject *before;
+
+    if (here == NULL || here->element == NULL) {
+        Py_RETURN_FALSE;
+    }
+    before = here->at_end;
+    here->at_end = Py_NewRef(function);
+    Py_XDECREF(before);
+    Py_RETURN_TRUE;
+}
+
+const char checkpoint_doc[] = "checkpoint(state)\n--\n\n"
+                              "Saves bytes as the state of the element that runs; waits until that\n"
+                              "is durable. Raises the server's `moved` when the VM is to leave.";
+
+PyObject *checkpoint(PyObject *module, PyObject *state)
+{
+    Py_buffer bytes;
+    int rc;
+
+    if (here == NULL) {
+        Py_RETURN_NONE;
+    }
+    if (PyObject_GetBuffer(state, &bytes, PyBUF_SIMPLE) < 0) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rc = trk_vm_checkpoint(bytes.buf, (size_t)bytes.len);
+    Py_END_ALLOW_THREADS
+    PyBuffer_Release(&bytes);
+    while (rc == TRK_AGAIN) {
+        if (PyErr_CheckSignals() < 0) {
+            return NULL;
+        }
+        Py_BEGIN_ALLOW_THREADS
+        rc = trk_vm_checkpoint_wait();
+        Py_END_ALLOW_THREADS
+    }
+    if (rc == TRK_EMOVED) {
+        here->has_moved = true;
+        PyErr_SetString(here->moved, "the state is saved, and this VM is about to leave: the "
+                                     "element goes on elsewhere");
+        return NULL;
+    }
+    return rc < 0 ? ext_raise(PyModule_GetState(module), rc) : Py_NewRef(Py_None);
+}
+
+const char restore_doc[] = "restore()\n--\n\n"
+                           "The bytes that the element that runs has saved last, or None.";
+
+PyObject *restore(PyObject *module, PyObject *unused)
+{
+    const void *bytes;
+    size_t size;
+    int rc = here != NULL ? trk_vm_restore(&bytes, &size) : TRK_END;
+
+    if (rc == 0) { /* copied: what is made of them may save the next state */
+        return PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
+    }
+    return rc < 0 ? ext_raise(PyModule_GetState(module), rc) : Py_NewRef(Py_None);
 }
 
 /* --- requests ---------------------------------------------------------------------------- */
@@ -428,6 +571,7 @@ static void serving_fini(struct serving *s)
     Py_CLEAR(s->loads);
     Py_CLEAR(s->dump_exception);
     Py_CLEAR(s->version);
+    Py_CLEAR(s->moved);
     Py_CLEAR(s->stages);
 }
 
@@ -454,6 +598,7 @@ static int serving_init(struct serving *s, PyObject *server)
         (s->loads = PyObject_GetAttrString(server, "loads")) == NULL ||
         (s->dump_exception = PyObject_GetAttrString(server, "dump_exception")) == NULL ||
         (s->version = PyObject_GetAttrString(server, "version")) == NULL ||
+        (s->moved = PyObject_GetAttrString(server, "moved")) == NULL ||
         (s->stages = PyDict_New()) == NULL) {
         return -1;
     }
@@ -477,9 +622,11 @@ PyObject *serve(PyObject *module, PyObject *server)
         return PyErr_NoMemory();
     }
     if (serving_init(s, server) == 0) {
+        here = s;
         rc = trk_vm_serve(&s->rai, s);
         done = rc < 0 ? ext_raise(PyModule_GetState(module), rc) : Py_NewRef(Py_None);
     }
+    here = NULL;
     serving_fini(s);
     return done;
 }

@@ -393,6 +393,7 @@ class _Walk:
     # --- what code uses ---
 
     def uses(self, out: bytearray, code: _Code, space: dict) -> None:
+        is_main = space.get("__name__") == "__main__"  # which sees what is injected by name
         for chain in code.chains:
             name, *attributes = chain
             if name in NOT_CODE:
@@ -400,7 +401,7 @@ class _Walk:
             _text(out, name)
             if name in space:
                 self.used(out, space, name, attributes)
-            elif not hasattr(builtins, name) and name in self.names:
+            elif is_main and not hasattr(builtins, name) and name in self.names:
                 _text(out, self.add_injected(name))
         self.imports(out, code, space)
 

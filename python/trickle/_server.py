@@ -27,7 +27,7 @@ from . import _codec, _trickle
 from ._codec import PROTOCOL, dumps_large, dumps_value, first_line, is_large, loads_value
 from ._install import Installer
 from ._special import BINARY, COMPARE, INPLACE, NAMES, NAMESPACE_ID, UNARY
-from .errors import Elsewhere, TrickleError
+from .errors import Elsewhere, Moved, TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -237,6 +237,7 @@ class Server:
     """What _trickle.serve() calls. namespace: the module that user code sees as __main__."""
 
     version = ".".join(map(str, sys.version_info[:3]))
+    moved = Moved
 
     def __init__(self, namespace: ModuleType) -> None:
         self.namespace = namespace
@@ -405,15 +406,16 @@ class Server:
 
     # --- work ---
 
-    def stage_open(self, function: memoryview) -> Callable[[Any], Any]:
-        """The function of a forkwork: what it needs is installed, then it is looked up."""
-        units, where, name = loads(function)
+    def stage_open(self, function: memoryview) -> tuple[Callable[[Any], Any], dict[str, Any]]:
+        """The function of a forkwork: what it needs is installed, then it is looked up. Beside it,
+        what element() says of all of its elements: the names of job and stage."""
+        units, where, name, *more = loads(function)
         for unit in units:
             self.installer.install(unit)
         found = self.installer.find(where, name)
         if not callable(found):
             raise TypeError(f"{name} on this VM is a {type(found).__name__}, not a function")
-        return found
+        return found, more[0] if more else {"job": None, "stage": name}
 
     dumps = staticmethod(dumps_value)
     loads = staticmethod(loads_value)

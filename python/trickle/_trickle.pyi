@@ -118,7 +118,9 @@ def serve(server: Any) -> None:
     thread. server has
       version: str
       request(op: int, object: int, name: str, payload: memoryview) -> tuple[int, bytes]
-      stage_open(function: memoryview) -> Callable[[Any], Any]   raises: the stage fails with it
+      moved: type[BaseException]   raised by checkpoint; from an element: it goes on elsewhere
+      stage_open(function: memoryview) -> tuple[Callable[[Any], Any], Any]   the function, and what
+                                   element() says of it; raises: the stage fails with it
       dumps(obj) -> bytes          result of an element
       loads(memoryview) -> Any     an element
       dump_exception(exc) -> bytes for anything raised by user code (also SystemExit)
@@ -126,3 +128,17 @@ def serve(server: Any) -> None:
     element."""
 
 def is_forked() -> bool: ...
+
+def element() -> tuple[Any, int, int] | None:
+    """(what its stage was opened with, index, attempt) of the element that runs in this process."""
+
+def at_element_end(function: Callable[[bool], None]) -> bool:
+    """Calls function(is_done) once, when the element that runs has its result or has failed. What
+    it raises then is the element's failure. False: no element runs."""
+
+def checkpoint(state: bytes) -> None:
+    """Saves the state of the element that runs; waits until that is durable. Raises the server's
+    `moved` when the VM is to leave."""
+
+def restore() -> bytes | None:
+    """What the element that runs has saved last."""
