@@ -16,7 +16,7 @@ fork       begins a call                  join       waits for it; joinany for o
 forkwork   a list of work on all VMs      forkgen    the same, results as they come
 fetch      a copy of a remote object      same       an argument for fork that is not mapped
 attempts   what happened to an element    VM.migrate moves what lives on a VM to another
-once       a value made once per job
+job        makes the program durable     once       a value made once per job
 
 In functions of work, where they run: element (which one it is), output (a file that is there only
 when it is complete), checkpoint and restore (how far a long element has come).
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ._proxy import VM, Proxy, fetch
     from ._vmlist import VMList
     from ._work import attempts, forkgen, forkwork
+    from ._job import job
     from .errors import (Moved, NotEnoughVMs, RemoteError, ResumeMismatch, TrickleError, VMLost,
                          WorkFailed)
 
@@ -43,7 +44,7 @@ __version__ = "0.1.0"
 __all__ = ["connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same",
            "attempts", "VMList", "VM", "Proxy", "Handle", "TrickleError", "VMLost", "NotEnoughVMs",
            "WorkFailed", "RemoteError", "ResumeMismatch", "Moved", "once", "element", "Element",
-           "output", "checkpoint", "restore"]
+           "output", "checkpoint", "restore", "job"]
 
 # Modules are imported when a name of theirs is first used: a program that only connects and calls
 # does not wait for what it does not need, and a VM needs hardly any of it.
@@ -54,7 +55,7 @@ _HOMES = {"connect": "_farm", "inject": "_inject", "fork": "_fork", "join": "_fo
           "NotEnoughVMs": "errors", "WorkFailed": "errors", "RemoteError": "errors",
           "ResumeMismatch": "errors", "Moved": "errors", "once": "_durable", "element": "_element",
           "Element": "_element", "output": "_element", "checkpoint": "_element",
-          "restore": "_element"}
+          "restore": "_element", "job": "_job"}
 
 
 def __getattr__(name: str) -> object:

@@ -139,6 +139,9 @@ def once(name: str, fn: Callable[[], T]) -> T:
         raise TypeError(f"once({name!r}, fn) takes a function that makes the value, not "
                         f"{type(fn).__name__}: lambda: value")
     if job is None:
+        from ._farm import open_job
+        open_job()  # it may be wanted, and the farm not be open yet
+    if job is None:
         return fn()
     if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= NOTE_MAX:
         raise ValueError(f"the name of once() is 1 to {NOTE_MAX} bytes long")

@@ -39,7 +39,7 @@ def farm() -> _trickle.Farm:
         return _farm
     with _lock:
         if _farm is None:
-            made = _trickle.Farm(program=_program())
+            made = _trickle.Farm(program=_program(), job=open_job())
             _owner = os.getpid()
             _printed = allocate_lock()
             _printed.acquire()
@@ -47,6 +47,14 @@ def farm() -> _trickle.Farm:
             atexit.register(close)
             _farm = made
     return _farm
+
+
+def open_job() -> _trickle.Job | None:
+    """What this program records its work in, if it does: opened now if it was not."""
+    if "trickle._job" in sys.modules or "TRICKLE_JOB" in os.environ:
+        from ._job import open_wanted
+        return open_wanted()
+    return None
 
 
 def _program() -> str:

@@ -16,11 +16,15 @@ import sys
 PACKAGE = os.path.dirname(os.path.abspath(__file__))
 AT_HAND = ("connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same")
 LOG_LEVELS = ("error", "warn", "info", "debug")
-EXIT_FAILED, EXIT_USAGE = 1, 2
+EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 75
+JOB_COMMANDS = ("jobs", "status", "why", "results", "cancel", "rm", "fsck")
 
 HELP = """\
 usage: trickle PROGRAM [ARGS...]
        trickle run [OPTIONS] PROGRAM [ARGS...]
+       trickle resume [OPTIONS] JOB
+       trickle jobs | status JOB | why JOB ELEMENT | results JOB
+       trickle cancel JOB | rm JOB... | fsck JOB
        trickle vm [OPTIONS]
        trickle vms [OPTIONS]
        trickle drain [OPTIONS] VM...
@@ -30,6 +34,14 @@ Runs Python functions on the VMs of this machine and of the network.
   trickle PROGRAM   run a program; connect, inject, fork, join, joinany, forkwork, forkgen,
                     fetch and same are at hand in it
   trickle run       the same with options; --local brings its own VMs
+  trickle resume    go on with a job that was stopped, or failed, however it ended
+  trickle jobs      list the jobs there are: each run of a program is one
+  trickle status    how far a job is, and what runs where
+  trickle why       what happened to an element of a job
+  trickle results   what is recorded of a job
+  trickle cancel    stop a running job; it can be resumed
+  trickle rm        remove jobs and what they recorded
+  trickle fsck      check the store of a job
   trickle vm        start VMs on this machine
   trickle vms       list the VMs that answer
   trickle drain     let VMs finish what they run, then end them
@@ -41,8 +53,12 @@ HELP_RUN = """\
 usage: trickle run [OPTIONS] PROGRAM [ARGS...]
 
 Runs a Python program with connect, inject, fork, join, joinany, forkwork, forkgen, fetch and
-same at hand. A file that has the name of a command is run as ./NAME.
+same at hand. A file that has the name of a command is run as ./NAME. The run is a job: results of
+forkwork and forkgen are recorded, and trickle resume goes on where it ended, however it ended.
 
+  --job NAME      the job's name (default: the program's with a number: prog-1)
+  --no-checkpoint no job: nothing is recorded
+  --keep-env NAME restore this environment variable too in trickle resume; may be repeated
   --local[=N]     start N VMs here for this run (default: one per core); only these are used,
                   and they end with the run
   --lan           look for VMs on the local network too
@@ -55,7 +71,8 @@ same at hand. A file that has the name of a command is run as ./NAME.
   --log LEVEL     error, warn (default), info or debug
   --help          this text
 
-Exit status: the program's own; 1 when it failed, 2 for wrong usage.
+Exit status: the program's own; 1 when it failed, 2 for wrong usage, 75 when the job was stopped
+(Ctrl-C, SIGTERM, trickle cancel) and can be resumed.
 """
 
 HELP_VMS = """\
@@ -96,10 +113,11 @@ class UsageError(Exception):
     """Wrong words on the command line; the message is a sentence for the person who typed them."""
 
 
-def parse(args, options):
-    """Takes options from the front of args. options: name -> "flag", "value" or "maybe" (a value
-    only as --name=value). Returns ({name: True or text}, what is left)."""
-    found = {}
+def parse(args, options, before=None):
+    """Takes options from the front of args. options: name -> "flag", "value", "many" (values, a
+    list) or "maybe" (a value only as --name=value). Returns ({name: True or text}, what is left).
+    before: what was found in front of these."""
+    found = dict(before or {})
     at = 0
     while at < len(args) and args[at].startswith("-") and args[at] != "-":
         name, equals, value = args[at].partition("=")
@@ -113,17 +131,22 @@ def parse(args, options):
             raise UsageError(f"there is no option {name} here")
         if kind == "flag" and equals:
             raise UsageError(f"the option {name} takes no value")
-        if kind == "value" and not equals:
+        if kind in ("value", "many") and not equals:
             if at == len(args):
                 raise UsageError(f"the option {name} needs a value")
             value, equals = args[at], "="
             at += 1
-        found[name] = value if equals else True
+        if kind == "many":
+            found[name] = [*found.get(name, ()), value]
+        else:
+            found[name] = value if equals else True
     return found, args[at:]
 
 
 FARM_OPTIONS = {"--help": "flag", "--lan": "flag", "--insecure": "flag", "--hosts": "value",
                 "--log": "value"}
+TIME_OPTIONS = {"--suspect-after": "value", "--dead-after": "value"}
+JOB_OPTIONS = {"--job": "value", "--no-checkpoint": "flag", "--keep-env": "many"}
 
 
 def apply_farm_options(found):
@@ -175,7 +198,10 @@ def trickle_vm():
 
 def vm_environment():
     """The VMs load the package that this is, wherever it was found."""
-    return os.environ | {"TRICKLE_PKGDIR": os.path.dirname(PACKAGE)}
+    own = os.environ | {"TRICKLE_PKGDIR": os.path.dirname(PACKAGE)}
+    for name in ("TRICKLE_JOB", "TRICKLE_RESUME"):
+        own.pop(name, None)
+    return own
 
 
 def excepthook(kind, error, traceback):
@@ -237,26 +263,106 @@ def run_program(path, args):
 
 
 def command_run(args):
-    found, rest = parse(args, FARM_OPTIONS | {"--local": "maybe", "--suspect-after": "value",
-                                              "--dead-after": "value"})
+    found, rest = parse(args, FARM_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {"--local": "maybe"})
     if "--help" in found:
         sys.stdout.write(HELP_RUN)
         return 0
     if not rest:
         raise UsageError("trickle run needs a program: trickle run [OPTIONS] PROGRAM [ARGS...]")
+    if "--job" in found and "--no-checkpoint" in found:
+        raise UsageError("--job and --no-checkpoint exclude each other")
+    return run(found, rest)
+
+
+def run(found, rest):
+    """Runs a program, with the options of trickle run."""
+    if "--local" in found:
+        vm_count(found["--local"])
+    check_program(rest[0])
+    if "--no-checkpoint" not in found:
+        fix_hash_seed()
     if "--local" in found:
         for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
     apply_farm_options(found)
     apply_times(found)
-    check_program(rest[0])
+    if "--job" in found:
+        check_job_name(found["--job"])
+    vms = None
     if "--local" in found:
         from trickle.local import LocalVMs
         vms = LocalVMs(trickle_vm(), vm_count(found["--local"]), vm_environment())
-        import trickle  # noqa: F401, while the supervisor comes up
-        if not vms.wait_listening():
-            raise UsageError("the VMs of --local could not be started")
-    run_program(rest[0], rest[1:])
+    status = want_job(found, rest)  # while the supervisor comes up
+    if status is not None:
+        return status
+    if vms is not None and not vms.wait_listening():
+        raise UsageError("the VMs of --local could not be started")
+    return run_to_its_end(rest[0], rest[1:])
+
+
+def fix_hash_seed():
+    """Starts this process anew with a hash seed that is known, so that a resumed program sees its
+    sets in the same order."""
+    if os.environ.get("PYTHONHASHSEED", "random") in ("", "random") and not (
+            sys.flags.ignore_environment):
+        os.environ["PYTHONHASHSEED"] = str(int.from_bytes(os.urandom(4), "little"))
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def check_job_name(name):
+    """Of a new job. Whether another one takes the name meanwhile is seen when it is opened."""
+    from trickle import _trickle
+    if os.path.exists(f"{_trickle.job_home()[0]}/jobs/{name}/data.mdb"):
+        raise UsageError(f"there is a job {name} already; go on with: trickle resume {name}, or "
+                         f"remove it with: trickle rm {name}")
+
+
+def want_job(found, rest):
+    """The job that the program is to have. None, or the status to end with: a job that is resumed
+    is opened here, before anything is run."""
+    from trickle import _job
+    again = os.environ.pop("TRICKLE_RESUME", None)
+    if "--no-checkpoint" in found:
+        _job.is_off = True
+        return None
+    note = _job.start_of_run()
+    kept = found.get("--keep-env", [])
+    options = {k: v for k, v in found.items() if k not in JOB_OPTIONS}
+    words = len(sys.orig_argv) - len(sys.argv) + 1  # interpreter, its options, this command
+    note |= {"kind": "run", "argv": sys.orig_argv[:words], "program": os.path.abspath(rest[0]),
+             "path": rest[0], "args": rest[1:], "options": options,
+             "local": vm_count(found["--local"]) if "--local" in found else None}
+    _job.keep_env(note, kept)
+    _job.wanted = wanted = _job.Wanted(found.get("--job"), note)
+    wanted.must_be_new = wanted.is_fixed = "--job" in found
+    if again is not None:
+        _job.use_resume(wanted, again)
+        try:
+            _job.open_wanted()
+        except _job.TROUBLE as error:
+            sys.stderr.write(f"trickle: {error}\n")
+            return EXIT_FAILED
+    return None
+
+
+def run_to_its_end(path, args):
+    """The program as part of a job: how it ended is noted, and what stops it does not kill it."""
+    from trickle import _job
+    try:
+        run_program(path, args)
+        _job.status = 0
+    except KeyboardInterrupt:
+        if not _job.is_open():
+            raise
+        _job.status = EXIT_STOPPED
+        sys.exit(EXIT_STOPPED)
+    except SystemExit as end:
+        code = end.code
+        _job.status = code & 0xFF if isinstance(code, int) else 0 if code is None else EXIT_FAILED
+        raise
+    except BaseException:
+        _job.status = EXIT_FAILED
+        raise
     return 0
 
 
@@ -353,6 +459,17 @@ def print_vms(vms):
         print("  ".join([*cells, row[4]]).rstrip())
 
 
+def command_jobs(args):
+    """One of JOB_COMMANDS, with its arguments."""
+    from trickle import jobs
+    return getattr(jobs, f"command_{args[0]}")(args[1:])
+
+
+def command_resume(args):
+    from trickle._resume import command_resume
+    return command_resume(args)
+
+
 def version():
     from trickle import _trickle
     return _trickle.VERSION
@@ -361,14 +478,16 @@ def version():
 def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
-    commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain}
+    commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain,
+                "resume": command_resume} | dict.fromkeys(JOB_COMMANDS, command_jobs)
     status = 0
     try:
         if not args:
             sys.stderr.write(HELP)
             status = EXIT_USAGE
         elif args[0] in commands:
-            status = commands[args[0]](args[1:])
+            words = args if args[0] in JOB_COMMANDS else args[1:]
+            status = commands[args[0]](words)
         elif args[0] in ("--help", "-h", "help"):
             sys.stdout.write(HELP)
         elif args[0] == "--version":
@@ -377,8 +496,7 @@ def main(args=None):
             raise UsageError(f"there is no option {args[0]} here; options of a run go behind "
                              "run: trickle run [OPTIONS] PROGRAM")
         else:
-            check_program(args[0])
-            run_program(args[0], args[1:])
+            status = run({}, args)
     except UsageError as error:
         sys.stderr.write(f"trickle: {error}\n")
         status = EXIT_USAGE
