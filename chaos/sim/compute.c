@@ -27,9 +27,33 @@ uint64_t result_mark(const struct sim *s, uint32_t stage, uint64_t index, uint32
     return dice_mix(element_mark(s, stage, index) + run * UINT64_C(0x9e3779b97f4a7c15));
 }
 
+void element_write(const struct sim *s, uint32_t stage, uint64_t index, uint8_t *to)
+{
+    le_store_u64(to, element_mark(s, stage, index));
+    le_store_u64(to + 8, index);
+    memset(to + ELEMENT_HEAD, 0, s->plan.stage[stage].input_bytes);
+}
+
+struct digest element_digest(const struct sim *s, uint32_t stage, uint64_t index)
+{
+    size_t size = ELEMENT_HEAD + s->plan.stage[stage].input_bytes;
+    uint8_t *bytes = sim_alloc(size, 1);
+    struct digest digest;
+    element_write(s, stage, index, bytes);
+    digest = hash_digest(bytes, size);
+    mem_free(bytes);
+    return digest;
+}
+
+void stage_fingerprint(const struct sim *s, uint32_t stage, uint8_t out[16])
+{
+    le_store_u64(out, dice_mix(s->plan.seed + stage));
+    le_store_u64(out + 8, stage);
+}
+
 /* --- sending ------------------------------------------------------------------------------- */
 
-static void book(struct vm *vm, uint64_t seq, struct blob *body)
+static void book(struct vm *vm, uint64_t seq, struct blob *body, bool is_durable)
 {
     if (vm->unacked_head > 32 && vm->unacked_head > vm->unacked_count / 2) {
         vm->unacked_count -= vm->unacked_head;
@@ -41,7 +65,7 @@ static void book(struct vm *vm, uint64_t seq, struct blob *body)
         vm->unacked_cap = vm->unacked_cap > 0 ? 2 * vm->unacked_cap : 8;
         vm->unacked = sim_grow(vm->unacked, vm->unacked_cap, sizeof(*vm->unacked));
     }
-    vm->unacked[vm->unacked_count++] = (struct unacked){seq, blob_ref(body)};
+    vm->unacked[vm->unacked_count++] = (struct unacked){seq, blob_ref(body), is_durable};
 }
 
 void compute_hold(struct sim *s, struct vm *vm)
@@ -50,16 +74,25 @@ void compute_hold(struct sim *s, struct vm *vm)
     struct wire_result head = {.stage = r->stage, .attempt = r->attempt, .first = r->first,
                                .count = r->count, .busy_ns = r->busy_ns};
     struct blob *body;
+    uint8_t fingerprint[16];
+    int rc;
     if (r->count == 0) {
         return;
     }
+    stage_fingerprint(s, r->stage - 1, fingerprint);
     if (agent_is_leased(vm->agent)) {
         head.seq = agent_next_seq(vm->agent);
         body = wire_result_encode(&head, r->statuses, r->sizes, r->payloads, r->bytes);
-        if (body == NULL || agent_hold(vm->agent, head.seq, body) < 0) {
+        if (body == NULL) {
             sim_broken(s, "out of memory");
         }
-        book(vm, head.seq, body);
+        rc = r->is_durable ? agent_hold_durable(vm->agent, head.seq, body, r->count, r->digests,
+                                                fingerprint)
+                           : agent_hold(vm->agent, head.seq, body);
+        if (rc < 0) {
+            sim_broken(s, "a result cannot be held: %s", trk_strerror(rc));
+        }
+        book(vm, head.seq, body, r->is_durable);
         s->vms.touched = vm->number;
         if (vm->conn != CONN_NONE) {
             net_send(s, net_conn(s, vm->conn), TO_FARM, WIRE_RESULT, 0, body);
@@ -83,11 +116,13 @@ static void gather(struct sim *s, struct vm *vm, uint8_t status, uint64_t busy_n
         r->stage = job->stage;
         r->attempt = job->attempt;
         r->first = job->index;
+        r->is_durable = !vm->is_interrupted;
     }
     if (r->count == r->cap) {
         r->cap = r->cap > 0 ? 2 * r->cap : 4;
         r->statuses = sim_grow(r->statuses, r->cap, sizeof(*r->statuses));
         r->sizes = sim_grow(r->sizes, r->cap, sizeof(*r->sizes));
+        r->digests = sim_grow(r->digests, r->cap, sizeof(*r->digests));
     }
     if (r->bytes + size > r->bytes_cap) {
         r->bytes_cap = 2 * (r->bytes + size);
@@ -99,6 +134,7 @@ static void gather(struct sim *s, struct vm *vm, uint8_t status, uint64_t busy_n
     memset(r->payloads + r->bytes + RESULT_HEAD, (int)job->index & 255, size - RESULT_HEAD);
     r->statuses[r->count] = status;
     r->sizes[r->count] = (uint32_t)size;
+    r->digests[r->count] = hash_digest(job->payload, job->size);
     r->bytes += size;
     r->busy_ns += busy_ns;
     r->count++;
@@ -139,7 +175,8 @@ static void start_element(struct sim *s, struct vm *vm)
     uint64_t for_ns;
     check_input(s, vm);
     for_ns = plan_element_ns(&s->plan, stage, job->index) * vm->slow_percent / 100;
-    vm->run = judge_started(s, stage, job->index, vm->number);
+    vm->run = judge_started(s, stage, job->index, vm->number, job->attempt,
+                            agent_holder(vm->agent)->epoch);
     vm->is_killing = plan_is_poison(&s->plan, stage, job->index) &&
                      vm->run <= s->plan.stage[stage].poison_runs;
     vm->is_endless = job->index + 1 == s->plan.stage[stage].endless;
@@ -171,7 +208,8 @@ static void end_element(struct sim *s, struct vm *vm)
     bool is_failed = vm->is_interrupted ||
                      plan_is_failing(&s->plan, job->stage - 1, job->index, vm->run);
     if (r->count > 0 && (r->stage != job->stage || r->attempt != job->attempt ||
-                         r->first + r->count != job->index)) {
+                         r->first + r->count != job->index ||
+                         r->is_durable == vm->is_interrupted)) {
         compute_hold(s, vm);
     }
     s->tally.faults[FAULT_FAILING] += is_failed && !vm->is_interrupted;
@@ -193,6 +231,34 @@ static void end_element(struct sim *s, struct vm *vm)
         s->tally.faults[FAULT_RECYCLE]++;
         vm_drain(s, vm, false);
     }
+}
+
+/* It was asked to leave, and has saved its state. */
+static void give_back_started(struct sim *s, struct vm *vm)
+{
+    struct wire_note note = {.stage = vm->job.stage, .first = vm->job.index, .count = 1, .flag = 1};
+    tell(s, "vm", vm->number, "gives back element %llu of stage %u in the middle",
+         (unsigned long long)vm->job.index, vm->job.stage);
+    s->tally.faults[FAULT_MOVED]++;
+    judge_moved(s, vm->job.stage - 1, vm->job.index);
+    compute_hold(s, vm);
+    if (vm->conn != CONN_NONE) {
+        net_send(s, net_conn(s, vm->conn), TO_FARM, WIRE_RECALLED, 0, wire_note_encode(&note));
+    }
+    sim_progress(s);
+}
+
+void compute_move(struct sim *s, struct vm *vm)
+{
+    if (!vm->is_busy || vm->job.kind != AGENT_ELEMENT || vm->is_interrupted || vm->is_endless ||
+        !fault_strikes(s, FAULT_MOVED)) {
+        return;
+    }
+    vm->is_moving = true;
+    vm->is_killing = vm->is_hanging = false;
+    vm->step++;
+    vm->ends_ns = s->clock.now_ns + dice_scale(&s->dice, 1 * US, 100 * MS);
+    clock_at(&s->clock, vm->ends_ns, EVENT_VM_STEP, vm->number, vm->step);
 }
 
 static void reply(struct sim *s, struct vm *vm)
@@ -231,7 +297,11 @@ void vm_on_step(struct sim *s, uint32_t number, uint64_t step)
     vm->is_busy = false;
     switch (vm->job.kind) {
     case AGENT_ELEMENT:
-        end_element(s, vm);
+        if (vm->is_moving) {
+            give_back_started(s, vm);
+        } else {
+            end_element(s, vm);
+        }
         break;
     case AGENT_REQUEST:
         reply(s, vm);
@@ -273,7 +343,7 @@ void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *not
     bool is_hit = vm->is_busy && vm->job.kind == AGENT_ELEMENT && vm->job.stage == note->stage &&
                   (note->count == 0 || (vm->job.index >= note->first &&
                                         vm->job.index < note->first + note->count));
-    if (!is_hit || vm->is_interrupted) {
+    if (!is_hit || vm->is_interrupted || vm->is_moving) {
         return;
     }
     tell(s, "vm", vm->number, "is told to leave element %llu of stage %u",
@@ -309,7 +379,7 @@ void compute(struct sim *s, struct vm *vm)
         return;
     }
     vm->jobs++;
-    vm->is_killing = vm->is_hanging = vm->is_interrupted = false;
+    vm->is_killing = vm->is_hanging = vm->is_interrupted = vm->is_moving = false;
     if (vm->job.kind == AGENT_ELEMENT) {
         start_element(s, vm);
         return;
@@ -329,7 +399,7 @@ void compute_drop(struct vm *vm)
     if (vm->is_busy) {
         agent_job_done(&vm->job);
     }
-    vm->is_busy = vm->is_hanging = vm->is_killing = vm->is_interrupted = false;
+    vm->is_busy = vm->is_hanging = vm->is_killing = vm->is_interrupted = vm->is_moving = false;
     vm->step++;
     vm->results.count = 0;
     vm->results.bytes = 0;
@@ -341,5 +411,6 @@ void compute_fini(struct vm *vm)
     compute_drop(vm);
     mem_free(vm->results.statuses);
     mem_free(vm->results.sizes);
+    mem_free(vm->results.digests);
     mem_free(vm->results.payloads);
 }

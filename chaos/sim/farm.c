@@ -29,6 +29,21 @@ static bool is_open(const struct sim *s, uint32_t number)
     return number > 0 && number <= s->plan.stages && (s->farm.open >> number & 1) != 0;
 }
 
+bool farm_has_open(const struct sim *s, uint32_t number)
+{
+    return is_open(s, number);
+}
+
+uint64_t farm_added(const struct sim *s, uint32_t number)
+{
+    return s->program.stage[number - 1].added;
+}
+
+bool farm_has_closed(const struct sim *s, uint32_t number)
+{
+    return s->program.stage[number - 1].is_closed;
+}
+
 void farm_touch(struct sim *s)
 {
     if (!s->farm.has_turn) {
@@ -51,7 +66,9 @@ static void open_stage_at(struct sim *s, struct slot *slot, uint32_t number)
 {
     uint8_t function[4];
     struct wire_stage stage = {.stage = number, .function = function, .size = sizeof(function),
+                               .flags = WIRE_STAGE_DURABLE,
                                .timeout_ms = s->plan.stage[number - 1].timeout_ms};
+    stage_fingerprint(s, number - 1, stage.fingerprint);
     if ((slot->told >> number & 1) != 0) {
         return;
     }
@@ -70,8 +87,7 @@ static void send_run(struct sim *s, struct slot *slot, uint32_t number, uint32_t
     struct wire_part *parts = sim_alloc(count, sizeof(*parts));
     for (uint32_t i = 0; i < count; i++) {
         uint8_t *at = bytes + i * size;
-        le_store_u64(at, element_mark(s, number - 1, first + i));
-        le_store_u64(at + 8, first + i);
+        element_write(s, number - 1, first + i, at);
         parts[i] = (struct wire_part){at, size};
     }
     net_send(s, net_conn(s, slot->conn), TO_VM, WIRE_RUN, 0,
@@ -231,6 +247,8 @@ static void apply(struct sim *s, struct step *step, const struct sched_action *a
         }
         break;
     case SCHED_CANCEL_RUN:
+        tell(s, "farm", 0, "calls off %llu+%llu of stage %u at VM %u",
+             (unsigned long long)a->first, (unsigned long long)a->count, a->stage, a->vm);
         judge_called_off(s, a->stage - 1, a->first, a->count, a->vm);
         send_note(s, a->vm, WIRE_CANCEL, &note);
         break;
@@ -352,6 +370,7 @@ static void on_recalled(struct sim *s, uint32_t vm, const struct blob *body)
     ev.stage = note.stage;
     ev.first = note.first;
     ev.count = note.count;
+    ev.flag = note.flag != 0 ? SCHED_RECALLED_STARTED : 0;
     step_simple(s, &ev);
 }
 
@@ -385,7 +404,9 @@ static void on_session_message(struct sim *s, uint32_t vm, struct wire_message *
 void farm_on_message(struct sim *s, struct conn *c, struct wire_message *msg)
 {
     if (c->kind == CONN_WATCH) {
-        lease_on_watch(s, msg);
+        lease_on_watch(s, c, msg);
+    } else if (c->is_ghost) { /* the answer does not matter to it: it ends */
+        net_close(s, c, END_FARM, LEAVE_ABRUPT);
     } else if (s->farm.slots[c->vm].conn == c->id && !s->farm.slots[c->vm].is_down) {
         if (s->farm.slots[c->vm].state == SLOT_TRYING) {
             lease_on_welcome(s, c, msg);
@@ -396,18 +417,18 @@ void farm_on_message(struct sim *s, struct conn *c, struct wire_message *msg)
     blob_unref(msg->body);
 }
 
-void farm_on_spool(struct sim *s, uint32_t number)
+void farm_hand_over(struct sim *s, const struct wire_held *h)
 {
-    const struct spool *spool = &s->vms.spools[number];
-    for (uint32_t i = 0; i < spool->count; i++) {
-        on_result(s, spool->vm, spool->bodies[i]);
+    struct wire_result head = {.stage = h->stage, .attempt = h->attempt, .first = h->index,
+                               .count = 1}, result;
+    uint32_t size = (uint32_t)h->size;
+    struct blob *body = wire_result_encode(&head, &h->status, &size, h->payload, h->size);
+    if (body == NULL || wire_result_decode(&result, body) < 0) {
+        sim_broken(s, "out of memory");
     }
-    store_receipt(s, &(struct receipt){.vm = number, .is_spool = true});
-    farm_touch(s);
-    if (fault_strikes(s, FAULT_DUPLICATE)) {
-        s->tally.faults[FAULT_DUPLICATE]++;
-        clock_in(&s->clock, dice_scale(&s->dice, 1 * US, 1 * SEC), EVENT_SPOOL, number, 0);
-    }
+    step_results(s, SCHED_NO_VM, body, &result);
+    judge_after_result(s, body);
+    blob_unref(body);
 }
 
 /* A result that cannot be: of an attempt that was never made, or of an element there is not. */
@@ -457,8 +478,8 @@ void farm_on_recorded(struct sim *s, struct group *group)
     }
     for (size_t i = 0; i < group->receipt_count; i++) {
         const struct receipt *r = &group->receipts[i];
-        if (r->is_spool) {
-            spool_release(s, r->vm);
+        if (r->is_held) {
+            held_done(s, r->vm, r->seq, true);
         } else {
             acknowledge(s, r->vm, r->lease, r->seq);
         }
@@ -586,18 +607,45 @@ void farm_open_stage(struct sim *s, uint32_t stage)
             serve(s, vm, stage, true);
         }
     }
+    held_ask(s, stage);
 }
 
-int farm_add(struct sim *s, uint32_t stage, uint64_t count)
+/* Elements that are all recorded on disk, or all not. Is there room for them? */
+static bool add_run(struct sim *s, uint32_t stage, uint64_t first, uint64_t count)
 {
+    bool is_recorded = store_has(s, stage, first);
     size_t size = ELEMENT_HEAD + s->plan.stage[stage].input_bytes;
     struct sched_event ev = {.type = SCHED_WORK_ADDED, .stage = stage + 1, .count = count,
-                             .bytes = count * size};
+                             .bytes = count * size,
+                             .flag = is_recorded ? SCHED_WORK_RECORDED : 0};
     int rc = drive_step(s, &ev);
     if (rc < 0 && rc != TRK_EFULL) {
         sim_broken(s, "work was refused: %s", trk_strerror(rc));
     }
-    return rc;
+    for (uint64_t i = first; rc == 0 && is_recorded && i < first + count; i++) {
+        s->tally.restored++;
+        program_put(s, store_read(s, stage, i));
+    }
+    return rc == 0;
+}
+
+uint64_t farm_add(struct sim *s, uint32_t stage, uint64_t first, uint64_t count)
+{
+    uint64_t at = first;
+    while (at < first + count) {
+        uint64_t end = at + 1;
+        while (end < first + count && store_has(s, stage, end) == store_has(s, stage, at)) {
+            end++;
+        }
+        if (!add_run(s, stage, at, end - at)) {
+            break;
+        }
+        at = end;
+    }
+    if (at > first) {
+        store_put_work(s, stage, at);
+    }
+    return at - first;
 }
 
 void farm_close_input(struct sim *s, uint32_t stage)

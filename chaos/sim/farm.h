@@ -21,7 +21,7 @@
 struct sim;
 struct conn;
 struct group;
-struct parcel;
+struct wire_held;
 
 enum slot_state { SLOT_FREE, SLOT_TRYING, SLOT_HELD };
 
@@ -49,7 +49,20 @@ struct slot {
     uint32_t calls;            /* requests not answered */
 };
 
+/* A held result whose element has not been added yet. */
+struct early {
+    uint32_t conn;
+    struct blob *body;
+};
+
 struct farm {
+    bool is_alive;             /* there is a process */
+    bool is_open;              /* its epoch is durable: it may meet VMs */
+    bool is_dying;             /* nothing leaves it any more */
+    uint32_t dies_in;          /* so many things leave it before it dies; 0: it does not */
+    uint64_t epoch;            /* of this run of the job */
+    struct early *early;
+    uint32_t early_count;
     struct sched *sched;
     struct slot *slots;        /* by VM */
     struct blob *hello;
@@ -62,14 +75,17 @@ struct farm {
     bool is_closing;           /* all VMs are being given back */
 };
 
+/* A process begins: opens the store. When its epoch is durable it opens for the program. */
 void farm_start(struct sim *s);
+void farm_opened(struct sim *s);
 void farm_fini(struct sim *s);
 /* Gives all VMs back: the program has ended. */
 void farm_close(struct sim *s);
 
 /* For the program. stage: from 0. */
 void farm_open_stage(struct sim *s, uint32_t stage);
-int farm_add(struct sim *s, uint32_t stage, uint64_t count); /* 0 or TRK_EFULL */
+/* Adds the stage's elements from first on. Returns how many there was room for. */
+uint64_t farm_add(struct sim *s, uint32_t stage, uint64_t first, uint64_t count);
 void farm_close_input(struct sim *s, uint32_t stage);
 void farm_taken(struct sim *s, uint32_t stage, uint64_t first, uint64_t count);
 void farm_cancel(struct sim *s, uint32_t stage); /* also: it is finished, forget it */
@@ -77,7 +93,6 @@ void farm_cancel(struct sim *s, uint32_t stage); /* also: it is finished, forget
 /* From the network and the store. */
 void farm_on_message(struct sim *s, struct conn *c, struct wire_message *msg); /* takes the body */
 void farm_on_close(struct sim *s, struct conn *c);
-void farm_on_spool(struct sim *s, uint32_t spool);
 void farm_on_recorded(struct sim *s, struct group *group); /* takes the parcels */
 
 /* Events. */
@@ -96,13 +111,26 @@ void farm_drain(struct sim *s, uint32_t vm);
 void farm_ask_back(struct sim *s, uint32_t vm); /* a part of what it has, as nobody would */
 void farm_call(struct sim *s, uint32_t vm);
 void farm_forge(struct sim *s); /* a report that cannot be true reaches it */
+void farm_ghost(struct sim *s, uint32_t vm); /* an earlier run of the job asks for the VM */
+
+/* held.c */
+void held_ask(struct sim *s, uint32_t stage);      /* the stage was opened */
+void held_on_message(struct sim *s, struct conn *c, const struct blob *body);
+void held_early(struct sim *s);                    /* elements were added, or there are no more */
+void held_done(struct sim *s, uint32_t conn, uint64_t token, bool is_delete);
+void held_drop(struct sim *s);                     /* the process ends */
+/* farm.c, for it: steps a result from an earlier lease. */
+void farm_hand_over(struct sim *s, const struct wire_held *h);
+uint64_t farm_added(const struct sim *s, uint32_t number); /* elements of an open stage */
+bool farm_has_open(const struct sim *s, uint32_t number);
+bool farm_has_closed(const struct sim *s, uint32_t number); /* nothing will be added */
 
 /* lease.c, for farm.c and back. */
 void lease_fill(struct sim *s, uint32_t vm);
 void lease_end(struct sim *s, uint32_t vm);
 void lease_end_leaving(struct sim *s); /* the end of a turn */
 void lease_on_welcome(struct sim *s, struct conn *c, struct wire_message *msg);
-void lease_on_watch(struct sim *s, struct wire_message *msg);
+void lease_on_watch(struct sim *s, struct conn *c, struct wire_message *msg);
 void lease_session_ends(struct sim *s, uint32_t vm);
 int drive_step(struct sim *s, const struct sched_event *ev);
 void drive_vm_joined(struct sim *s, uint32_t vm);

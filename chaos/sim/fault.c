@@ -27,7 +27,7 @@ static uint64_t outage_ns(struct sim *s)
 static void strike_vm(struct sim *s, enum fault fault, struct vm *vm)
 {
     uint64_t dead_ns = s->plan.dead_after_ns;
-    struct slot *slot = &s->farm.slots[vm->number];
+    uint32_t conn = s->farm.is_alive ? s->farm.slots[vm->number].conn : CONN_NONE;
     switch ((int)fault) {
     case FAULT_KILL:
         vm_kill(s, vm, SIGKILL);
@@ -43,9 +43,9 @@ static void strike_vm(struct sim *s, enum fault fault, struct vm *vm)
         }
         break;
     case FAULT_BREAK:
-        if (slot->conn != CONN_NONE) {
-            tell(s, "net", slot->conn, "the connection with VM %u breaks", vm->number);
-            net_break(s, net_conn(s, slot->conn));
+        if (conn != CONN_NONE) {
+            tell(s, "net", conn, "the connection with VM %u breaks", vm->number);
+            net_break(s, net_conn(s, conn));
         }
         break;
     case FAULT_DRAIN:
@@ -100,12 +100,13 @@ static void strike(struct sim *s, enum fault fault)
 {
     uint32_t vm = (uint32_t)dice_below(&s->dice, s->plan.vms);
     uint32_t stage = (uint32_t)dice_below(&s->dice, s->plan.stages);
-    if (s->farm.is_paused && (fault == FAULT_UNSERVE || fault == FAULT_FARM_DRAIN ||
-                              fault == FAULT_CANCEL || fault == FAULT_STRANGER ||
-                              fault == FAULT_CALLS || fault == FAULT_ASK_BACK)) {
+    if ((s->farm.is_paused || !s->farm.is_open) &&
+        (fault == FAULT_UNSERVE || fault == FAULT_FARM_DRAIN || fault == FAULT_CANCEL ||
+         fault == FAULT_STRANGER || fault == FAULT_CALLS || fault == FAULT_ASK_BACK ||
+         fault == FAULT_PAUSE || fault == FAULT_GHOST)) {
         return; /* what its process would do */
     }
-    s->tally.faults[fault]++;
+    s->tally.faults[fault] += fault != FAULT_CRASH;
     switch ((int)fault) {
     case FAULT_PARTITION:
     case FAULT_ONE_WAY:
@@ -132,6 +133,16 @@ static void strike(struct sim *s, enum fault fault)
     case FAULT_STRANGER:
         farm_forge(s);
         break;
+    case FAULT_CRASH:
+        farm_die(s);
+        break;
+    case FAULT_DISK_FULL:
+        store_disk_full(s, true);
+        mend_in(s, dice_scale(&s->dice, 1 * MS, 20 * SEC), 0, fault, 0);
+        break;
+    case FAULT_GHOST:
+        farm_ghost(s, vm);
+        break;
     default:
         strike_vm(s, fault, vm_get(s, vm));
         break;
@@ -143,7 +154,9 @@ void fault_strike(struct sim *s, uint32_t who, enum fault fault)
     if (s->is_quiet || s->farm.is_paused) {
         return;
     }
-    if (fault == FAULT_CANCEL) {
+    if (fault == FAULT_CRASH) {
+        farm_die(s);
+    } else if (fault == FAULT_CANCEL) {
         program_cancel(s, who);
     } else {
         s->tally.faults[fault]++;
@@ -214,7 +227,13 @@ void fault_mend(struct sim *s, uint32_t who, uint64_t what)
     case FAULT_DRAIN:
         vm_return(s, vm_get(s, who));
         break;
+    case FAULT_DISK_FULL:
+        store_disk_full(s, false);
+        break;
     case FAULT_UNSERVE:
+        if (!s->farm.is_open) {
+            return; /* the next one does not know of it */
+        }
         if (s->farm.is_paused) {
             clock_at(&s->clock, s->farm.paused_until_ns, EVENT_MEND, who, what);
             return;
@@ -238,6 +257,8 @@ void fault_quiet(struct sim *s)
     }
     tell(s, "faults", 0, "are over");
     s->is_quiet = true;
+    s->farm.dies_in = 0;
+    store_disk_full(s, false);
     if (s->farm.is_paused) {
         farm_resume(s);
     }
@@ -250,6 +271,9 @@ void fault_quiet(struct sim *s)
         fault_mend(s, i, (uint64_t)FAULT_STOP | vm->life << 8);
         vm->is_away = vm->is_away && !vm->is_up; /* one that still drains comes back at once */
         vm_return(s, vm);
+        if (!s->farm.is_alive) {
+            continue;
+        }
         farm_on_unblock(s, i); /* somebody has looked after all of them */
         for (uint32_t stage = 0; stage < s->plan.stages; stage++) {
             if ((s->farm.slots[i].unserved >> stage & 1) != 0) {

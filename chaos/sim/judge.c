@@ -20,6 +20,7 @@ void judge_start(struct sim *s)
         s->tally.elements += r->count;
     }
     s->judge.charges = sim_alloc(s->plan.vms, sizeof(*s->judge.charges));
+    s->judge.granted = sim_alloc(s->plan.vms, sizeof(*s->judge.granted));
 }
 
 void judge_fini(struct sim *s)
@@ -31,6 +32,7 @@ void judge_fini(struct sim *s)
         mem_free(s->judge.charges[i].items);
     }
     mem_free(s->judge.charges);
+    mem_free(s->judge.granted);
 }
 
 static struct fate *fate_of(struct sim *s, uint32_t stage, uint64_t index)
@@ -101,6 +103,10 @@ void judge_assigned(struct sim *s, const struct sched_action *a)
         if ((f->bits & FATE_PUT) != 0) {
             sim_broken(s, "element %llu of stage %u is assigned to VM %u and has its result",
                        (LL)i, stage + 1, vm);
+        }
+        if (a->attempt <= f->attempt_run) {
+            sim_broken(s, "element %llu of stage %u is assigned as attempt %u, and attempt %u has "
+                       "begun", (LL)i, stage + 1, a->attempt, f->attempt_run);
         }
         if (is_holder(f, vm) || (place == 1 && !s->plan.stage[stage].is_speculating)) {
             sim_broken(s, "element %llu of stage %u is assigned to VM %u while VM %u has it",
@@ -199,9 +205,17 @@ uint64_t judge_held(const struct sim *s, uint32_t vm)
 
 /* --- what VMs do --------------------------------------------------------------------------- */
 
-uint32_t judge_started(struct sim *s, uint32_t stage, uint64_t index, uint32_t vm)
+uint32_t judge_started(struct sim *s, uint32_t stage, uint64_t index, uint32_t vm,
+                       uint32_t attempt, uint64_t epoch)
 {
     struct fate *f = fate_of(s, stage, index);
+    if (epoch == s->judge.epoch && (f->bits & FATE_OLD) != 0) {
+        sim_broken(s, "element %llu of stage %u runs on VM %u, and had its result before run %llu "
+                   "of the job", (LL)index, stage + 1, vm, (LL)epoch);
+    }
+    if (epoch == s->judge.epoch && attempt > f->attempt_run) {
+        f->attempt_run = attempt;
+    }
     f->started++;
     s->tally.runs++;
     if (f->started > f->assigned) {
@@ -216,6 +230,11 @@ void judge_ended(struct sim *s, uint32_t stage, uint64_t index, uint32_t run)
     fate_of(s, stage, index)->ended |= run_bit(run);
 }
 
+void judge_moved(struct sim *s, uint32_t stage, uint64_t index)
+{
+    fate_of(s, stage, index)->excuses++;
+}
+
 void judge_died(struct sim *s, uint32_t stage, uint64_t index, uint32_t run)
 {
     tell(s, "judge", 0, "run %u of element %llu of stage %u gave nothing", run, (LL)index,
@@ -228,19 +247,25 @@ static bool is_retried(const struct sim *s, uint32_t stage, uint8_t status)
     return status != TRK_STATUS_OK && s->plan.stage[stage].retries > 0;
 }
 
-void judge_released(struct sim *s, uint32_t vm, const struct blob *result)
+void judge_let_go(struct sim *s, uint32_t stage, uint64_t index, uint8_t status, uint64_t epoch,
+                  uint32_t vm)
+{
+    const struct stage_record *r = &s->judge.stage[stage];
+    if ((fate_of(s, stage, index)->bits & FATE_RECORDED) == 0 && !r->is_cancelled &&
+        r->cancelled_epoch < epoch && !is_retried(s, stage, status)) {
+        sim_broken(s, "VM %u lets go of the result of element %llu of stage %u, which is not "
+                   "recorded", vm, (LL)index, stage + 1);
+    }
+}
+
+void judge_released(struct sim *s, uint32_t vm, uint64_t epoch, const struct blob *result)
 {
     struct wire_result r;
     if (wire_result_decode(&r, result) < 0 || r.stage == 0 || r.stage > s->plan.stages) {
         sim_broken(s, "VM %u held something that is no result", vm);
     }
     for (uint32_t i = 0; i < r.count; i++) {
-        const struct fate *f = fate_of(s, r.stage - 1, r.first + i);
-        if ((f->bits & FATE_RECORDED) == 0 && !s->judge.stage[r.stage - 1].is_cancelled &&
-            !is_retried(s, r.stage - 1, r.statuses[i])) {
-            sim_broken(s, "VM %u lets go of the result of element %llu of stage %u, which is not "
-                       "recorded", vm, (LL)(r.first + i), r.stage);
-        }
+        judge_let_go(s, r.stage - 1, r.first + i, r.statuses[i], epoch, vm);
     }
 }
 
@@ -303,24 +328,23 @@ void judge_given_up(struct sim *s, uint32_t stage, uint64_t index, enum sched_ca
 }
 
 /* Which run a result at bytes is of; breaks when no run computed it. */
-static uint32_t run_of(struct sim *s, const struct parcel *p, uint32_t i, const uint8_t *bytes)
+static uint32_t run_of(struct sim *s, uint32_t stage, uint64_t index, bool is_given_up,
+                       const uint8_t *bytes, uint32_t size)
 {
-    uint64_t index = p->first + i;
-    const struct fate *f = fate_of(s, p->stage, index);
-    uint32_t size = parcel_size(p, i), run;
-    if (p->is_given_up) {
+    const struct fate *f = fate_of(s, stage, index);
+    uint32_t run;
+    if (is_given_up) {
         if ((f->bits & FATE_GIVEN_UP) == 0) {
             sim_broken(s, "element %llu of stage %u has a failure that nobody gave it", (LL)index,
-                       p->stage + 1);
+                       stage + 1);
         }
         return 0;
     }
     run = size >= RESULT_HEAD ? le_load_u32(bytes + 8) : 0;
-    if (run == 0 || size != RESULT_HEAD + s->plan.stage[p->stage].result_bytes ||
-        (f->ended & run_bit(run)) == 0 ||
-        le_load_u64(bytes) != result_mark(s, p->stage, index, run)) {
+    if (run == 0 || size != RESULT_HEAD + s->plan.stage[stage].result_bytes ||
+        (f->ended & run_bit(run)) == 0 || le_load_u64(bytes) != result_mark(s, stage, index, run)) {
         sim_broken(s, "element %llu of stage %u has a result (run %u) that no run computed",
-                   (LL)index, p->stage + 1, run);
+                   (LL)index, stage + 1, run);
     }
     return run;
 }
@@ -334,7 +358,8 @@ void judge_put(struct sim *s, const struct parcel *p)
             sim_broken(s, "element %llu of stage %u is recorded twice", (LL)(p->first + i),
                        p->stage + 1);
         }
-        f->recorded = run_of(s, p, i, bytes);
+        f->recorded = run_of(s, p->stage, p->first + i, p->is_given_up, bytes,
+                             parcel_size(p, i));
         if (p->statuses[i] == TRK_STATUS_EXCEPTION &&
             (uint32_t)__builtin_popcountll(f->failed) <= s->plan.stage[p->stage].retries &&
             s->plan.stage[p->stage].retries > 0) {
@@ -351,14 +376,12 @@ void judge_put(struct sim *s, const struct parcel *p)
     }
 }
 
-void judge_recorded(struct sim *s, const struct parcel *p)
+void judge_durable(struct sim *s, uint32_t stage, uint64_t index)
 {
-    for (uint32_t i = 0; i < p->count; i++) {
-        struct fate *f = fate_of(s, p->stage, p->first + i);
-        assert((f->bits & FATE_PUT) != 0 && (f->bits & FATE_RECORDED) == 0);
-        f->bits |= FATE_RECORDED;
-    }
-    s->judge.stage[p->stage].recorded += p->count;
+    struct fate *f = fate_of(s, stage, index);
+    assert((f->bits & FATE_PUT) != 0 && (f->bits & FATE_RECORDED) == 0);
+    f->bits |= FATE_RECORDED;
+    s->judge.stage[stage].recorded++;
     sim_progress(s);
 }
 
@@ -370,7 +393,8 @@ void judge_delivered(struct sim *s, const struct parcel *p)
         sim_broken(s, "element %llu of stage %u is delivered %s", (LL)index, p->stage + 1,
                    (f->bits & FATE_DELIVERED) != 0 ? "twice" : "before it is recorded");
     }
-    if (run_of(s, p, p->taken, p->payloads + p->at) != f->recorded) {
+    if (run_of(s, p->stage, index, p->is_given_up, p->payloads + p->at,
+               parcel_size(p, p->taken)) != f->recorded) {
         sim_broken(s, "element %llu of stage %u: another result is delivered than was recorded",
                    (LL)index, p->stage + 1);
     }
@@ -387,10 +411,132 @@ void judge_cancelled(struct sim *s, uint32_t stage)
         return;
     }
     r->is_cancelled = true;
+    r->cancelled_epoch = s->judge.epoch;
     for (uint64_t i = 0; i < r->count; i++) {
         for (int h = 0; h < 2; h++) {
             if (r->fates[i].holder[h] != 0) {
                 holder_remove(s, &r->fates[i], r->fates[i].holder[h] - 1);
+            }
+        }
+    }
+}
+
+/* --- runs of the job ----------------------------------------------------------------------- */
+
+void judge_leased(struct sim *s, uint32_t vm, uint64_t epoch, const uint8_t incarnation[16])
+{
+    struct granted *g = &s->judge.granted[vm];
+    if (epoch < g->epoch ||
+        (epoch == g->epoch && memcmp(incarnation, g->incarnation, 16) != 0)) {
+        sim_broken(s, "VM %u lets run %llu of the job in, and has served run %llu", vm, (LL)epoch,
+                   (LL)g->epoch);
+    }
+    g->epoch = epoch;
+    memcpy(g->incarnation, incarnation, 16);
+}
+
+void judge_unfenced(struct sim *s, uint32_t vm)
+{
+    s->judge.granted[vm].epoch = 0;
+}
+
+/* All that is not durable may be lost, and what ran for it may run again. */
+static void fate_crash(struct sim *s, struct fate *f)
+{
+    bool is_lost = (f->bits & FATE_PUT) != 0 && (f->bits & FATE_RECORDED) == 0;
+    uint32_t holders = (f->holder[0] != 0) + (f->holder[1] != 0);
+    for (int h = 0; h < 2; h++) {
+        if (f->holder[h] != 0) {
+            holder_remove(s, f, f->holder[h] - 1);
+        }
+    }
+    f->excuses += f->losses + (uint32_t)__builtin_popcountll(f->failed) + holders + is_lost;
+    f->failed = 0;
+    f->losses = f->own_deaths = 0;
+    f->attempt_run = 0;
+    f->bits &= (uint8_t)~(FATE_PUT | FATE_DELIVERED);
+}
+
+void judge_crashed(struct sim *s)
+{
+    for (uint32_t i = 0; i < s->plan.stages; i++) {
+        struct stage_record *r = &s->judge.stage[i];
+        r->is_cancelled = false;
+        r->delivered = 0;
+        for (uint64_t k = 0; k < r->count; k++) {
+            fate_crash(s, &r->fates[k]);
+            if (r->cancelled_epoch == s->judge.epoch) { /* all of it, as if it had never been */
+                r->fates[k].excuses = r->fates[k].assigned;
+            }
+        }
+    }
+    for (uint32_t vm = 0; vm < s->plan.vms; vm++) {
+        assert(s->judge.charges[vm].held == 0);
+        s->judge.charges[vm].count = 0;
+    }
+}
+
+void judge_in_doubt(struct sim *s, const struct group *g)
+{
+    for (const struct parcel *p = g->first; p != NULL; p = p->next) {
+        for (uint64_t i = p->first; i < p->first + p->count; i++) {
+            if (!store_has(s, p->stage, i)) {
+                fate_of(s, p->stage, i)->bits |= FATE_IN_DOUBT;
+            }
+        }
+    }
+}
+
+void judge_restored(struct sim *s, uint32_t stage, uint64_t index, bool is_given_up,
+                    const uint8_t *bytes, uint32_t size)
+{
+    struct fate *f = fate_of(s, stage, index);
+    uint32_t run = run_of(s, stage, index, is_given_up, bytes, size);
+    if ((f->bits & FATE_RECORDED) != 0 && run != f->recorded) {
+        sim_broken(s, "element %llu of stage %u had the result of run %u, and now has that of run "
+                   "%u", (LL)index, stage + 1, f->recorded, run);
+    }
+    f->recorded = run;
+    f->bits |= FATE_PUT;
+}
+
+void judge_opened(struct sim *s)
+{
+    uint64_t seen = 0, unseen = 0;
+    for (uint32_t stage = 0; stage < s->plan.stages; stage++) {
+        for (uint64_t i = 0; i < s->judge.stage[stage].count; i++) {
+            struct fate *f = &s->judge.stage[stage].fates[i];
+            bool is_seen = (f->bits & FATE_PUT) != 0;
+            if ((f->bits & FATE_RECORDED) != 0 && !is_seen) {
+                sim_broken(s, "the recorded result of element %llu of stage %u is lost", (LL)i,
+                           stage + 1);
+            }
+            if ((f->bits & FATE_IN_DOUBT) != 0) {
+                seen += is_seen;
+                unseen += !is_seen;
+            }
+            f->bits &= (uint8_t)~FATE_IN_DOUBT;
+        }
+    }
+    if (seen > 0 && unseen > 0) {
+        sim_broken(s, "of a transaction that was not finished %llu results are seen, %llu not",
+                   (LL)seen, (LL)unseen);
+    }
+}
+
+void judge_begins(struct sim *s)
+{
+    if (s->farm.epoch <= s->judge.epoch || s->farm.epoch > s->store.disk.epoch) {
+        sim_broken(s, "run %llu of the job begins after run %llu, and run %llu is what is recorded",
+                   (LL)s->farm.epoch, (LL)s->judge.epoch, (LL)s->store.disk.epoch);
+    }
+    s->judge.epoch = s->farm.epoch;
+    for (uint32_t stage = 0; stage < s->plan.stages; stage++) {
+        for (uint64_t i = 0; i < s->judge.stage[stage].count; i++) {
+            struct fate *f = &s->judge.stage[stage].fates[i];
+            f->attempt_run = 0;
+            if ((f->bits & FATE_RECORDED) != 0) {
+                f->bits |= FATE_OLD;
             }
         }
     }
@@ -407,10 +553,11 @@ static void judge_element(struct sim *s, uint32_t stage, uint64_t index)
         sim_broken(s, "element %llu of stage %u ran %u times and nothing was lost", (LL)index,
                    stage + 1, f->started);
     }
-    if (f->started > 1 + f->losses + __builtin_popcountll(f->failed) && !p->is_speculating) {
-        sim_broken(s, "element %llu of stage %u ran %u times; %u losses and %d failures do not "
-                   "explain that", (LL)index, stage + 1, f->started, f->losses,
-                   __builtin_popcountll(f->failed));
+    if (f->started > 1 + f->losses + f->excuses + __builtin_popcountll(f->failed) &&
+        !p->is_speculating) {
+        sim_broken(s, "element %llu of stage %u ran %u times; %u losses, %d failures and %u other "
+                   "reasons do not explain that", (LL)index, stage + 1, f->started, f->losses,
+                   __builtin_popcountll(f->failed), f->excuses);
     }
 }
 

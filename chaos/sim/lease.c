@@ -5,6 +5,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "base/mutate.h"
 #include "sim.h"
 
 #define DEATH_WAIT_NS (500 * MS)
@@ -233,11 +234,15 @@ static void on_death(struct sim *s, const struct blob *body)
     }
 }
 
-void lease_on_watch(struct sim *s, struct wire_message *msg)
+void lease_on_watch(struct sim *s, struct conn *c, struct wire_message *msg)
 {
     struct wire_vms vms;
     if (msg->type == WIRE_DEATH) {
         on_death(s, msg->body);
+        return;
+    }
+    if (msg->type == WIRE_HELD) {
+        held_on_message(s, c, msg->body);
         return;
     }
     if (msg->type != WIRE_VMS || wire_vms_decode(&vms, msg->body) < 0) {
@@ -258,14 +263,31 @@ void lease_on_watch(struct sim *s, struct wire_message *msg)
 
 /* --- the whole farm ------------------------------------------------------------------------ */
 
-void farm_start(struct sim *s)
+/* process: what tells this one from all others. */
+static struct blob *hello_of(struct sim *s, uint64_t epoch, uint32_t process)
 {
-    struct wire_hello hello = {.purpose = WIRE_PURPOSE_LEASE, .epoch = 1, .pid = 1,
+    struct wire_hello hello = {.purpose = WIRE_PURPOSE_LEASE, .epoch = epoch, .pid = 1,
                                .host = "here", .program = "sim"};
+    struct blob *body;
     memset(hello.job, 7, sizeof(hello.job));
     memset(hello.incarnation, 9, sizeof(hello.incarnation));
-    s->farm.hello = wire_hello_encode(&hello);
-    if (s->farm.hello == NULL || sched_new(&s->farm.sched, &s->plan.sched) < 0) {
+    le_store_u32(hello.incarnation, process);
+    body = wire_hello_encode(&hello);
+    if (body == NULL) {
+        sim_broken(s, "out of memory");
+    }
+    return body;
+}
+
+void farm_start(struct sim *s)
+{
+    uint64_t last = s->store.disk.epoch;
+    s->farm_born = s->clock.order;
+    s->farm_processes++;
+    s->farm.is_alive = true;
+    s->farm.epoch = MUTATE(EPOCH_SAME, last > 0 ? last : 1, last + 1);
+    s->farm.hello = hello_of(s, s->farm.epoch, s->farm_processes);
+    if (sched_new(&s->farm.sched, &s->plan.sched) < 0) {
         sim_broken(s, "out of memory");
     }
     s->farm.slots = sim_alloc(s->plan.vms, sizeof(*s->farm.slots));
@@ -273,6 +295,34 @@ void farm_start(struct sim *s)
         s->farm.slots[i].conn = CONN_NONE;
         s->farm.slots[i].said = TRK_VM_STOPPING; /* not heard of yet */
     }
+    store_open(s, s->farm.epoch);
+    if (MUTATE(EPOCH_UNSYNCED, true, false)) {
+        farm_opened(s);
+    }
+}
+
+void farm_opened(struct sim *s)
+{
+    if (s->farm.is_open) {
+        return;
+    }
+    tell(s, "farm", 0, "is run %llu of the job", (unsigned long long)s->farm.epoch);
+    judge_begins(s);
+    s->farm.is_open = true;
+    vms_watch(s);
+    program_start(s);
+}
+
+void farm_ghost(struct sim *s, uint32_t vm)
+{
+    struct conn *c;
+    if (s->farm.epoch < 2) {
+        return;
+    }
+    c = net_connect(s, CONN_LEASE, vm);
+    c->is_ghost = true;
+    net_send(s, c, TO_VM, WIRE_HELLO, 0,
+             hello_of(s, 1 + dice_below(&s->dice, s->farm.epoch - 1), UINT32_MAX));
 }
 
 void farm_fini(struct sim *s)
@@ -280,4 +330,6 @@ void farm_fini(struct sim *s)
     sched_free(s->farm.sched);
     blob_unref(s->farm.hello);
     mem_free(s->farm.slots);
+    held_drop(s);
+    memset(&s->farm, 0, sizeof(s->farm));
 }

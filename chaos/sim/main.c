@@ -190,6 +190,8 @@ static void print_tally(const struct tally *t, double seconds, const struct pool
            "cancelled\n", (unsigned long long)t->lost, (unsigned long long)t->blocked,
            (unsigned long long)t->failed, (unsigned long long)t->dropped,
            (unsigned long long)t->cancelled);
+    printf("%llu results restored by later runs, %llu handed over by supervisors\n",
+           (unsigned long long)t->restored, (unsigned long long)t->handed);
     printf("faults:");
     for (int k = 0; k < FAULT_COUNT; k++) {
         printf(" %s %llu%s", fault_names[k], (unsigned long long)t->faults[k],

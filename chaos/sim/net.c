@@ -144,6 +144,10 @@ int net_send(struct sim *s, struct conn *c, enum way way, uint8_t type, uint32_t
 {
     struct pipe *p = &c->pipe[way];
     struct packet *packet;
+    if (way == TO_VM && !farm_output(s)) {
+        blob_unref(body);
+        return TRK_ECLOSED;
+    }
     if (body == NULL) {
         sim_broken(s, "out of memory: a %s could not be encoded", wire_type_name(type));
     }
@@ -280,12 +284,27 @@ void net_break(struct sim *s, struct conn *c)
     break_way(s, c, TO_FARM);
 }
 
-void net_refuse(struct sim *s, struct conn *c)
+void net_refuse(struct sim *s, struct conn *c, enum way way)
 {
     struct packet *end = packet_new(s);
     end->is_end = true;
-    c->pipe[TO_FARM].is_shut = true;
-    fly(s, c, TO_FARM, end);
+    c->pipe[way].is_shut = true;
+    fly(s, c, way, end);
+}
+
+void net_desert(struct sim *s, bool is_power)
+{
+    for (uint32_t i = 0; i < s->net.live_count;) {
+        struct conn *c = net_conn(s, s->net.live[i]);
+        if (c->is_open[END_FARM]) {
+            c->is_deserted = is_power && c->is_open[END_VM];
+            if (c->is_deserted && c->kind == CONN_LEASE) {
+                clock_in(&s->clock, s->plan.vm_dead_ns, EVENT_VM_SILENT, c->vm, c->id);
+            }
+            net_close(s, c, END_FARM, is_power ? LEAVE_SILENT : LEAVE_ABRUPT);
+        }
+        i = c->is_live ? i + 1 : i;
+    }
 }
 
 /* --- arriving ------------------------------------------------------------------------------ */

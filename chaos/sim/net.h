@@ -74,6 +74,8 @@ struct conn {
     bool is_open[END_COUNT];
     bool is_vanished;           /* the VM's machine went down: no end will ever arrive */
     bool is_live;               /* in net.live */
+    bool is_deserted;           /* the farm's machine went down: no end has been sent */
+    bool is_ghost;              /* of an earlier run of the job */
     struct pipe pipe[WAY_COUNT];
 };
 
@@ -95,8 +97,10 @@ int net_send(struct sim *s, struct conn *c, enum way way, uint8_t type, uint32_t
 void net_close(struct sim *s, struct conn *c, enum end end, enum leave how);
 /* The connection breaks: a suffix of each way is lost, then both ends learn of it. */
 void net_break(struct sim *s, struct conn *c);
-/* The VM's machine is back: what the farm has open to it is refused. */
-void net_refuse(struct sim *s, struct conn *c);
+/* A machine is back: what the other end, to which way goes, has open to it is refused. */
+void net_refuse(struct sim *s, struct conn *c, enum way way);
+/* The farm's process has died; is_power: its whole machine, which sends no end. */
+void net_desert(struct sim *s, bool is_power);
 /* After a hello: all messages are let through. */
 void net_trust(struct conn *c, enum way way);
 /* Somebody takes packets again: looks at all waiting ones. */

@@ -46,6 +46,11 @@ static const uint64_t themes[] = {
     ON(SPECULATE) | ON(CALLS) | ON(HANDOVER) | ON(BREAK) | ON(SLOW) | ON(DUPLICATE),
     ON(ASK_BACK) | ON(UNSERVE) | ON(STOP) | ON(JOIN_LATE) | ON(SLOW) | ON(KILL),
     ON(CANCEL) | ON(STRANGER) | ON(PAUSE) | ON(CALLS) | ON(LATE_CLOSE) | ON(BREAK),
+    ON(CRASH) | ON(RECRASH) | ON(POWER) | ON(SYNC_FAIL) | ON(SYNC_SLOW) | ON(DISK_FULL),
+    ON(CRASH) | ON(HANDOVER) | ON(DUPLICATE) | ON(FOREIGN) | ON(GHOST) | ON(SYNC_SLOW),
+    ON(CRASH) | ON(HANDOVER) | ON(BREAK) | ON(LONG_STOP) | ON(PARTITION) | ON(KILL) | ON(GHOST),
+    ON(CRASH) | ON(MOVED) | ON(DRAIN) | ON(RECYCLE) | ON(HANDOVER) | ON(SYNC_FAIL),
+    ON(CRASH) | ON(FAILING) | ON(SPECULATE) | ON(CANCEL) | ON(POISON) | ON(HANDOVER),
 };
 
 static void draw_faults(struct plan *p, struct dice *d)
@@ -149,6 +154,7 @@ static void draw_network(struct plan *p, struct dice *d)
     p->run_max = dice_chance(d, 600) ? 1024 : (uint32_t)dice_scale(d, 1, 16);
     p->suspect_after_ns = p->dead_after_ns / dice_between(d, 1, 8);
     p->recycle_after = (uint32_t)dice_scale(d, 1, 40);
+    p->resume_ns = dice_scale(d, 1 * MS, 20 * SEC);
 }
 
 /* The faults come while the work is done: about as long as it takes alone, or some times that. */
@@ -290,7 +296,8 @@ uint64_t plan_patience_ns(const struct plan *p)
     uint64_t deaths = (p->sched.max_own_deaths != 0 ? p->sched.max_own_deaths : 3) +
                       (p->sched.max_losses != 0 ? p->sched.max_losses : 20) + 2;
     uint64_t each = 4 * (p->latency_ns + p->jitter_ns + p->sync_ns + p->turn_ns) + 1 * MS;
-    uint64_t patience = 60 * SEC + 30 * (p->dead_after_ns + p->vm_dead_ns + p->restart_ns);
+    uint64_t patience = 60 * SEC + 30 * (p->dead_after_ns + p->vm_dead_ns + p->restart_ns) +
+                        p->resume_ns;
     uint64_t runs = 1;
     if (p->weight[FAULT_POISON] > 0) {
         runs = deaths;

@@ -34,6 +34,9 @@
     X(PAUSE, "pause", false)            /* the farm's process does not run for a while */ \
     X(STRANGER, "stranger", false)      /* a report about what never was */              \
     X(CALLS, "calls", false)            /* a request between the elements */             \
+    X(CRASH, "crash", true)             /* the farm's process dies, and is resumed */    \
+    X(DISK_FULL, "disk-full", false)    /* nothing can be written for a while */         \
+    X(GHOST, "ghost", false)            /* an earlier run of the job asks for a VM */    \
     X(POISON, "poison", true)           /* elements that kill their VM */                \
     X(HANG, "hang", true)               /* elements that run until their VM is killed */ \
     X(ENDLESS, "endless", true)         /* one element runs without end: all else ends */  \
@@ -46,7 +49,13 @@
     X(DEATH_LOST, "death-lost", false)  /* death reports that never come */              \
     X(DEATH_LATE, "death-late", false)  /* and those that come too late */               \
     X(HANDOVER, "handover", false)      /* held results come after their VM was lost */  \
-    X(DUPLICATE, "duplicate", false)    /* and come more than once */
+    X(DUPLICATE, "duplicate", false)    /* and come more than once */                    \
+    X(FOREIGN, "foreign", false)        /* with such as are of something else */         \
+    X(RECRASH, "recrash", true)         /* the farm also dies while it is resumed */     \
+    X(POWER, "power", true)             /* its whole machine goes down with it */        \
+    X(SYNC_FAIL, "sync-fail", false)    /* syncs that fail */                            \
+    X(SYNC_SLOW, "sync-slow", false)    /* syncs that take seconds */                    \
+    X(MOVED, "moved", true)             /* what runs on a draining VM goes on elsewhere */
 
 enum fault {
 #define FAULT_ENUM(name, text, repeats) FAULT_##name,
@@ -106,6 +115,7 @@ struct plan {
     uint64_t restart_ns;          /* a VM's process is up again */
     uint64_t hang_ns;             /* then what hangs is killed, where there is no timeout */
     uint64_t suspect_after_ns;    /* silence that makes the farm careful */
+    uint64_t resume_ns;           /* a farm that died is resumed within this */
     uint32_t run_max;             /* elements per RUN message */
     uint32_t recycle_after;       /* elements */
     uint32_t slow_percent;        /* of the ordinary duration */

@@ -168,7 +168,7 @@ void program_on_feed(struct sim *s, uint32_t stage)
 {
     struct program_stage *st = stage_get(s, stage);
     const struct stage_plan *p = &s->plan.stage[stage];
-    uint64_t open = st->added - st->taken, count;
+    uint64_t open = st->added - st->taken, count, added;
     st->has_feed = false;
     if (!st->is_open || st->is_closed || st->is_full) {
         return;
@@ -180,11 +180,14 @@ void program_on_feed(struct sim *s, uint32_t stage)
         count = dice_between(&s->dice, 1, p->block_max);
         count = count < p->elements - st->added ? count : p->elements - st->added;
         count = count < p->ahead - open ? count : p->ahead - open;
-        if (farm_add(s, stage, count) < 0 && farm_add(s, stage, count = 1) < 0) {
+        added = farm_add(s, stage, st->added, count);
+        added = added > 0 || count == 1 ? added : farm_add(s, stage, st->added, 1);
+        if (added == 0) {
             st->is_full = true;
             return;
         }
-        st->added += count;
+        st->added += added;
+        held_early(s);
         tell(s, "program", 0, "has added %llu of stage %u", (unsigned long long)st->added,
              stage + 1);
     }
@@ -205,6 +208,7 @@ void program_on_close(struct sim *s, uint32_t stage)
     if (st->is_open && !st->is_closed) {
         tell(s, "program", 0, "has no more for stage %u", stage + 1);
         st->is_closed = true;
+        held_early(s);
         farm_close_input(s, stage);
         finish_if_all(s, stage);
     }
@@ -216,6 +220,10 @@ static void take(struct sim *s, uint32_t stage, struct parcel *p)
     struct program_stage *st = stage_get(s, stage);
     uint64_t first = p->first + p->taken;
     uint32_t count = p->count - p->taken;
+    bool is_restored = p->is_restored;
+    if (!farm_output(s)) {
+        return; /* nobody saw it */
+    }
     if (count > 1 && dice_chance(&s->dice, 200)) {
         count = 1 + (uint32_t)dice_below(&s->dice, count);
     }
@@ -235,7 +243,9 @@ static void take(struct sim *s, uint32_t stage, struct parcel *p)
         }
         parcel_free(p);
     }
-    farm_taken(s, stage, first, count);
+    if (!is_restored) {
+        farm_taken(s, stage, first, count);
+    }
 }
 
 /* Ordered: a parcel of which a part was taken is due with the rest. */
@@ -303,7 +313,7 @@ bool program_look(struct sim *s)
 void program_start(struct sim *s)
 {
     for (uint32_t i = 0; i < s->plan.stages; i++) {
-        clock_at(&s->clock, s->plan.stage[i].starts_ns, EVENT_OPEN, i, 0);
+        clock_in(&s->clock, s->plan.stage[i].starts_ns, EVENT_OPEN, i, 0);
     }
 }
 
@@ -313,4 +323,5 @@ void program_fini(struct sim *s)
         drop_parcels(&s->program.stage[i]);
         mem_free(s->program.stage[i].heap);
     }
+    memset(&s->program, 0, sizeof(s->program));
 }

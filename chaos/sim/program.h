@@ -30,7 +30,7 @@ struct program {
 };
 
 void program_start(struct sim *s);
-void program_fini(struct sim *s);
+void program_fini(struct sim *s); /* as if it had never begun */
 void program_put(struct sim *s, struct parcel *p); /* recorded: takes it */
 void program_done(struct sim *s, uint32_t stage);
 void program_on_open(struct sim *s, uint32_t stage);

@@ -39,11 +39,11 @@ static void happen_at_farm(struct sim *s, const struct due *due)
     case EVENT_FARM_WAKE:
         farm_touch(s);
         break;
+    case EVENT_FARM_RESYNC:
+        farm_touch(s);
+        break;
     case EVENT_SYNCED:
         store_on_synced(s);
-        break;
-    case EVENT_SPOOL:
-        farm_on_spool(s, due->who);
         break;
     case EVENT_OPEN:
         program_on_open(s, due->who);
@@ -89,6 +89,12 @@ static void happen(struct sim *s, const struct due *due)
     case EVENT_DEATH:
         vm_on_death(s, due->who, (uint32_t)due->arg);
         break;
+    case EVENT_SPOOL:
+        spool_on_ready(s, due->who, due->arg);
+        break;
+    case EVENT_RESUME:
+        farm_begin(s);
+        break;
     case EVENT_FAULT:
         fault_inject(s);
         break;
@@ -121,6 +127,9 @@ static void check(struct sim *s)
     if (s->vms.touched != UINT32_MAX) {
         vm_check(s, s->vms.touched);
     }
+    if (!s->farm.is_alive) {
+        return;
+    }
     if (s->is_traced || s->plan.check_every <= 1 || s->tally.events % s->plan.check_every == 0) {
         sched_check(s->farm.sched);
     }
@@ -133,6 +142,9 @@ static bool step(struct sim *s)
     if (!clock_next(&s->clock, &due)) {
         return false;
     }
+    if (is_of_farm(due.what) && (!s->farm.is_alive || due.order < s->farm_born)) {
+        return true; /* of a process that has died */
+    }
     if (s->farm.is_paused && is_of_farm(due.what)) { /* its process does not run now */
         clock_at(&s->clock, s->farm.paused_until_ns, due.what, due.who, due.arg);
         return true;
@@ -144,6 +156,9 @@ static bool step(struct sim *s)
         happen_at_farm(s, &due);
     } else {
         happen(s, &due);
+    }
+    if (s->farm.is_dying) {
+        farm_crash(s);
     }
     check(s);
     if (s->clock.now_ns >= s->idle_ns + 1 * SEC) {
@@ -199,6 +214,8 @@ static void tally_add(struct tally *to, const struct tally *from)
     to->failed += from->failed;
     to->dropped += from->dropped;
     to->cancelled += from->cancelled;
+    to->restored += from->restored;
+    to->handed += from->handed;
     for (int k = 0; k < FAULT_COUNT; k++) {
         to->faults[k] += from->faults[k];
     }
@@ -219,9 +236,9 @@ void sim_run(uint64_t seed, const struct sim_options *opt, struct tally *tally)
         plan_print(&s->plan, stdout);
     }
     judge_start(s);
-    farm_start(s);
+    store_start(s);
     vms_start(s);
-    program_start(s);
+    farm_start(s);
     fault_start(s);
     while (!s->is_over) {
         if (!step(s)) {

@@ -4,6 +4,8 @@
  *   program.c   pulls elements, takes results            (calling thread of production)
  *   farm.c      leases, assigns, acknowledges            (src/farm; the production scheduler)
  *   store.c     records results, in groups, takes time   (src/ckpt; part of the farm's process)
+ *   crash.c     the farm's process dies, a new one resumes (src/farm/job.c)
+ *   held.c      what supervisors keep for a farm that has gone, and hand over (vm/spool.c)
  *   net.c       connections: order, delay, breaks, cuts  (src/net; production frames)
  *   vm.c        leases, runs, holds, dies                (vm/; the production agent)
  *   fault.c     what goes wrong, and when it all ends
@@ -37,6 +39,8 @@ enum sim_event {
     EVENT_VM_HUNG,    /* vm, run: hangs for too long */
     EVENT_VM_SILENT,  /* vm, conn: has it heard nothing for too long? */
     EVENT_DEATH,      /* machine, report: the supervisor sends it */
+    EVENT_SPOOL,      /* machine, which: held results may be handed over */
+    EVENT_RESUME,     /* a new process of the farm begins */
     EVENT_FARM_SILENT, /* vm, conn: has the farm heard nothing for too long? */
     EVENT_FARM_LOSS,  /* vm: its death report has been waited for */
     EVENT_FARM_RETRY, /* vm: may be asked again */
@@ -44,8 +48,8 @@ enum sim_event {
     EVENT_FARM_UNBLOCK, /* vm: somebody has looked after it */
     EVENT_FARM_TURN,  /* the farm's loop comes to its end */
     EVENT_FARM_WAKE,  /* the scheduler wants a tick */
-    EVENT_SYNCED,     /* the store's group is safe */
-    EVENT_SPOOL,      /* spool: held results are handed over */
+    EVENT_FARM_RESYNC, /* the store tries again */
+    EVENT_SYNCED,     /* a sync of the store has ended */
     EVENT_OPEN,       /* stage: the program opens it */
     EVENT_FEED,       /* stage: the program adds elements */
     EVENT_CLOSE,      /* stage: the program has no more */
@@ -68,6 +72,8 @@ struct tally {
     uint64_t failed;           /* elements given up */
     uint64_t dropped;          /* reports without effect */
     uint64_t cancelled;        /* stages */
+    uint64_t restored;         /* results read from the disk by a later run */
+    uint64_t handed;           /* results taken from supervisors */
 };
 
 struct sim {
@@ -81,6 +87,8 @@ struct sim {
     struct program program;
     struct judge judge;
     struct tally tally;
+    uint64_t farm_born; /* order of the first event of its process: earlier ones are void */
+    uint32_t farm_processes; /* there were so many */
     bool is_traced;
     bool is_quiet;      /* the faults have ended */
     bool is_over;       /* the program has ended */
@@ -108,6 +116,12 @@ static inline void sim_note(struct sim *s, uint64_t what)
     s->tally.digest = (s->tally.digest ^ what) * UINT64_C(0x100000001b3);
     s->tally.digest ^= s->tally.digest >> 29;
 }
+
+/* crash.c */
+bool farm_output(struct sim *s); /* something is about to leave its process; false: it dies */
+void farm_crash(struct sim *s);  /* it has died: what is left of it goes */
+void farm_die(struct sim *s);    /* now, or in the middle of what it does next */
+void farm_begin(struct sim *s);  /* EVENT_RESUME */
 
 /* fault.c */
 void fault_start(struct sim *s);

@@ -32,7 +32,8 @@ static void show_stage(struct sim *s, uint32_t stage)
     const struct stage_record *r = &s->judge.stage[stage];
     struct sched_stage_info info = {0};
     unsigned shown = 0;
-    bool is_known = sched_stage_get(s->farm.sched, stage + 1, &info) == 0;
+    bool is_known = s->farm.is_alive &&
+                    sched_stage_get(s->farm.sched, stage + 1, &info) == 0;
     fprintf(stderr, "  stage %u: %s%s%s; %llu of %llu added, %llu recorded, %llu taken\n",
             stage + 1, st->is_finished ? "finished" : st->is_open ? "open" : "not opened",
             st->is_closed ? ", input closed" : "", st->is_full ? ", scheduler is full" : "",
@@ -62,7 +63,8 @@ static void show_stage(struct sim *s, uint32_t stage)
 static void show_vm(const struct sim *s, uint32_t number)
 {
     const struct vm *vm = &s->vms.all[number];
-    const struct slot *slot = &s->farm.slots[number];
+    static const struct slot none;
+    const struct slot *slot = s->farm.is_alive ? &s->farm.slots[number] : &none;
     fprintf(stderr, "  VM %u: %s%s%s%s%s%s", number, vm->is_up ? "up" : "down",
             vm->is_stopped ? ", stopped" : "", vm->blocks > 0 ? ", not heard" : "",
             vm->is_draining ? ", draining" : "", vm->is_away ? ", away" : "",
@@ -89,8 +91,11 @@ static void show_all(struct sim *s)
     for (uint32_t i = 0; i < s->plan.vms && i < 32; i++) {
         show_vm(s, i);
     }
-    fprintf(stderr, "  store: %s, %zu runs wait\n", s->store.is_syncing ? "syncing" : "idle",
-            s->store.next.count);
+    fprintf(stderr, "  store: %s%s, %zu runs wait\n", s->store.is_syncing ? "syncing" : "idle",
+            s->store.disk.is_full ? ", disk full" : "", s->store.next.count);
+    fprintf(stderr, "  farm: process %u, epoch %llu%s%s\n", s->farm_processes,
+            (LL)s->farm.epoch, s->farm.is_alive ? "" : ", dead",
+            s->farm.is_open ? "" : ", not open");
 }
 
 void sim_broken(struct sim *s, const char *format, ...)

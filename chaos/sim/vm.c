@@ -46,7 +46,7 @@ static void say_state(struct sim *s, const struct vm *vm, enum trk_vm_state stat
     struct machine *m = machine_of(s, vm);
     struct trk_vm_info info = {.index = vm->number, .state = state, .module = "python"};
     struct wire_vms vms = {.infos = &info, .count = 1};
-    if (m->is_down) {
+    if (m->is_down || m->watch == CONN_NONE) {
         return;
     }
     put_incarnation(vm, info.incarnation);
@@ -92,7 +92,7 @@ void vm_on_death(struct sim *s, uint32_t machine, uint32_t report)
     struct blob *body = s->vms.reports[report];
     struct machine *m = &s->vms.machines[machine];
     s->vms.reports[report] = NULL;
-    if (m->is_down) {
+    if (m->is_down || m->watch == CONN_NONE) {
         blob_unref(body);
         return;
     }
@@ -103,7 +103,7 @@ void vm_on_death(struct sim *s, uint32_t machine, uint32_t report)
 
 static void block(struct sim *s, struct vm *vm)
 {
-    uint32_t conn = s->farm.slots[vm->number].conn;
+    uint32_t conn = s->farm.is_alive ? s->farm.slots[vm->number].conn : CONN_NONE;
     if (vm->blocks++ > 0) {
         return;
     }
@@ -171,6 +171,9 @@ void vm_continue(struct sim *s, struct vm *vm)
     if (vm->is_busy && !vm->is_hanging) {
         vm->ends_ns += s->clock.now_ns;
         clock_at(&s->clock, vm->ends_ns, EVENT_VM_STEP, vm->number, vm->step);
+    }
+    if (vm->conn != CONN_NONE && net_conn(s, vm->conn)->is_deserted) {
+        clock_in(&s->clock, s->plan.vm_dead_ns, EVENT_VM_SILENT, vm->number, vm->conn);
     }
     net_kick(s);
     compute(s, vm);
@@ -248,6 +251,9 @@ void vm_on_ready(struct sim *s, uint32_t number, uint64_t life)
     if (vm->agent == NULL) {
         sim_broken(s, "out of memory");
     }
+    if (MUTATE(FENCE_FORGOTTEN, false, true)) {
+        agent_use_fences(vm->agent, vm->fences);
+    }
     vm->is_up = true;
     vm->is_away = false;
     vm->elements_done = 0;
@@ -280,6 +286,11 @@ void machine_reset(struct sim *s, uint32_t machine)
         if (vm->is_up) {
             process_end(s, vm);
         }
+        memset(vm->fences, 0, sizeof(vm->fences)); /* they are in its supervisor's memory */
+        judge_unfenced(s, i);
+    }
+    for (uint32_t i = 0; i < m->held_count; i++) {
+        m->held[i].is_sent = false;
     }
     for (uint32_t i = 0; i < s->net.live_count;) {
         struct conn *c = net_conn(s, s->net.live[i]);
@@ -297,6 +308,7 @@ void machine_reset(struct sim *s, uint32_t machine)
 void machine_return(struct sim *s, uint32_t machine)
 {
     s->vms.machines[machine].is_down = false;
+    spool_push(s, machine);
     for (uint32_t i = 0; i < s->vms.count; i++) {
         struct vm *vm = vm_get(s, i);
         if (vm_machine(s, i) == machine && !vm->is_up) {
@@ -307,7 +319,7 @@ void machine_return(struct sim *s, uint32_t machine)
     for (uint32_t i = 0; i < s->net.live_count; i++) {
         struct conn *c = net_conn(s, s->net.live[i]);
         if (c->kind == CONN_LEASE && vm_machine(s, c->vm) == machine && c->is_vanished) {
-            net_refuse(s, c);
+            net_refuse(s, c, TO_FARM);
         }
     }
 }
@@ -327,25 +339,43 @@ static uint64_t handover_ns(struct sim *s, const struct blob *result)
            dice_below(&s->dice, 2 * backoff_ns);
 }
 
+/* Our book: what was not kept is let go without an acknowledgement. */
+static void forget_volatile(struct vm *vm)
+{
+    uint32_t kept = vm->unacked_head;
+    for (uint32_t i = vm->unacked_head; i < vm->unacked_count; i++) {
+        if (vm->unacked[i].is_durable) {
+            vm->unacked[kept++] = vm->unacked[i];
+        } else {
+            blob_unref(vm->unacked[i].body);
+        }
+    }
+    vm->unacked_count = kept;
+}
+
 /* What is held goes to disk, to be handed over by the supervisor. */
 static void make_spool(struct sim *s, struct vm *vm)
 {
-    struct vms *v = &s->vms;
-    struct spool *spool;
-    if (vm->unacked_head == vm->unacked_count) {
+    struct machine *m = machine_of(s, vm);
+    uint32_t first = m->held_count, results = 0;
+    struct blob *body = NULL;
+    struct agent_kept kept;
+    uint64_t seq = 0;
+    forget_volatile(vm);
+    while (agent_kept_next(vm->agent, &seq, &kept)) {
+        body = body != NULL ? body : blob_ref((struct blob *)(uintptr_t)kept.body);
+        results += spool_add(s, vm, &kept);
+    }
+    agent_let_go(vm->agent, seq);
+    forget_unacked(vm);
+    if (body == NULL) {
         return;
     }
-    v->spools = sim_grow(v->spools, v->spool_count + 1, sizeof(*v->spools));
-    spool = &v->spools[v->spool_count];
-    *spool = (struct spool){.vm = vm->number};
-    spool->bodies = sim_alloc(vm->unacked_count - vm->unacked_head, sizeof(*spool->bodies));
-    for (uint32_t i = vm->unacked_head; i < vm->unacked_count; i++) {
-        spool->bodies[spool->count++] = blob_ref(vm->unacked[i].body);
-    }
-    tell(s, "vm", vm->number, "spools %u held messages", spool->count);
+    tell(s, "vm", vm->number, "spools %u held results", results);
     s->tally.faults[FAULT_HANDOVER]++;
-    clock_in(&s->clock, handover_ns(s, spool->bodies[0]), EVENT_SPOOL, v->spool_count, 0);
-    v->spool_count++;
+    clock_in(&s->clock, handover_ns(s, body), EVENT_SPOOL, vm_machine(s, vm->number),
+             (uint64_t)m->held_count << 32 | first);
+    blob_unref(body);
 }
 
 void vm_orphan_done(struct sim *s, struct vm *vm)
@@ -370,6 +400,8 @@ static void lease_over(struct sim *s, struct vm *vm, bool is_lost)
         say_state(s, vm, TRK_VM_IDLE);
     } else if (is_lost && !vm->is_endless && fault_strikes(s, FAULT_HANDOVER)) {
         vm->is_orphan = true;
+        agent_orphan(vm->agent);
+        make_spool(s, vm);
         if (!vm->is_busy || vm->job.kind != AGENT_ELEMENT) {
             vm_orphan_done(s, vm);
         }
@@ -394,11 +426,12 @@ static void on_hello(struct sim *s, struct conn *c, struct vm *vm, struct wire_m
     if (rc < 0) {
         sim_broken(s, "VM %u: a %s instead of a hello", vm->number, wire_type_name(msg->type));
     }
-    if (vm->is_draining || vm->is_orphan || agent_lease(vm->agent, &hello) < 0) {
+    if (vm->is_draining || agent_lease(vm->agent, &hello) < 0) {
         welcome(s, c, vm, false);
         net_close(s, c, END_VM, LEAVE_FLUSH);
         return;
     }
+    judge_leased(s, vm->number, hello.epoch, hello.incarnation);
     vm->conn = c->id;
     vm->opened = vm->cancelled = 0;
     net_trust(c, TO_VM);
@@ -411,19 +444,22 @@ static void on_hello(struct sim *s, struct conn *c, struct vm *vm, struct wire_m
 
 void vm_on_close(struct sim *s, struct conn *c)
 {
-    struct vm *vm = vm_get(s, c->vm);
-    if (vm->conn == c->id) {
-        lease_over(s, vm, true);
+    if (c->kind == CONN_WATCH) {
+        struct machine *m = &s->vms.machines[c->vm];
+        m->watch = m->watch == c->id ? CONN_NONE : m->watch;
+    } else if (vm_get(s, c->vm)->conn == c->id) {
+        lease_over(s, vm_get(s, c->vm), true);
     }
 }
 
 void vm_on_silent(struct sim *s, uint32_t number, uint32_t conn)
 {
     struct vm *vm = vm_get(s, number);
-    if (vm->conn != conn || vm->is_stopped || vm->blocks == 0) {
+    bool is_deserted = vm->conn == conn && net_conn(s, conn)->is_deserted;
+    if (vm->conn != conn || vm->is_stopped || (vm->blocks == 0 && !is_deserted)) {
         return;
     }
-    if (s->clock.now_ns < vm->blocked_ns + s->plan.vm_dead_ns) {
+    if (!is_deserted && s->clock.now_ns < vm->blocked_ns + s->plan.vm_dead_ns) {
         return; /* another silence, which has its own event */
     }
     tell(s, "vm", number, "has not heard its holder for too long");
@@ -460,6 +496,7 @@ void vm_drain(struct sim *s, struct vm *vm, bool is_leaving)
         give_back(s, vm);
         net_send(s, net_conn(s, vm->conn), TO_FARM, WIRE_BYE, 0, blob_new(0));
     }
+    compute_move(s, vm);
     compute(s, vm);
 }
 
@@ -489,7 +526,7 @@ static void let_go(struct sim *s, struct vm *vm, const struct blob *body)
     while (vm->unacked_head < vm->unacked_count &&
            vm->unacked[vm->unacked_head].seq <= note.seq) {
         struct unacked *u = &vm->unacked[vm->unacked_head++];
-        judge_released(s, vm->number, u->body);
+        judge_released(s, vm->number, agent_holder(vm->agent)->epoch, u->body);
         blob_unref(u->body);
     }
 }
@@ -545,7 +582,13 @@ static void on_holder_message(struct sim *s, struct conn *c, struct vm *vm,
 
 void vm_on_message(struct sim *s, struct conn *c, struct wire_message *msg)
 {
-    struct vm *vm = vm_get(s, c->vm);
+    struct vm *vm;
+    if (c->kind == CONN_WATCH) {
+        spool_on_message(s, c, msg);
+        blob_unref(msg->body);
+        return;
+    }
+    vm = vm_get(s, c->vm);
     if (vm->conn != c->id) {
         on_hello(s, c, vm, msg);
         blob_unref(msg->body);
@@ -582,9 +625,7 @@ void vms_start(struct sim *s)
     v->all = sim_alloc(v->count, sizeof(*v->all));
     v->machines = sim_alloc(v->machine_count, sizeof(*v->machines));
     for (uint32_t i = 0; i < v->machine_count; i++) {
-        struct conn *watch = net_connect(s, CONN_WATCH, i);
-        net_trust(watch, TO_FARM);
-        v->machines[i].watch = watch->id;
+        v->machines[i].watch = CONN_NONE;
     }
     for (uint32_t i = 0; i < v->count; i++) {
         struct vm *vm = &v->all[i];
@@ -606,13 +647,26 @@ void vms_start(struct sim *s)
     }
 }
 
-void spool_release(struct sim *s, uint32_t spool)
+void vms_watch(struct sim *s)
 {
-    struct spool *sp = &s->vms.spools[spool];
-    for (uint32_t i = 0; i < sp->count && !sp->is_released; i++) {
-        judge_released(s, sp->vm, sp->bodies[i]);
+    for (uint32_t i = 0; i < s->vms.machine_count; i++) {
+        struct machine *m = &s->vms.machines[i];
+        struct conn *watch = net_connect(s, CONN_WATCH, i);
+        net_trust(watch, TO_FARM);
+        net_trust(watch, TO_VM);
+        m->watch = watch->id;
+        m->asked = 0;
+        for (uint32_t k = 0; k < m->held_count; k++) {
+            m->held[k].is_sent = false;
+        }
     }
-    sp->is_released = true;
+    for (uint32_t i = 0; i < s->vms.count; i++) {
+        const struct vm *vm = vm_get(s, i);
+        enum trk_vm_state state = vm->is_away ? TRK_VM_STOPPING
+                                  : !vm->is_up ? TRK_VM_STARTING
+                                  : agent_is_leased(vm->agent) ? TRK_VM_LEASED : TRK_VM_IDLE;
+        say_state(s, vm, state);
+    }
 }
 
 void vms_fini(struct sim *s)
@@ -625,16 +679,12 @@ void vms_fini(struct sim *s)
         mem_free(vm->unacked);
         agent_free(vm->agent);
     }
-    for (uint32_t i = 0; i < v->spool_count; i++) {
-        for (uint32_t k = 0; k < v->spools[i].count; k++) {
-            blob_unref(v->spools[i].bodies[k]);
-        }
-        mem_free(v->spools[i].bodies);
+    for (uint32_t i = 0; i < v->machine_count; i++) {
+        spool_fini(&v->machines[i]);
     }
     for (uint32_t i = 0; i < v->report_count; i++) {
         blob_unref(v->reports[i]);
     }
-    mem_free(v->spools);
     mem_free(v->reports);
     mem_free(v->machines);
     mem_free(v->all);

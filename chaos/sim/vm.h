@@ -6,7 +6,8 @@
  *
  * What vm/host_net.c and vm/host_compute.c do with threads and sockets is done here step by step:
  * one job at a time, results gathered and flushed by the same rules, each message held before it
- * is sent. A lost lease either drops what was held (today) or hands it over later (handover). */
+ * is sent. When its farm has gone a VM finishes what runs and its supervisor keeps what it holds
+ * (held.c), or, without the fault handover, that is lost with it. */
 #ifndef SIM_VM_H
 #define SIM_VM_H
 
@@ -19,10 +20,31 @@
 
 struct sim;
 
+/* A result that its supervisor keeps for a farm that has gone. */
+struct held_item {
+    uint32_t vm;
+    uint32_t stage, attempt;
+    uint64_t index;
+    uint64_t epoch;             /* of the lease it was made under */
+    uint8_t status;
+    struct digest element;
+    uint8_t fingerprint[16];
+    struct blob *body;          /* one reference; payload is in it */
+    const uint8_t *payload;
+    size_t size;
+    bool is_foreign;            /* nobody may take it */
+    bool is_ready;              /* may be handed over */
+    bool is_sent;               /* since it was asked for */
+    bool is_gone;               /* deleted */
+};
+
 struct machine {
     bool is_cut[WAY_COUNT]; /* nothing gets through this way */
     bool is_down;           /* reset, and not up again */
-    uint32_t watch;         /* connection of its supervisor with the farm */
+    uint32_t watch;         /* connection of its supervisor with the farm, or CONN_NONE */
+    uint32_t asked;         /* stages whose held results the farm wants, a bit each */
+    struct held_item *held; /* on its disk; a token is an index + 1 */
+    uint32_t held_count, held_cap;
 };
 
 /* Results that are computed and not sent yet. */
@@ -33,12 +55,15 @@ struct results {
     uint8_t *statuses;
     uint32_t *sizes;
     uint8_t *payloads;
+    struct digest *digests; /* of the elements' bytes */
+    bool is_durable;        /* they outlive the lease */
 };
 
 /* A RESULT message that was sent and not acknowledged: our own book, apart from the agent's. */
 struct unacked {
     uint64_t seq;
     struct blob *body;
+    bool is_durable;
 };
 
 struct vm {
@@ -62,6 +87,7 @@ struct vm {
     bool is_hanging;          /* it will not end */
     bool is_endless;          /* nor will anybody end it */
     bool is_interrupted;      /* it was called off, and gives up */
+    bool is_moving;           /* it goes on elsewhere */
     uint64_t jobs;            /* counts jobs */
     uint64_t step;            /* counts EVENT_VM_STEP: others are void */
     uint64_t started_ns, ends_ns;
@@ -69,26 +95,17 @@ struct vm {
     uint32_t elements_done;   /* in this life */
     uint32_t opened, cancelled; /* stages, a bit each, under this lease */
 
+    struct agent_fence fences[AGENT_FENCES]; /* its supervisor's: they outlive the process */
     struct results results;
     uint64_t flushed_ns;
     struct unacked *unacked;  /* oldest first, from unacked_head on */
     uint32_t unacked_head, unacked_count, unacked_cap;
 };
 
-/* Held results of a lost lease. */
-struct spool {
-    uint32_t vm;
-    struct blob **bodies;
-    uint32_t count;
-    bool is_released; /* acknowledged */
-};
-
 struct vms {
     struct vm *all;
     struct machine *machines;
     uint32_t count, machine_count;
-    struct spool *spools;
-    uint32_t spool_count;
     struct blob **reports; /* encoded deaths; taken when sent */
     uint32_t report_count;
     uint32_t touched;      /* whose agent the event under way has changed, or UINT32_MAX */
@@ -120,8 +137,17 @@ void machine_cut(struct sim *s, uint32_t machine, enum way way, bool is_cut);
 void machine_reset(struct sim *s, uint32_t machine);
 void machine_return(struct sim *s, uint32_t machine);
 
-/* The spool's results are recorded: it lets go of them. */
-void spool_release(struct sim *s, uint32_t spool);
+/* A farm has come: connects it with all supervisors. */
+void vms_watch(struct sim *s);
+
+/* held.c: the supervisor's half. */
+/* Keeps the results of a message. Returns how many items that are, foreign ones not counted. */
+uint32_t spool_add(struct sim *s, const struct vm *vm, const struct agent_kept *kept);
+void spool_on_ready(struct sim *s, uint32_t machine, uint64_t which); /* which: end << 32 | first */
+void spool_push(struct sim *s, uint32_t machine);
+void spool_delete(struct sim *s, struct held_item *item);
+void spool_on_message(struct sim *s, struct conn *c, struct wire_message *msg);
+void spool_fini(struct machine *m);
 /* After an event: the agent that it changed against our own book. */
 void vm_check(struct sim *s, uint32_t number);
 
@@ -129,6 +155,8 @@ void vm_check(struct sim *s, uint32_t number);
 void compute(struct sim *s, struct vm *vm);          /* takes the next job if it is free */
 /* What runs of these elements, or of the stage, is called off. */
 void compute_interrupt(struct sim *s, struct vm *vm, const struct wire_note *note);
+/* It leaves: what runs may stop in the middle, to go on elsewhere. */
+void compute_move(struct sim *s, struct vm *vm);
 void compute_drop(struct vm *vm);                    /* its process is gone */
 void compute_hold(struct sim *s, struct vm *vm);     /* holds what is gathered, sends if it can */
 void compute_fini(struct vm *vm);
@@ -136,6 +164,9 @@ void compute_fini(struct vm *vm);
 #define ELEMENT_HEAD 16
 #define RESULT_HEAD 16
 uint64_t element_mark(const struct sim *s, uint32_t stage, uint64_t index);
+void element_write(const struct sim *s, uint32_t stage, uint64_t index, uint8_t *to);
+struct digest element_digest(const struct sim *s, uint32_t stage, uint64_t index);
+void stage_fingerprint(const struct sim *s, uint32_t stage, uint8_t out[16]); /* of its code */
 uint64_t result_mark(const struct sim *s, uint32_t stage, uint64_t index, uint32_t run);
 
 /* In vm.c, for compute.c. */

@@ -32,7 +32,19 @@
     X(17, GROUP_TAIL, "of the results recorded together the last one is not announced")       \
     X(18, STAGE_ONCE, "a VM that came back is not told of the stage again")                   \
     X(19, DRAIN_LOSES, "a draining VM closes before its last results are sent")               \
-    X(20, FAILURE_UNCOUNTED, "failures of the user's code are not counted")
+    X(20, FAILURE_UNCOUNTED, "failures of the user's code are not counted")                   \
+    X(21, FAILED_SYNC_OK, "a sync that failed counts as done")                                \
+    X(22, FAILED_SYNC_FORGETS, "what was in a failed sync is not put again")                  \
+    X(23, CRASH_KEEPS_UNSYNCED, "results that no sync was begun for are seen after a crash")  \
+    X(24, TORN_VISIBLE, "a part of an unfinished transaction is seen after a crash")          \
+    X(25, EPOCH_SAME, "a resumed job has the epoch of the run before")                        \
+    X(26, EPOCH_UNSYNCED, "a resumed job begins before its epoch is durable")                 \
+    X(27, FENCE_FORGOTTEN, "a VM's next process lets an earlier run of the job in")           \
+    X(28, HELD_UNCHECKED, "a held result is taken whatever element and code it is of")        \
+    X(29, HELD_DELETED, "a supervisor deletes a held result when it hands it over")           \
+    X(30, RECORDED_RUNS, "what an earlier run of the job recorded is assigned again")         \
+    X(31, MOVED_UNCOUNTED, "an element given back in the middle has its attempt again")       \
+    X(32, HANDED_TWICE, "a held result is taken although its element has one")
 
 enum mutation {
     MUTATION_NONE,

@@ -33,7 +33,8 @@ static bool is_wanted(const struct element *e, const struct sched_event *ev)
 {
     enum element_state state = e != NULL ? sched_element_state(e) : ELEMENT_DELIVERED;
     return (MUTATE(DROP_LATE, false, state == ELEMENT_PENDING) || state == ELEMENT_DELAYED ||
-            state == ELEMENT_ASSIGNED) &&
+            state == ELEMENT_ASSIGNED ||
+            MUTATE(HANDED_TWICE, e != NULL && ev->vm == SCHED_NO_VM, false)) &&
            MUTATE(NO_ATTEMPT_CHECK, true,
                   ev->vm == SCHED_NO_VM || (ev->attempt > 0 && ev->attempt <= e->attempt));
 }
@@ -370,7 +371,8 @@ static uint64_t batch_put_back(struct sched *s, struct batch *b, uint64_t first,
         }
         if (run_leave(s, b, i, false)) {
             /* An attempt that was made elsewhere meanwhile is not taken back. */
-            sched_segments_put_back(g, i, e->attempt == b->attempt && !was_started);
+            sched_segments_put_back(g, i, e->attempt == b->attempt &&
+                                              MUTATE(MOVED_UNCOUNTED, true, !was_started));
         }
     }
     return n;

@@ -178,7 +178,8 @@ static int on_stage_opened(struct sched *s, const struct sched_event *ev)
 static int on_work_added(struct sched *s, const struct sched_event *ev)
 {
     struct stage *st = sched_stage_find(s, ev->stage);
-    uint64_t live = (ev->flag & SCHED_WORK_RECORDED) != 0 ? 0 : ev->count;
+    bool is_recorded = MUTATE(RECORDED_RUNS, false, (ev->flag & SCHED_WORK_RECORDED) != 0);
+    uint64_t live = is_recorded ? 0 : ev->count;
     int rc;
     if (st != NULL && st->is_cancelled) {
         return 0; /* was under way when the stage was cancelled */

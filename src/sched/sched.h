@@ -28,7 +28,7 @@
 
 struct sched;
 
-/* The vm of a result that a VM of an earlier epoch made, see SCHED_RESULT. No VM has this number. */
+/* Instead of a VM, of a result that an earlier epoch's made: see SCHED_RESULT. No VM's number. */
 #define SCHED_NO_VM UINT32_MAX
 
 struct sched_options {
@@ -84,8 +84,8 @@ enum sched_work_flag {
 };
 
 enum sched_recalled_flag {
-    SCHED_RECALLED_STARTED = 1, /* given back in the middle (trickle.Moved): nobody's fault, but that
-                                   attempt was made, the next run is another one. Answers no recall */
+    SCHED_RECALLED_STARTED = 1, /* given back in the middle (trickle.Moved): nobody's fault, but
+                                   that attempt was made. Answers no recall */
 };
 
 enum sched_cause {
