@@ -14,8 +14,11 @@ says what to do while the program is still at its first run.
 """
 from __future__ import annotations
 
+import os
+import sys
 from _thread import RLock, _local, allocate_lock
 
+from . import _codec
 from ._codec import PROTOCOL, dumps, first_line, loads, type_name
 from .errors import TrickleError
 
@@ -33,13 +36,15 @@ NOTE_MAX = 480  # bytes of a note's name
 # The job of this process: put(kind, name, bytes, wait) returns when it is durable, get(kind, name)
 # gives bytes or None. Without a job, None.
 job: Any = None
+_had_job = False
 
 
 def use_job(opened: Any) -> None:
     """A job has been opened, or None: closed. The next stage of each name is its first."""
-    global job
+    global job, _had_job
     with _lock:
         job = opened
+        _had_job = True
         _uses.clear()
         _threads.clear()
         _open.clear()
@@ -141,6 +146,8 @@ def once(name: str, fn: Callable[[], T]) -> T:
     if job is None:
         from ._farm import open_job
         open_job()  # it may be wanted, and the farm not be open yet
+    if job is None and not _had_job:
+        _open_job()
     if job is None:
         return fn()
     if not 1 <= len(name.encode("utf-8", "surrogatepass")) <= NOTE_MAX:
@@ -156,6 +163,13 @@ def once(name: str, fn: Callable[[], T]) -> T:
             entry[1] -= 1
             if entry[1] == 0:
                 del _making[name]
+
+
+def _open_job() -> None:
+    """The job that this program is to have, as connect() does. A VM has none."""
+    if _codec.residents is None and ("trickle._job" in sys.modules or "TRICKLE_JOB" in os.environ):
+        from ._job import open_wanted
+        open_wanted()
 
 
 def _once(name: str, fn: Callable[[], Any], entry: list) -> Any:

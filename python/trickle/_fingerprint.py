@@ -24,7 +24,6 @@ of a pickle only for data of more than NODES_MAX objects or deeper than DEPTH_MA
 """
 from __future__ import annotations
 
-import builtins
 import opcode
 import sys
 from _blake2 import blake2b
@@ -107,6 +106,7 @@ def note_data(name: str, obj: Any) -> None:
 
 
 _injected: dict[str, str] = {}
+_MISSING = object()
 
 
 def _shown(key: str) -> str:
@@ -330,12 +330,13 @@ class _Walk:
         obj = self.names.get(name)
         if obj is not None and _is_part(obj) and _is_own(obj):
             return self.part(obj)
-        if name not in self.found:
+        key = f"injected {name}"
+        if key not in self.found:
             if obj is None:
-                self.add(name, _text, _injected.get(name, ""))
+                self.add(key, _text, _injected.get(name, ""))
             else:
-                self.add(name, self.data, obj)
-        return name
+                self.add(key, self.data, obj)
+        return key
 
     def part(self, obj: Any) -> str:
         """The key of a function, class or module of the program."""
@@ -401,8 +402,9 @@ class _Walk:
             _text(out, name)
             if name in space:
                 self.used(out, space, name, attributes)
-            elif is_main and not hasattr(builtins, name) and name in self.names:
-                _text(out, self.add_injected(name))
+            if is_main and (name in _injected or name in self.names) and (
+                    space.get(name, _MISSING) is not self.names.get(name)):
+                _text(out, self.add_injected(name))  # there it stands for something else
         self.imports(out, code, space)
 
     def used(self, out: bytearray, space: dict, name: str, attributes: list[str]) -> None:

@@ -52,7 +52,11 @@ def inject(vms: VM | Sequence[VM], /, *objects: Any, **named: Any) -> None:
         if bundle.cloudpickled:
             check_versions(name, handles)
     # Everything can be sent: only now is anything sent.
+    durable = sys.modules.get("trickle._durable")
     for name, obj, bundle in bundles:
+        if durable is not None and durable.job is not None and not _is_called(obj):
+            from ._fingerprint import note_data
+            note_data(name, obj)
         _send(vms, handles, name, obj, dumps(bundle.entries, PROTOCOL))
 
 
@@ -78,7 +82,7 @@ def _send(vms: Any, handles: list[VM], name: str, obj: Any, payload: bytes) -> N
     if isinstance(vms, VMList):
         calls = farm().inject(vms._raw, name, payload)
         vms._injected.pop(name, None)
-        vms._injected[name] = obj if _bundle.is_code(obj) or callable(obj) else None
+        vms._injected[name] = obj if _is_called(obj) else None
     else:
         calls = []
         for vm in handles:
@@ -106,8 +110,13 @@ def _send(vms: Any, handles: list[VM], name: str, obj: Any, payload: bytes) -> N
 def remember(vm: VM, name: str, obj: Any) -> None:
     """What this name on this VM stands for."""
     remember_data(vm, name)
-    if obj is not None and (_bundle.is_code(obj) or callable(obj)):
+    if obj is not None and _is_called(obj):
         remember_callable(vm, name, obj)
+
+
+def _is_called(obj: Any) -> bool:
+    """Is it a function or the like, rather than data?"""
+    return _bundle.is_code(obj) or callable(obj)
 
 
 # --- names ----------------------------------------------------------------------------------

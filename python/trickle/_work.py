@@ -179,8 +179,7 @@ class _Run:
         handles = vms_of(vms)
         names = handles[0]._t_names if handles and not isinstance(vms, VMList) else (
             vms._injected if isinstance(vms, VMList) else {})
-        function, own_name = _stage(func, handles, names)
-        self.name = name or own_name
+        function, self.name = _stage(func, handles, names, name)
         self.durable = modules.get("trickle._durable")  # loaded where a job is open
         if self.durable is not None and self.durable.job is not None:
             options |= self.identity(func, name, names)
@@ -358,12 +357,14 @@ class _Drought:
 _END = object()
 
 
-def _stage(func: Any, handles: list[VM], names: dict[str, Any]) -> tuple[bytes, str]:
-    """What a VM needs to open the stage, and the function's name: see Server.stage_open."""
+def _stage(func: Any, handles: list[VM], names: dict[str, Any], called: str | None,
+           ) -> tuple[bytes, str]:
+    """What a VM needs to open the stage, see Server.stage_open; and the name of the work: what it
+    is called, or its function's."""
     if isinstance(func, RemoteFunction):
         func = func._t_name
     if isinstance(func, str):
-        return dumps(([], "__main__", func), PROTOCOL), func
+        return _message([], ("__main__", func), called or func)
     if isinstance(func, (Proxy, RemoteMethod)):
         raise TrickleError("work runs on any VM, so its function cannot be a remote object, which "
                            "lives on one; use fork for that")
@@ -372,9 +373,15 @@ def _stage(func: Any, handles: list[VM], names: dict[str, Any]) -> tuple[bytes, 
     own = getattr(func, "__name__", None) or type(func).__name__
     name = injected_name(names, func)
     if name is not None and all(vm._t_names.get(name) is func for vm in handles):
-        return dumps(([], "__main__", name), PROTOCOL), own
+        return _message([], ("__main__", name), called or own)
     bundle = _bundle.Bundle()
     place = bundle.add_function(func)
     if bundle.cloudpickled:
         check_versions(own, handles)
-    return dumps(([bundle.entries], *place), PROTOCOL), own
+    return _message([bundle.entries], place, called or own)
+
+
+def _message(units: list, place: tuple[str, str], called: str) -> tuple[bytes, str]:
+    job = modules.get("trickle._job")  # loaded where a program may be one
+    about = {"job": job.name if job is not None and job.is_open() else None, "stage": called}
+    return dumps((units, *place, about), PROTOCOL), called

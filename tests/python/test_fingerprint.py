@@ -274,7 +274,7 @@ def test_partials_methods_and_callable_objects():
         assert fingerprint(make(f"{code}f = {made}"), {}) != one, made
 
 
-def test_names_that_were_injected():
+def test_names_that_were_injected(monkeypatch):
     f = make("def f(x): return g(x) + limit", name="__main__")
 
     def g(x):
@@ -290,7 +290,12 @@ def test_names_that_were_injected():
     one = fingerprint(f, {"g": g, "limit": None})
     _fingerprint.note_data("limit", [1, 3])
     assert fingerprint(f, {"g": g, "limit": None}) != one
-    assert "limit" in parts(f, {"g": g, "limit": None})
+    assert "injected limit" in parts(f, {"g": g, "limit": None})
+    own = make("limit = 3\ndef f(x): return x + limit", name="__main__")
+    with_three = fingerprint(own, {})
+    _fingerprint.note_data("limit", 4)
+    assert fingerprint(own, {}) != with_three, "on the VMs another value was injected"
+    monkeypatch.delitem(_fingerprint._injected, "limit")
     elsewhere = make("def f(x): return g(x) + limit")
     assert fingerprint(elsewhere, {}) == fingerprint(elsewhere, {"g": g}), (
         "what is injected is not seen by functions of modules")
