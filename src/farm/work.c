@@ -13,6 +13,8 @@
 #include "base/sys.h"
 #include "farm/farm_impl.h"
 
+#define AHEAD 100000u
+#define AHEAD_DURABLE 500000u
 #define BLOCK_ELEMENTS 1024u
 #define BLOCK_BYTES ((size_t)64 << 10)
 #define RECORDED_ELEMENTS 65536u
@@ -160,7 +162,11 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     work->retries = opt->retries;
     work->retry_after_ms = opt->retry_after_ms;
     work->timeout_ms = opt->timeout_ms;
-    work->ahead_elements = opt->ahead_elements != 0 ? opt->ahead_elements : 100000;
+    work->ahead_elements = opt->ahead_elements;
+    if (work->ahead_elements == 0) { /* results of durable works come back a sync or two later */
+        bool is_durable = farm->job != NULL && opt->key != NULL;
+        work->ahead_elements = is_durable ? AHEAD_DURABLE : AHEAD;
+    }
     work->ahead_bytes = opt->ahead_bytes != 0 ? opt->ahead_bytes : (uint64_t)256 << 20;
     work->name = mem_strdup(opt->name != NULL ? opt->name : "work");
     work->function = blob_dup(opt->function, opt->function_size);

@@ -48,6 +48,11 @@ def vms(supervisor):
 
 
 @pytest.fixture
+def is_full(request):
+    return request.config.getoption("--full")
+
+
+@pytest.fixture
 def vm(vms):
     return vms[0]
 
