@@ -401,12 +401,24 @@ static void on_session_message(struct sim *s, uint32_t vm, struct wire_message *
     farm_touch(s);
 }
 
+/* From a VM that was given up. What it did is not lost, and it starts afresh. */
+static void on_late_message(struct sim *s, struct conn *c, struct wire_message *msg)
+{
+    if (msg->type == WIRE_RESULT) {
+        on_result(s, c->vm, msg->body);
+        farm_touch(s);
+    }
+    farm_on_late(s, c->vm, c->id);
+}
+
 void farm_on_message(struct sim *s, struct conn *c, struct wire_message *msg)
 {
     if (c->kind == CONN_WATCH) {
         lease_on_watch(s, c, msg);
     } else if (c->is_ghost) { /* the answer does not matter to it: it ends */
         net_close(s, c, END_FARM, LEAVE_ABRUPT);
+    } else if (c->is_late) {
+        on_late_message(s, c, msg);
     } else if (s->farm.slots[c->vm].conn == c->id && !s->farm.slots[c->vm].is_down) {
         if (s->farm.slots[c->vm].state == SLOT_TRYING) {
             lease_on_welcome(s, c, msg);

@@ -100,6 +100,7 @@ void farm_on_silent(struct sim *s, uint32_t vm, uint32_t conn);
 void farm_on_loss(struct sim *s, uint32_t vm, uint64_t lease);
 void farm_on_retry(struct sim *s, uint32_t vm);
 void farm_on_suspect(struct sim *s, uint32_t vm, bool is_suspect);
+void farm_on_late(struct sim *s, uint32_t vm, uint32_t conn);
 void farm_on_unblock(struct sim *s, uint32_t vm);
 void farm_on_turn(struct sim *s);
 void farm_touch(struct sim *s); /* a turn is due */

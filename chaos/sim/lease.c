@@ -156,8 +156,22 @@ void farm_on_silent(struct sim *s, uint32_t vm, uint32_t conn)
         return;
     }
     tell(s, "farm", 0, "has not heard VM %u for too long", vm);
-    net_close(s, c, END_FARM, LEAVE_ABRUPT);
+    if (slot->state == SLOT_HELD && dice_chance(&s->dice, 500)) {
+        c->is_late = true; /* it may still have something to say */
+    } else {
+        net_close(s, c, END_FARM, LEAVE_ABRUPT);
+    }
     lease_session_ends(s, vm);
+}
+
+void farm_on_late(struct sim *s, uint32_t vm, uint32_t conn)
+{
+    struct conn *c = net_conn(s, conn);
+    if (c->is_late && !c->is_given_back) {
+        tell(s, "farm", 0, "VM %u speaks again, and is given back", vm);
+        c->is_given_back = true;
+        net_send(s, c, TO_VM, WIRE_BYE, 0, blob_new(0));
+    }
 }
 
 void lease_end(struct sim *s, uint32_t vm)

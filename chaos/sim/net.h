@@ -76,6 +76,8 @@ struct conn {
     bool is_live;               /* in net.live */
     bool is_deserted;           /* the farm's machine went down: no end has been sent */
     bool is_ghost;              /* of an earlier run of the job */
+    bool is_given_back;         /* late: BYE was sent */
+    bool is_late;               /* its VM was given up as silent; what still comes is taken */
     struct pipe pipe[WAY_COUNT];
 };
 

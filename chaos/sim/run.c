@@ -30,6 +30,9 @@ static void happen_at_farm(struct sim *s, const struct due *due)
     case EVENT_FARM_SUSPECT:
         farm_on_suspect(s, due->who, due->arg != 0);
         break;
+    case EVENT_FARM_LATE:
+        farm_on_late(s, due->who, (uint32_t)due->arg);
+        break;
     case EVENT_FARM_UNBLOCK:
         farm_on_unblock(s, due->who);
         break;

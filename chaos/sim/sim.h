@@ -45,6 +45,7 @@ enum sim_event {
     EVENT_FARM_LOSS,  /* vm: its death report has been waited for */
     EVENT_FARM_RETRY, /* vm: may be asked again */
     EVENT_FARM_SUSPECT, /* vm, 1: has it been silent? 0: does it speak again? */
+    EVENT_FARM_LATE,  /* vm, conn: one that was given up speaks again */
     EVENT_FARM_UNBLOCK, /* vm: somebody has looked after it */
     EVENT_FARM_TURN,  /* the farm's loop comes to its end */
     EVENT_FARM_WAKE,  /* the scheduler wants a tick */

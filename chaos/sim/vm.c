@@ -123,6 +123,9 @@ static void unblock(struct sim *s, struct vm *vm)
     vm->blocks--;
     if (vm->blocks == 0) { /* its next sign of life */
         clock_in(&s->clock, s->plan.latency_ns, EVENT_FARM_SUSPECT, vm->number, 0);
+        if (vm->conn != CONN_NONE) {
+            clock_in(&s->clock, s->plan.latency_ns, EVENT_FARM_LATE, vm->number, vm->conn);
+        }
     }
 }
 
