@@ -464,8 +464,9 @@ PyObject *at_element_end(PyObject *module, PyObject *function)
 }
 
 const char checkpoint_doc[] = "checkpoint(state)\n--\n\n"
-                              "Saves bytes as the state of the element that runs; waits until that\n"
-                              "is durable. Raises the server's `moved` when the VM is to leave.";
+                              "Saves bytes as the state of the element that runs; waits until\n"
+                              "that is durable. Raises the server's `moved` when the VM is to\n"
+                              "leave.";
 
 PyObject *checkpoint(PyObject *module, PyObject *state)
 {
