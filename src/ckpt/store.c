@@ -2,9 +2,9 @@
 /* store.c - a store's life: lock, check, salvage, open, raise the epoch; close. */
 #include "ckpt/store.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -145,13 +145,61 @@ static int begin_epoch(struct ckpt_store *s)
     return rc == 0 ? writer_commit(&w) : rc;
 }
 
+/* What a crash, or a try that failed, has left of a store in the making. */
+static void clear_making(const char *making)
+{
+    char path[4300];
+
+    snprintf(path, sizeof(path), "%s/data.mdb", making);
+    unlink(path);
+    snprintf(path, sizeof(path), "%s/lock.mdb", making);
+    unlink(path);
+    rmdir(making);
+}
+
+/* Makes an empty store elsewhere and moves it to its place, so that none is ever half made. */
+static int make_store(struct ckpt_store *s)
+{
+    char making[4200], from[4300], to[4300];
+    struct writer w;
+    int rc;
+
+    snprintf(making, sizeof(making), "%s/making", s->dir);
+    snprintf(from, sizeof(from), "%s/data.mdb", making);
+    snprintf(to, sizeof(to), "%s/data.mdb", s->dir);
+    clear_making(making);
+    if (mkdir(making, 0700) < 0) {
+        return fail(errno == ENOSPC ? TRK_EFULL : TRK_EIO, "cannot make %s: %s", making,
+                    strerror(errno));
+    }
+    rc = env_open(&s->env, making, ENV_WRITE, 0);
+    if (rc == 0) {
+        rc = writer_begin(&w, &s->env);
+    }
+    if (rc == 0) {
+        rc = writer_commit(&w);
+    }
+    env_close(&s->env);
+    if (rc == 0 && rename(from, to) < 0) {
+        rc = TRK_EIO;
+    }
+    clear_making(making);
+    sync_dir(s->dir);
+    return rc > 0 ? TRK_EIO : rc;
+}
+
 static int open_env(struct ckpt_store *s, struct ckpt_opened *opened)
 {
-    int dead, rc;
+    int dead, rc = 0;
 
     clean_unmark(s->dir);
     sync_dir(s->dir); /* or a power failure would bring the mark back */
-    rc = env_open(&s->env, s->dir, ENV_WRITE, 0);
+    if (opened->is_new) {
+        rc = make_store(s);
+    }
+    if (rc == 0) {
+        rc = env_open(&s->env, s->dir, ENV_WRITE, 0);
+    }
     if (rc == 0) {
         mdb_reader_check(s->env.mdb, &dead);
         rc = begin_epoch(s);
