@@ -54,6 +54,7 @@ struct walk {
     size_t last_size;
     bool has_last;
     bool may_equal;        /* the last key is a branch's: a leaf's may be the same */
+    uint8_t starts[65536 / 16]; /* a bit per two bytes of a page: where its entries begin */
     char *why;
     size_t why_size;
 };
@@ -240,7 +241,8 @@ static int free_entry(struct walk *w, const uint8_t *key, const uint8_t *data, s
     uint64_t count;
     int rc = 0;
 
-    if (size < 8 || (count = u64_at(data)) > size / 8 - 1 || u64_at(key) > w->txn) {
+    if (size < 8 || size % 8 != 0 || (count = u64_at(data)) > size / 8 - 1 ||
+        u64_at(key) > w->txn) {
         return bad(w, "an entry of the free list is damaged");
     }
     for (uint64_t i = 0; rc == 0 && i < count; i++) {
@@ -281,18 +283,55 @@ static int big_entry(struct walk *w, const uint8_t *key, uint64_t page, uint64_t
     return rc;
 }
 
+/* Bytes that a node takes of its page. */
+static size_t node_size(const uint8_t *node, bool is_leaf)
+{
+    size_t size = NODE + u16_at(node + 6);
+
+    if (is_leaf) {
+        size += u16_at(node + 4) & NODE_BIG ? 8
+                                            : u16_at(node) | (size_t)u16_at(node + 2) << 16;
+    }
+    return (size + 1) & ~(size_t)1;
+}
+
+/* A page's nodes fill it from upper to its end, one behind the other: one that claims a byte more
+ * than it has would be moved over its neighbour. So the sizes must lead from each to the next. */
+static int check_layout(struct walk *w, const uint8_t *page, bool is_leaf)
+{
+    unsigned lower = u16_at(page + 12), upper = u16_at(page + 14);
+    unsigned count = (lower - HEADER) / 2, found = 0;
+    size_t at;
+
+    memset(w->starts, 0, w->page_size / 16);
+    for (unsigned i = 0; i < count; i++) {
+        at = u16_at(page + HEADER + i * 2);
+        if (at < upper || at > w->page_size - NODE || (at & 1) != 0 ||
+            (w->starts[at / 16] & (1u << at / 2 % 8)) != 0) {
+            return bad(w, "an entry is outside its page");
+        }
+        w->starts[at / 16] |= (uint8_t)(1u << at / 2 % 8);
+    }
+    for (at = upper; at < w->page_size; at += node_size(page + at, is_leaf)) {
+        if (at > w->page_size - NODE || (at & 1) != 0 ||
+            (w->starts[at / 16] & (1u << at / 2 % 8)) == 0) {
+            return bad(w, "an entry is not as long as it says");
+        }
+        found++;
+    }
+    return at == w->page_size && found == count
+               ? 0
+               : bad(w, "an entry is longer than its page");
+}
+
 static int leaf_node(struct walk *w, const uint8_t *page, size_t at)
 {
     const uint8_t *node = page + at, *key = node + NODE;
     uint32_t size = u16_at(node) | (uint32_t)u16_at(node + 2) << 16;
     uint16_t flags = u16_at(node + 4), key_size = u16_at(node + 6);
-    size_t room = w->page_size - at - NODE;
     bool is_sub = w->is_main && flags == NODE_SUBDB;
     int rc;
 
-    if (key_size > room || (flags & NODE_BIG ? 8 : size) > room - key_size) {
-        return bad(w, "an entry is longer than its page");
-    }
     /* Only the main tree has entries other than plain ones, and it has no others. */
     if (w->is_main ? !is_sub || size != SUBDB_BYTES : (flags & ~NODE_BIG) != 0) {
         return bad(w, "an entry has the flags %#x", flags);
@@ -319,23 +358,16 @@ static int walk_page(struct walk *w, uint64_t number, unsigned depth, unsigned d
 
 static int walk_nodes(struct walk *w, const uint8_t *page, unsigned depth, unsigned depth_left)
 {
-    unsigned lower = u16_at(page + 12), upper = u16_at(page + 14);
-    unsigned count = (lower - HEADER) / 2;
+    unsigned count = (u16_at(page + 12) - HEADER) / 2u;
     bool is_leaf = u16_at(page + 10) == PAGE_LEAF;
-    int rc = 0;
+    int rc = check_layout(w, page, is_leaf);
 
     for (unsigned i = 0; rc == 0 && i < count; i++) {
         size_t at = u16_at(page + HEADER + i * 2);
         const uint8_t *node = page + at;
-        if (at < upper || at > w->page_size - NODE || (at & 1) != 0) {
-            return bad(w, "an entry is outside its page");
-        }
         if (is_leaf) {
             rc = leaf_node(w, page, at);
             continue;
-        }
-        if (u16_at(node + 6) > w->page_size - at - NODE) {
-            return bad(w, "a key is longer than its page");
         }
         if (i > 0) { /* the first key of a branch means: all below */
             rc = next_key(w, node + NODE, u16_at(node + 6), true);

@@ -3,7 +3,7 @@
  *
  * LMDB checks nothing of its pages. A wrong page number kills the reader; a wrong one in the list
  * of free pages makes the writer overwrite records. So the whole structure is walked here with
- * pread: both meta pages, all trees with their pages' numbers, kinds, bounds and order of keys,
+ * pread: both meta pages, all trees with their pages' numbers, kinds, layout and order of keys,
  * overflow pages, and the free list: every page must belong to exactly one of them. The format is
  * that of LMDB 0.9 (data version 1) of this machine's byte order and word size. */
 #ifndef CKPT_PAGES_H

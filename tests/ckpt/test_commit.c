@@ -368,7 +368,8 @@ START_TEST(any_failed_call_of_lmdb_is_survived)
     bool was_hit = true;
 
     ck_assert_int_eq(ckpt_store_close(rig_open(NULL)), 0);
-    for (n = 1; was_hit || n < 120; n += rig_stride(1)) { /* how many there are depends on the groups */
+    /* How many calls there are depends on the groups. */
+    for (n = 1; was_hit || n < 120; n += rig_stride(1)) {
         struct ckpt_store_options opt = {.dir = rig_job(), .helper = TRICKLE_FSCK};
         struct record_run run = {.first = 1000000, .count = 1};
         struct ckpt_opened opened;

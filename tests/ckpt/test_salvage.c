@@ -18,6 +18,7 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "base/log.h"
 #include "ckpt/ldb.h"
+#include "ckpt/pages.h"
 #include "ckpt/salvage.h"
 #include "ckpt/verify.h"
 #include "rig.h"
@@ -200,6 +201,46 @@ START_TEST(any_flipped_byte_is_survived)
         bytes[at] ^= (uint8_t)(1u << at % 8);
     }
     free(bytes);
+}
+END_TEST
+
+/* The offset in the sound file of LMDB's newest list of free pages, which is one page. */
+static size_t free_list(void)
+{
+    uint64_t txn[2], root;
+
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(&txn[i], sound + i * PAGE + 16 + 128, sizeof(txn[i]));
+    }
+    memcpy(&root, sound + (txn[1] > txn[0]) * PAGE + 16 + 24 + 40, sizeof(root));
+    ck_assert_uint_lt(root, sound_size / PAGE);
+    return (size_t)root * PAGE;
+}
+
+/* LMDB would believe it, and later move one entry over another. */
+START_TEST(an_entry_that_lies_about_its_size_is_noticed)
+{
+    static const int lies[] = {1, -1, 2, 8, -8, 16, 256};
+    uint8_t *page = sound + free_list();
+    uint16_t lower, at, size;
+    char why[200];
+
+    memcpy(&lower, page + 12, sizeof(lower));
+    ck_assert_uint_gt(lower, 16 + 2); /* there are neighbours */
+    rig_write(data(), sound, sound_size);
+    ck_assert_int_eq(pages_check(data(), why, sizeof(why)), 0);
+    for (unsigned i = 16; i < lower; i += 2) {
+        memcpy(&at, page + i, sizeof(at));
+        memcpy(&size, page + at, sizeof(size));
+        for (size_t k = 0; k < sizeof(lies) / sizeof(lies[0]); k++) {
+            uint16_t lie = (uint16_t)(size + lies[k]);
+            memcpy(page + at, &lie, sizeof(lie));
+            rig_write(data(), sound, sound_size);
+            ck_assert_msg(pages_check(data(), why, sizeof(why)) == TRK_ECORRUPT,
+                          "%u bytes instead of %u", lie, size);
+        }
+        memcpy(page + at, &size, sizeof(size));
+    }
 }
 END_TEST
 
@@ -498,6 +539,7 @@ int main(void)
     tcase_set_timeout(tc, rig_is_full() ? 7200 : 240);
     tcase_add_test(tc, a_sound_store_is_taken_as_it_is);
     tcase_add_loop_test(tc, any_flipped_byte_is_survived, 0, FLIP_SHARES);
+    tcase_add_test(tc, an_entry_that_lies_about_its_size_is_noticed);
     tcase_add_loop_test(tc, any_damaged_page_is_survived, 0, DAMAGE_COUNT);
     tcase_add_test(tc, a_file_cut_at_any_page_is_survived);
     tcase_add_test(tc, a_whole_older_store_is_noticed_by_its_note);
