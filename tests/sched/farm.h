@@ -47,6 +47,7 @@ struct story { /* of an element */
     uint8_t good, bad;    /* runs that ended, well or not */
     uint8_t own_deaths;   /* VMs it ended */
     uint8_t claims;       /* runs under way, as the scheduler must see it */
+    uint32_t tried;       /* the highest attempt that was started */
     uint8_t died_on_count;
     struct {
         uint32_t vm, attempt;
@@ -87,14 +88,14 @@ struct farm {
     bool is_even; /* all elements of a stage take the same time */
     uint64_t recorded_ns; /* when the last result was recorded */
     struct {
-        uint64_t failures, retries, quarantines, blocks, doubles, cancels;
+        uint64_t failures, retries, quarantines, blocks, doubles, cancels, restored, handed, moved;
     } seen;
 };
 
 enum { LOSE = 1, CUT_OFF = 2, TWICE = 4, DRAIN = 8, CANCEL = 16, POISON = 32, PIECES = 64,
        UNSERVE = 128, FORGE = 256, SUSPECT = 512, FAIL = 1024, DEADLY = 2048, BACK = 4096,
-       STUCK = 8192, FAULTS_ALL = 16383 };
-#define FAULT_KINDS 14
+       STUCK = 8192, RESUMED = 16384, HANDED = 32768, MOVED = 65536, FAULTS_ALL = 131071 };
+#define FAULT_KINDS 17
 #define FORGED_ATTEMPT 100000u /* one that is never made */
 
 static uint64_t draw(struct farm *f, uint64_t below)
@@ -188,6 +189,9 @@ static void vm_start_next(struct farm *f, size_t at)
     vm->attempt = r->attempt;
     vm->element = r->next++;
     count_up(&st->stories[vm->element].starts);
+    if (vm->attempt > st->stories[vm->element].tried) {
+        st->stories[vm->element].tried = vm->attempt;
+    }
     if (r->next == r->end) {
         vm->run_count--;
         memmove(r, r + 1, vm->run_count * sizeof *r);
@@ -245,11 +249,26 @@ static void vm_recall(struct farm *f, const struct message *m)
 static void vm_cancel_run(struct farm *f, const struct message *m)
 {
     struct vm *vm = &f->vms[m->vm];
-    if (vm->is_busy && vm->stage == m->ev.stage && vm->element == m->ev.first &&
-        vm->attempt == m->ev.attempt) {
+    if (vm->is_busy && vm->stage == m->ev.stage && vm->element >= m->ev.first &&
+        vm->element - m->ev.first < m->ev.count && vm->attempt == m->ev.attempt) {
         vm->is_busy = false;
         vm_flush(f, vm); /* there may be nothing else to do */
         vm_start_next(f, m->vm);
+    }
+}
+
+/* Gives back what it runs, in the middle. */
+static void vm_move(struct farm *f, size_t at)
+{
+    struct vm *vm = &f->vms[at];
+    struct sched_event ev = {.type = SCHED_RECALLED, .vm = vm->number, .stage = vm->stage,
+                             .first = vm->element, .count = 1, .flag = SCHED_RECALLED_STARTED};
+    if (vm->is_busy) {
+        vm->is_busy = false;
+        f->seen.moved++;
+        vm_flush(f, vm);
+        post_event(f, latency(f), &ev);
+        vm_start_next(f, at);
     }
 }
 

@@ -37,6 +37,8 @@ static void judge_assign(struct farm *f, const struct sched_action *a)
         MUST(f, story->claims == 0 || (story->claims == 1 && a->count == 1 && st->is_speculating &&
                                        st->is_closed && story->claim[0].vm != a->vm),
              "stage %u element %llu: assigned while it runs", a->stage, (unsigned long long)i);
+        MUST(f, a->attempt > story->tried, "stage %u element %llu: attempt %u again", a->stage,
+             (unsigned long long)i, a->attempt);
         f->seen.doubles += story->claims == 1;
         story->claim[story->claims].vm = a->vm;
         story->claim[story->claims++].attempt = a->attempt;
@@ -104,6 +106,7 @@ static void judge_story(struct farm *f, const struct sched_event *ev, const stru
     const struct stage *st = &f->stages[a->stage];
     struct story *story = &st->stories[i];
     unsigned long long index = i;
+    MUST(f, i < st->added, "stage %u element %llu: stored before it was added", a->stage, index);
     MUST(f, story->stored++ == 0, "stage %u element %llu: stored twice", a->stage, index);
     story->claims = 0;
     if (a->type == SCHED_FAIL) {
@@ -120,7 +123,8 @@ static void judge_story(struct farm *f, const struct sched_event *ev, const stru
     } else {
         MUST(f, story->good > 0, "stage %u element %llu: result out of thin air", a->stage, index);
     }
-    for (uint32_t k = 0; k < story->died_on_count; k++) {
+    f->seen.handed += a->vm == SCHED_NO_VM;
+    for (uint32_t k = 0; k < story->died_on_count && a->vm != SCHED_NO_VM; k++) {
         if (story->died_on[k] != a->vm) {
             count_up(&f->against[story->died_on[k]]);
         }
@@ -206,10 +210,10 @@ static void judge_end(struct farm *f, const struct sched_actions *actions)
 {
     for (size_t i = 0; i < actions->count; i++) {
         const struct sched_action *a = &actions->items[i];
-        if (a->type == SCHED_CANCEL_RUN) {
-            MUST(f, a->count == 1 && f->stages[a->stage].stories[a->first].stored == 1,
+        for (uint64_t k = 0; a->type == SCHED_CANCEL_RUN && k < a->count; k++) {
+            MUST(f, f->stages[a->stage].stories[a->first + k].stored == 1,
                  "stage %u element %llu: stopped without a result", a->stage,
-                 (unsigned long long)a->first);
+                 (unsigned long long)(a->first + k));
             f->seen.cancels++;
         }
         MUST(f, a->type != SCHED_BLOCK_VM || f->against[a->vm] >= 3,

@@ -4,8 +4,9 @@
  * A farm of pretended VMs (farm.h) on a virtual clock: messages take random times and overtake
  * each other, VMs are slow, die, fall silent and go on reporting, kill what they are given, come
  * back under their number, join, drain; elements kill VMs, fail now and then or always, get stuck;
- * reports come twice and in pieces; stages are cancelled. Each seed switches a random subset of
- * that on. After a while the faults stop, and then every stage must end. The judge (judge.h) knows
+ * reports come twice and in pieces; stages are cancelled; parts of them were recorded by an earlier
+ * epoch, whose results also come late; what runs is given back in the middle. Each seed switches a
+ * random subset of that on. After a while the faults stop, and then every stage must end. The judge (judge.h) knows
  * nothing of the scheduler's tables: it sees actions and the pretended VMs.
  *
  *   test_swarm           2,000 seeds
@@ -83,6 +84,9 @@ static void vm_drain(struct farm *f, size_t at)
         vm->is_draining = true;
         MUST(f, step(f, &(struct sched_event){.type = SCHED_VM_DRAINING, .vm = vm->number}),
              "drain");
+        if ((f->faults & MOVED) != 0 && vm->is_alive) {
+            vm_move(f, at);
+        }
         post_event(f, 100 * f->latency_ns,
                    &(struct sched_event){.type = SCHED_VM_LOST, .vm = vm->number,
                                          .cause = SCHED_CAUSE_EXPECTED});
@@ -124,6 +128,20 @@ static void cancel(struct farm *f, uint32_t stage)
     }
 }
 
+/* Results that an earlier epoch's VM had made, of any elements, known yet or not. */
+static void hand_over(struct farm *f)
+{
+    uint32_t i = (uint32_t)draw(f, f->stage_count);
+    struct stage *st = &f->stages[i];
+    struct sched_event ev = {.type = SCHED_RESULT, .vm = SCHED_NO_VM, .stage = i,
+                             .attempt = (uint32_t)draw(f, 3), .first = draw(f, st->count + 1),
+                             .count = 1 + draw(f, 12)};
+    for (uint64_t k = ev.first; k < ev.first + ev.count && k < st->count; k++) {
+        count_up(&st->stories[k].good);
+    }
+    MUST(f, step(f, &ev), "a result of an earlier epoch was refused");
+}
+
 static void fault(struct farm *f)
 {
     size_t at = draw(f, f->vm_count);
@@ -157,6 +175,9 @@ static void fault(struct farm *f)
     if ((which & f->faults) == DEADLY && draw(f, 4) == 0) {
         post_event(f, 1, &(struct sched_event){.type = SCHED_VM_UNBLOCK, .vm = vm->number});
     }
+    if ((which & f->faults) == HANDED) {
+        hand_over(f);
+    }
     if ((which & f->faults) == FORGE) {
         enum sched_event_type type = draw(f, 2) == 0 ? SCHED_RESULT : SCHED_FAILED;
         post_event(f, 1, &(struct sched_event){.type = type, .vm = vm->number,
@@ -185,6 +206,20 @@ static void fault(struct farm *f)
     }
 }
 
+/* Adds elements that an earlier epoch recorded. */
+static void grow_recorded(struct farm *f, uint32_t stage, uint64_t n)
+{
+    struct stage *st = &f->stages[stage];
+    for (uint64_t i = st->added; i < st->added + n; i++) {
+        st->stories[i].stored = st->stories[i].delivered = 1;
+    }
+    st->added += n;
+    st->recorded += n;
+    f->seen.restored += n;
+    MUST(f, step(f, &(struct sched_event){.type = SCHED_WORK_ADDED, .stage = stage, .count = n,
+                                          .flag = SCHED_WORK_RECORDED}), "add recorded");
+}
+
 /* The program adds some elements of each stage; the last ones close it. */
 static void grow(struct farm *f)
 {
@@ -196,6 +231,11 @@ static void grow(struct farm *f)
             continue;
         }
         n = n < st->count - st->added ? n : st->count - st->added;
+        if ((f->faults & RESUMED) != 0) {
+            uint64_t recorded = draw(f, n + 1);
+            grow_recorded(f, i, recorded);
+            n -= recorded;
+        }
         st->added += n;
         MUST(f, step(f, &(struct sched_event){.type = SCHED_WORK_ADDED, .stage = i, .count = n,
                                               .bytes = n * draw(f, 20000)}), "add");
@@ -382,6 +422,9 @@ START_TEST(every_seed_ends_with_each_element_stored_and_delivered_once)
         sum.seen.blocks += f->seen.blocks;
         sum.seen.doubles += f->seen.doubles;
         sum.seen.cancels += f->seen.cancels;
+        sum.seen.restored += f->seen.restored;
+        sum.seen.handed += f->seen.handed;
+        sum.seen.moved += f->seen.moved;
     }
     ck_assert_uint_eq(mem_live(), live);
     if (one == NULL && seeds >= SEEDS) { /* it happens at all */
@@ -391,6 +434,9 @@ START_TEST(every_seed_ends_with_each_element_stored_and_delivered_once)
         ck_assert_uint_gt(sum.seen.blocks, 10);
         ck_assert_uint_gt(sum.seen.doubles, 100);
         ck_assert_uint_gt(sum.seen.cancels, 100);
+        ck_assert_uint_gt(sum.seen.restored, 1000);
+        ck_assert_uint_gt(sum.seen.handed, 1000);
+        ck_assert_uint_gt(sum.seen.moved, 100);
     }
 }
 END_TEST
