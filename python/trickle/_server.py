@@ -41,6 +41,8 @@ PACKAGE = os.path.dirname(__file__) + os.sep
 METHODS_MAX = 256
 CHUNK_SECONDS = 0.002
 
+_trickle.set_exceptions({"": TrickleError, "ENOMEM": MemoryError, "ETOOBIG": ValueError})
+
 _IMMUTABLE = frozenset({type(None), bool, int, float, complex, str, bytes, range, type(...),
                         type(NotImplemented)})
 _IMMUTABLE_NAMES = frozenset({

@@ -10,6 +10,7 @@ import threading
 import pytest
 
 import trickle
+from runlog import beside
 from supervisors import PACKAGES
 from trickle import TrickleError, WorkFailed, _element, forkwork
 
@@ -346,3 +347,188 @@ def test_moved_of_its_own_is_a_failure(vms):
         raise trickle.Moved("said the function itself")
     with pytest.raises(TrickleError, match="said the function itself"):
         forkwork(vms, f, [1])
+
+
+# --- checkpoints of a job ---
+
+JOB = """
+import os, signal, sys, threading
+import trickle
+from runlog import Log, note
+
+log = Log(sys.argv[1])
+trickle.job(sys.argv[2])
+"""
+
+
+@pytest.fixture
+def run_job(run_program, supervise, log):
+    """Runs a program as a job, with VMs of its own; the next call goes on with the job."""
+    own = supervise(count=2)
+    name = f"element-{os.getpid()}-{os.path.basename(log.folder)}"
+
+    def run(text):
+        return run_program(JOB + text, log.folder, name, env=beside(own))
+    return run
+
+
+def test_element_of_a_job_knows_its_name(run_job, log):
+    result = run_job("""
+def tell(x):
+    e = trickle.element()
+    return e.job == x, e.stage, e.index, e.attempt
+
+vms = trickle.connect()
+print(trickle.forkwork(vms, tell, [sys.argv[2]] * 2, name="telling"))
+""")
+    assert result.out == "[(True, 'telling', 0, 1), (True, 'telling', 1, 1)]\n", result.err
+
+
+COUNTS = """
+def count(element):
+    begin = trickle.restore(default=(0, None))[0]
+    for n in range(begin, 100):
+        note((element[0], n))
+        trickle.checkpoint((n + 1, b"x" * 100_000))
+        stop(element, n)
+    return begin, trickle.restore()[0]
+"""
+
+
+def test_checkpoint_is_there_for_the_next_attempt(run_job, log):
+    """After the death of the VM, and after an exception, which uses up a retry."""
+    result = run_job(COUNTS + """
+def stop(element, n):
+    attempt = trickle.element().attempt
+    if attempt == 1 and n == 20:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if attempt == 2 and n == 40:
+        raise ValueError("again")
+
+vms = trickle.connect()
+print(trickle.forkwork(vms, count, log.jobs(1), retries=1, retry_after=0))
+print([a.outcome for a in trickle.attempts(0)])
+""")
+    assert result.out == "[(41, 100)]\n['lost', 'exception', 'done']\n", result.err
+    assert set(log.counts().values()) == {1} and len(log.counts()) == 100
+
+
+def test_checkpoint_of_one_element_is_not_that_of_another(run_job, log):
+    result = run_job("""
+def f(x):
+    found = trickle.restore("none")
+    trickle.checkpoint(x)
+    return found, trickle.restore()
+
+def g(x):
+    return trickle.restore("none")
+
+vms = trickle.connect(1)
+print(trickle.forkwork(vms, f, "abc"), trickle.forkwork(vms, g, "abc"))
+""")
+    wanted = f"{[('none', x) for x in 'abc']} {['none'] * 3}\n"
+    assert result.out == wanted, result.err
+
+
+def test_draining_a_vm_moves_its_element_without_blame(run_job, log):
+    result = run_job(COUNTS + """
+def stop(element, n):
+    '''The first attempt goes on until it is told to move.'''
+    if trickle.element().attempt == 1 and n == 50:
+        Log(element[0]).open("begun")
+        while True:
+            trickle.checkpoint((n + 1, b""))
+
+def drain():
+    log.wait(lambda: os.path.exists(f"{log.folder}/begun"))
+    pid = log.pids(50)[0]
+    farm = trickle._farm.farm()
+    farm.vms()
+    farm.order("drain", pid)
+
+vms = trickle.connect()
+drainer = threading.Thread(target=drain)
+drainer.start()
+print(trickle.forkwork(vms, count, log.jobs(1)))
+drainer.join()
+print([a.outcome for a in trickle.attempts(0) if a.outcome in ("exception", "died")])
+""")
+    assert result.out == "[(51, 100)]\n[]\n", result.err
+    assert set(log.counts().values()) == {1} and len(log.counts()) == 100
+    assert len({pid for _, pid in log.runs()}) == 2
+
+
+def test_output_of_an_element_that_moves_is_removed(run_job, log):
+    result = run_job("""
+def write(element):
+    folder = element[0]
+    with trickle.output(f"{folder}/out") as file:
+        file.write("first" if trickle.restore() is None else "second")
+    if trickle.restore() is None:
+        note(element)
+        while True:
+            trickle.checkpoint(1)
+    return sorted(name for name in os.listdir(folder) if "out" in name)
+
+def drain():
+    pid = log.wait(lambda: log.pids(0))[0]
+    farm = trickle._farm.farm()
+    farm.vms()
+    farm.order("drain", pid)
+
+vms = trickle.connect()
+drainer = threading.Thread(target=drain)
+drainer.start()
+print(len(trickle.forkwork(vms, write, log.jobs(1))[0]))
+drainer.join()
+print(open(log.folder + "/out").read())
+""")
+    assert result.out == "1\nsecond\n", result.err
+
+
+def test_checkpoint_outlives_the_program(run_job, log):
+    """Killed after it was told that the state is durable; so is the VM."""
+    text = COUNTS + """
+def stop(element, n):
+    if n == 30:
+        os.kill(element[2], signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+vms = trickle.connect()
+work = [(*log.jobs(1)[0], trickle.once("pid", os.getpid))]
+print(trickle.forkwork(vms, count, work))
+"""
+    first = run_job(text)
+    assert first.status == -signal.SIGKILL, first.err
+    second = run_job(text)
+    assert second.out == "[(31, 100)]\n", second.err
+    assert set(log.counts().values()) == {1} and len(log.counts()) == 100
+
+
+def test_checkpoint_errors_say_what_is_wrong(run_job, log):
+    result = run_job("""
+def f(what):
+    try:
+        if what == "value":
+            trickle.checkpoint(lambda: 0)
+        elif what == "thread":
+            found = []
+            def save():
+                try:
+                    trickle.checkpoint(1)
+                except trickle.TrickleError as error:
+                    found.append(str(error))
+            thread = threading.Thread(target=save)
+            thread.start()
+            thread.join()
+            return found[0]
+    except TypeError as error:
+        return str(error)
+
+vms = trickle.connect(1)
+for text in trickle.forkwork(vms, f, ["value", "thread"]):
+    print(text)
+""")
+    assert result.status == 0, result.err
+    value, thread = result.out.splitlines()
+    assert "cannot be pickled" in value and "the thread that runs the element" in thread
