@@ -4,7 +4,7 @@
  * simulator links the same object. Blobs in and out are reference counted.
  *
  *   FREE --lease--> LEASED --bye/lost--> ENDED (the host ends the process, unless nothing was
- *                     |                  ^  ever asked of it: then agent_release makes it FREE again)
+ *                     |                  ^  ever asked of it: agent_release then makes it FREE)
  *                     '--lost--> ORPHAN -'  what runs of a durable stage is finished, what is held
  *                                           of such stages goes to the host's spool
  *

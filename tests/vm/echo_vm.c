@@ -5,6 +5,10 @@
  *   "sleep MS"   sleeps, unless interrupted     "deaf MS"   the same, but does not heed interrupts
  *   "spin MS"    computes                       "big N"     answers N bytes
  *                (each prints its line first when it is for over a second)
+ *   "slow MS"    the same as sleep, prints its line in any case
+ *   "save TEXT"  makes a checkpoint of TEXT, answers what came of it: its number
+ *   "moved TEXT" the same, but gives the element back when it is told to
+ *   "load"       answers the state of its element, or "nothing"
  *   "print TEXT" writes TEXT to stdout          "flood N"   prints N bytes
  *   "segv", "abort", "exit N", "kill N"         ends that way
  *   "fork"       forks; the child returns from here, the parent answers "forked"
@@ -62,7 +66,7 @@ static int answer_number(struct trk_rai_reply *reply, long number)
 static int pass_time(struct trk_rai_reply *reply, const char *text, uint64_t ms)
 {
     uint64_t end = now_ms() + ms;
-    if (ms > 1000) {
+    if (ms > 1000 || strncmp(text, "slow", 4) == 0) {
         puts(text);
         fflush(stdout);
     }
@@ -135,6 +139,23 @@ static int leave_daemon(struct trk_rai_reply *reply)
     return answer_number(reply, pid);
 }
 
+static int save(struct trk_rai_reply *reply, const char *state, bool is_moving)
+{
+    int rc = trk_vm_checkpoint(state, strlen(state));
+    while (rc == TRK_AGAIN) {
+        rc = trk_vm_checkpoint_wait();
+    }
+    return rc == TRK_EMOVED && is_moving ? TRK_RAI_MOVED : answer_number(reply, rc);
+}
+
+static int load(struct trk_rai_reply *reply)
+{
+    const void *bytes = "nothing";
+    size_t size = 7;
+    int rc = trk_vm_restore(&bytes, &size);
+    return answer(reply, rc < 0 ? TRK_STATUS_ERROR : TRK_STATUS_OK, bytes, size);
+}
+
 /* Filled in by the kernel: a sanitizer does not double it. */
 static int grow(struct trk_rai_reply *reply, size_t bytes)
 {
@@ -173,7 +194,14 @@ static int obey(const char *text, const void *payload, size_t size, struct trk_r
     const char *rest = space != NULL ? space + 1 : "";
     long number = strtol(rest, NULL, 10);
     sscanf(text, "%15s", word);
-    if (strcmp(word, "sleep") == 0 || strcmp(word, "deaf") == 0 || strcmp(word, "spin") == 0) {
+    if (strcmp(word, "save") == 0 || strcmp(word, "moved") == 0) {
+        return save(reply, rest, word[0] == 'm');
+    }
+    if (strcmp(word, "load") == 0) {
+        return load(reply);
+    }
+    if (strcmp(word, "slow") == 0 || strcmp(word, "sleep") == 0 || strcmp(word, "deaf") == 0 ||
+        strcmp(word, "spin") == 0) {
         return pass_time(reply, text, (uint64_t)number);
     }
     if (strcmp(word, "segv") == 0 || strcmp(word, "abort") == 0 || strcmp(word, "exit") == 0 ||

@@ -5,6 +5,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <ftw.h>
 #include <libgen.h>
 #include <limits.h>
 #include <signal.h>
@@ -123,17 +124,13 @@ static void open_on_loop(void *arg)
 }
 
 /* A client with its connection under way. */
-static struct client *start_client(struct rig *r, const char *address, uint32_t purpose,
-                                   uint8_t id)
+static struct client *start_client(struct rig *r, const char *address,
+                                   const struct wire_hello *hello)
 {
     struct client *c = calloc(1, sizeof(*c));
     ck_assert_ptr_nonnull(c);
     c->rig = r;
-    c->hello = (struct wire_hello){.purpose = purpose, .epoch = 1, .pid = (uint32_t)getpid()};
-    memset(c->hello.incarnation, id, 16);
-    memset(c->hello.job, id, 16);
-    snprintf(c->hello.program, sizeof(c->hello.program), "client%d", id);
-    snprintf(c->hello.host, sizeof(c->hello.host), "here");
+    c->hello = *hello;
     pthread_mutex_init(&c->mutex, NULL);
     pthread_cond_init(&c->changed, NULL);
     struct open o = {c, address};
@@ -160,17 +157,41 @@ static bool is_answered(struct client *c)
     return has_answer;
 }
 
-struct client *client_open(struct rig *r, const char *address, uint32_t purpose, uint8_t id)
+static struct client *open_client(struct rig *r, const char *address,
+                                  const struct wire_hello *hello)
 {
-    struct client *c = start_client(r, address, purpose, id);
+    struct client *c = start_client(r, address, hello);
     while (!is_answered(c)) { /* a process that ends has nothing to say: again, as farms do */
         client_free(c);
-        c = start_client(r, address, purpose, id);
+        c = start_client(r, address, hello);
     }
     struct wire_message msg = client_take(c, WIRE_WELCOME);
     ck_assert_int_eq(wire_welcome_decode(&c->welcome, msg.body), 0);
     blob_unref(msg.body);
     return c;
+}
+
+static struct wire_hello make_hello(uint32_t purpose, uint8_t job, uint64_t epoch, uint8_t id)
+{
+    struct wire_hello hello = {.purpose = purpose, .epoch = epoch, .pid = (uint32_t)getpid()};
+    memset(hello.incarnation, id, 16);
+    memset(hello.job, job, 16);
+    snprintf(hello.program, sizeof(hello.program), "client%d", id);
+    snprintf(hello.host, sizeof(hello.host), "here");
+    return hello;
+}
+
+struct client *client_open(struct rig *r, const char *address, uint32_t purpose, uint8_t id)
+{
+    struct wire_hello hello = make_hello(purpose, id, 1, id);
+    return open_client(r, address, &hello);
+}
+
+struct client *client_open_epoch(struct rig *r, const char *address, uint8_t job, uint64_t epoch,
+                                 uint8_t id)
+{
+    struct wire_hello hello = make_hello(WIRE_PURPOSE_LEASE, job, epoch, id);
+    return open_client(r, address, &hello);
 }
 
 struct trk_vm_info rig_vm(struct rig *r, uint32_t i)
@@ -443,6 +464,8 @@ void rig_start(struct rig *r, int vms, ...)
     snprintf(r->dir, sizeof(r->dir), "/tmp/trickle-test-XXXXXX");
     ck_assert_ptr_nonnull(mkdtemp(r->dir));
     setenv("TRICKLE_RUNTIME", r->dir, 1);
+    snprintf(r->home, sizeof(r->home), "%s.home", r->dir);
+    setenv("TRICKLE_HOME", r->home, 1);
     char file[96];
     snprintf(file, sizeof(file), "%s.log", r->dir);
     out = open(file, O_RDWR | O_CREAT | O_TRUNC, 0600);
@@ -478,11 +501,17 @@ static bool is_empty(const void *dir)
     return rmdir(dir) == 0 || errno == ENOENT;
 }
 
+static int remove_one(const char *path, const struct stat *st, int flag, struct FTW *ftw)
+{
+    return remove(path);
+}
+
 void rig_finish(struct rig *r)
 {
     client_free(r->watch);
     net_loop_free(r->loop);
     wait_until(is_empty, r->dir);
+    nftw(r->home, remove_one, 16, FTW_DEPTH | FTW_PHYS);
 }
 
 void rig_stop(struct rig *r)

@@ -34,6 +34,7 @@ struct client {
 struct rig {
     pid_t pid;
     char dir[64];      /* runtime directory */
+    char home[96];     /* TRICKLE_HOME, beside it; made by who needs it */
     char address[128]; /* "unix:..." of the supervisor */
     char said[4096];   /* what it had printed when it was ready */
     struct net_loop *loop;
@@ -56,6 +57,9 @@ const char *rig_program(const char *name, char *path, size_t size);
 
 /* id: fills the incarnation. welcome is filled when it returns. */
 struct client *client_open(struct rig *r, const char *address, uint32_t purpose, uint8_t id);
+/* A lease of a certain run of a job; see what came of it in welcome. */
+struct client *client_open_epoch(struct rig *r, const char *address, uint8_t job, uint64_t epoch,
+                                 uint8_t id);
 struct client *client_lease(struct rig *r, uint32_t vm, uint8_t id); /* must be accepted */
 void client_send(struct client *c, uint8_t type, uint32_t stream, struct blob *body);
 /* Takes the oldest message of that type. Its body is for blob_unref. */
