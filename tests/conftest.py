@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """What all Python tests share: where the build is, and farms that do not meet each other."""
+import atexit
 import os
 import shutil
 import subprocess
@@ -12,7 +13,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TRICKLE_BUILD", ROOT / "build")).resolve()
-TRICKLE_VARIABLES = ("RUNTIME", "LAN", "HOSTS", "INSECURE", "MULTICAST", "LOG")
+TRICKLE_VARIABLES = ("RUNTIME", "LAN", "HOSTS", "INSECURE", "MULTICAST", "LOG", "JOB", "RESUME")
+
+# Jobs of tests, and what VMs hold for them, are nobody else's.
+os.environ["TRICKLE_HOME"] = tempfile.mkdtemp(prefix="trk-home-")
+atexit.register(shutil.rmtree, os.environ["TRICKLE_HOME"], ignore_errors=True)
 
 # The package of the build, also for the subprocesses of tests.
 sys.path.insert(0, str(BUILD / "python"))
@@ -88,6 +93,11 @@ class Command:
                 return False
             time.sleep(0.01)
         return True
+
+
+@pytest.fixture(scope="session")
+def command_class():
+    return Command
 
 
 @pytest.fixture

@@ -121,6 +121,7 @@ def start_of_run() -> dict[str, Any]:
     now = time()
     return {
         "kind": "python", "trickle": _trickle.VERSION, "argv": list(sys.orig_argv),
+        "is_interactive": sys.argv[0] in ("", "-") or "ipykernel" in sys.modules,
         "cwd": _cwd(), "program": _program(), "interpreter": sys.executable,
         "hash_seed": os.environ.get("PYTHONHASHSEED"), "env": _kept(os.environ),
         "keep_env": [], "others": digests(os.environ), "host": os.uname().nodename,

@@ -53,7 +53,7 @@ def command_resume(args: list[str]) -> int:
     found, (name,) = got
     if found.get("--on-change", "keep") not in ("keep", "redo"):
         raise UsageError(f"--on-change is keep or redo, not {found['--on-change']!r}")
-    check_options(found)
+    asked = checked(found)
     job = look(name)
     if job.info["is_running"]:
         sys.stderr.write(f"trickle: the job {name} is run by {job.holder()}: wait for it, or stop "
@@ -71,19 +71,22 @@ def command_resume(args: list[str]) -> int:
         run = job.run
     if not run:
         run = recover(job)
-    again(job, run, found)
+    again(job, run, found, asked)
     return 0
 
 
-def check_options(found: dict[str, Any]) -> None:
-    """Before the old process is given up for the new one; that takes them from its arguments."""
+def checked(found: dict[str, Any]) -> dict[str, str]:
+    """The options for the farm, before this process is given up for the new one, as environment
+    variables: a program that runs without the command takes them from there."""
     before = dict(os.environ)
     apply_farm_options(found)
     apply_times(found)
+    asked = {name: value for name, value in os.environ.items() if before.get(name) != value}
     os.environ.clear()
     os.environ.update(before)
     if "--local" in found:
         vm_count(found["--local"])
+    return asked
 
 
 def recover(job: Look) -> dict[str, Any]:
@@ -105,9 +108,12 @@ def recover(job: Look) -> dict[str, Any]:
     return json.loads(data)
 
 
-def again(job: Look, run: dict[str, Any], found: dict[str, Any]) -> None:
+def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str, str]) -> None:
     """Runs the program in place of this process."""
-    if not run.get("program") and run.get("kind") == "python":
+    if run["kind"] == "python" and "--local" in found:
+        raise UsageError(f"the program of {job.name} is run by Python itself, which starts no VMs; "
+                         "start some with: trickle vm")
+    if run.get("is_interactive"):
         raise UsageError(f"the job {job.name} was run from a Python shell; run it there again with "
                          f"trickle.job({job.name!r})")
     environment = environment_of(run, found.get("--keep-env", []))
@@ -120,7 +126,7 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any]) -> None:
         argv += ["run", *(name if value is True else f"{name}={value}"
                           for name, value in options.items()), "--", run["path"], *run["args"]]
     else:
-        environment["TRICKLE_JOB"] = job.name
+        environment |= asked | {"TRICKLE_JOB": job.name}
     if job.recorded:
         sys.stderr.write(f"[trickle: {job.name} goes on: {job.recorded} results are recorded]\n")
     job.view.close()

@@ -278,14 +278,13 @@ def run(found, rest):
     """Runs a program, with the options of trickle run."""
     if "--local" in found:
         vm_count(found["--local"])
-    check_program(rest[0])
-    if "--no-checkpoint" not in found:
-        fix_hash_seed()
-    if "--local" in found:
         for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
     apply_farm_options(found)
     apply_times(found)
+    check_program(rest[0])
+    if "--no-checkpoint" not in found:
+        fix_hash_seed()
     if "--job" in found:
         check_job_name(found["--job"])
     vms = None

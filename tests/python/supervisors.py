@@ -21,7 +21,8 @@ class Supervisor:
         self.is_guest = beside is not None
         self.runtime = beside.runtime if beside is not None else tempfile.mkdtemp(prefix="trk-")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith("TRICKLE_")}
-        self.env.update(TRICKLE_RUNTIME=self.runtime, PYTHONPATH=PACKAGES)
+        self.env.update(TRICKLE_RUNTIME=self.runtime, PYTHONPATH=PACKAGES,
+                        TRICKLE_HOME=os.environ["TRICKLE_HOME"])  # private: see tests/conftest.py
         ready, write = os.pipe()
         env = {k: v for k, v in self.env.items() if k != "PYTHONPATH"}
         self.process = subprocess.Popen(
