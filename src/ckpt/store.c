@@ -2,9 +2,9 @@
 /* store.c - a store's life: lock, check, salvage, open, raise the epoch; close. */
 #include "ckpt/store.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
-#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
