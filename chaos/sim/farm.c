@@ -346,9 +346,12 @@ static void on_session_result(struct sim *s, uint32_t vm, struct blob *body)
     struct slot *slot = &s->farm.slots[vm];
     struct receipt r = {.vm = vm, .lease = slot->lease};
     struct wire_result result;
+    size_t before = s->store.next.count;
     on_result(s, vm, body);
     r.seq = wire_result_decode(&result, body) == 0 ? result.seq : 0;
-    if (MUTATE(ACK_EARLY, true, false)) {
+    /* Also what was not needed waits: what came before it need not be durable yet. */
+    if (MUTATE(ACK_EARLY, true, false) ||
+        MUTATE(DROPPED_ACKED, s->store.next.count == before, false)) {
         acknowledge(s, vm, r.lease, r.seq);
     }
     store_receipt(s, &r);

@@ -44,7 +44,8 @@
     X(29, HELD_DELETED, "a supervisor deletes a held result when it hands it over")           \
     X(30, RECORDED_RUNS, "what an earlier run of the job recorded is assigned again")         \
     X(31, MOVED_UNCOUNTED, "an element given back in the middle has its attempt again")       \
-    X(32, HANDED_TWICE, "a held result is taken although its element has one")
+    X(32, HANDED_TWICE, "a held result is taken although its element has one")                \
+    X(33, DROPPED_ACKED, "what is not needed is let go before what is needed is durable")
 
 enum mutation {
     MUTATION_NONE,

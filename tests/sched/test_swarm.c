@@ -6,8 +6,8 @@
  * back under their number, join, drain; elements kill VMs, fail now and then or always, get stuck;
  * reports come twice and in pieces; stages are cancelled; parts of them were recorded by an earlier
  * epoch, whose results also come late; what runs is given back in the middle. Each seed switches a
- * random subset of that on. After a while the faults stop, and then every stage must end. The judge (judge.h) knows
- * nothing of the scheduler's tables: it sees actions and the pretended VMs.
+ * random subset of that on. After a while the faults stop, and then every stage must end. The
+ * judge (judge.h) knows nothing of the scheduler's tables: it sees actions and the pretended VMs.
  *
  *   test_swarm           2,000 seeds
  *   SEED=17 test_swarm   one seed, with its story on stderr
