@@ -96,7 +96,7 @@ size_t agent_held(const struct agent *a, size_t *bytes);
 size_t agent_queued(const struct agent *a); /* elements not taken yet */
 
 /* --- durable stages: what outlives the lease ---------------------------------------------- */
-/* As agent_hold, for count results of a durable stage. digests: of their elements' bytes, copied. */
+/* As agent_hold, for count results of a durable stage. digests: of their elements, copied. */
 TRK_MUST_USE int agent_hold_durable(struct agent *a, uint64_t seq, struct blob *result,
                                     uint32_t count, const struct digest *digests,
                                     const uint8_t fingerprint[16]);

@@ -3,6 +3,7 @@
  *
  *   HELD_ASK(stage)  -> its records in all files of the job become DUE
  *   pump             -> DUE records go out as HELD, some at a time        FLYING
+ *                       none is DUE any more: HELD_END for each HELD_ASK
  *   HELD_DONE        -> delete: GONE; a file all of whose records are gone is deleted
  *                       keep: KEPT until the stage is asked for again
  *
@@ -42,6 +43,8 @@ struct offer {
     uint32_t numbers; /* given to files */
     uint32_t *asked;  /* stages, ascending */
     size_t asked_count, asked_cap;
+    uint32_t *ending; /* stages whose HELD_END is to come, oldest first */
+    size_t ending_count, ending_cap;
     size_t flying, flying_bytes;
 };
 
@@ -72,6 +75,7 @@ void offer_free(struct offer *o)
             offered_free(container_of(pos, struct offered, link));
         }
         mem_free(o->asked);
+        mem_free(o->ending);
         mem_free(o);
     }
 }
@@ -99,20 +103,30 @@ static bool is_asked(const struct offer *o, uint32_t stage)
     return at < o->asked_count && o->asked[at] == stage;
 }
 
+static int make_room(uint32_t **stages, size_t count, size_t *cap)
+{
+    if (count == *cap) {
+        size_t more = *cap == 0 ? 16 : 2 * *cap;
+        uint32_t *larger = mem_realloc(*stages, more * sizeof(*larger));
+        if (larger == NULL) {
+            return TRK_ENOMEM;
+        }
+        *stages = larger;
+        *cap = more;
+    }
+    return 0;
+}
+
 static int add_asked(struct offer *o, uint32_t stage)
 {
     size_t at = asked_place(o, stage);
+    if (make_room(&o->asked, o->asked_count, &o->asked_cap) < 0 ||
+        make_room(&o->ending, o->ending_count, &o->ending_cap) < 0) {
+        return TRK_ENOMEM;
+    }
+    o->ending[o->ending_count++] = stage;
     if (at < o->asked_count && o->asked[at] == stage) {
         return 0;
-    }
-    if (o->asked_count == o->asked_cap) {
-        size_t cap = o->asked_cap == 0 ? 16 : 2 * o->asked_cap;
-        uint32_t *asked = mem_realloc(o->asked, cap * sizeof(*asked));
-        if (asked == NULL) {
-            return TRK_ENOMEM;
-        }
-        o->asked = asked;
-        o->asked_cap = cap;
     }
     memmove(o->asked + at + 1, o->asked + at, (o->asked_count - at) * sizeof(*o->asked));
     o->asked[at] = stage;
@@ -227,6 +241,18 @@ static void send_record(struct offer *o, struct offered *f, uint32_t i)
     } /* else the session is closing */
 }
 
+/* All that was asked for is on its way. */
+static void send_ends(struct offer *o)
+{
+    for (size_t i = 0; i < o->ending_count; i++) {
+        struct blob *body = wire_note_encode(&(struct wire_note){.stage = o->ending[i]});
+        if (body == NULL || net_session_send(o->session, WIRE_HELD_END, 0, body) < 0) {
+            break; /* who waits for it does not wait for ever */
+        }
+    }
+    o->ending_count = 0;
+}
+
 static void pump(struct offer *o)
 {
     struct list *pos, *tmp;
@@ -243,6 +269,7 @@ static void pump(struct offer *o)
         }
         end_file(f);
     }
+    send_ends(o);
 }
 
 void offer_look(struct offer *o)

@@ -314,6 +314,9 @@ bool drive_needs(struct trk_farm *farm, const struct slot *slot)
 
 static void serve(struct trk_work *work, struct slot *slot)
 {
+    if (work->is_asking) {
+        return; /* drive_serve_all follows */
+    }
     drive_step_simple(work->farm, &(struct sched_event){.type = SCHED_STAGE_VM, .vm = slot->number,
                                                         .stage = work->stage, .flag = 1});
 }
@@ -333,6 +336,18 @@ void drive_vm_joined(struct slot *slot)
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
         if (work->is_open && serves(work, slot)) {
+            serve(work, slot);
+        }
+    }
+}
+
+void drive_serve_all(struct trk_work *work)
+{
+    struct list *pos;
+
+    list_for_each(pos, &work->farm->slots) {
+        struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->is_joined && serves(work, slot)) {
             serve(work, slot);
         }
     }
@@ -412,7 +427,6 @@ void drive_vm_draining(struct slot *slot)
 int drive_open_work(struct trk_work *work)
 {
     struct trk_farm *farm = work->farm;
-    struct list *pos;
     int rc;
 
     if (work->store_stage == 0) {
@@ -434,12 +448,8 @@ int drive_open_work(struct trk_work *work)
     work->opened_ns = sys_now_ns();
     list_push_back(&farm->works, &work->node);
     work_ref(work);
-    list_for_each(pos, &farm->slots) {
-        struct slot *slot = container_of(pos, struct slot, node);
-        if (slot->is_joined && serves(work, slot)) {
-            serve(work, slot);
-        }
-    }
+    work->is_asking = work->store_stage != 0 && farm->hello.epoch > 1;
+    drive_serve_all(work);
     farm_touch(farm); /* some of its VMs may have to be leased again */
     return 0;
 }
@@ -573,6 +583,7 @@ void drive_turn_end(struct trk_farm *farm)
     results_commit(farm);
     results_durable(farm);
     results_acknowledge(farm);
+    held_pulse(farm);
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
         if (work->is_dirty) {

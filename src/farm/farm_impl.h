@@ -273,6 +273,9 @@ struct trk_work {
     uint32_t opened_cap;       /* [f] */
     uint64_t known;            /* [f] elements added so far, recorded ones too */
     uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0: no */
+    bool is_asking;            /* [f] it does not run yet: what is held may be its results */
+    uint32_t asks;             /* [f] supervisors that have not said yet that this is all */
+    uint64_t ask_until_ms;     /* [f] it runs then in any case; 0: nobody has been asked yet */
     struct states *states;     /* [f] checkpoints inside its elements; NULL: none */
 };
 
@@ -294,13 +297,14 @@ TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *dig
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
 
 /* held.c [f]: what VMs have kept for this job */
-int held_on_message(struct supervisor *sup, const struct blob *body);
+TRK_MUST_USE int held_on_message(struct supervisor *sup, const struct wire_message *msg);
 void held_ask(struct supervisor *sup); /* it has just come */
 void held_added(struct trk_work *work, uint64_t first, uint64_t count); /* elements */
 const struct digest *held_element(const struct trk_work *work, uint64_t index);
 /* Sends the note when the store is so far; 0: now. */
 TRK_MUST_USE int held_answer(struct trk_farm *farm, struct net_session *session, uint8_t type,
                              const struct wire_note *note, uint64_t ticket);
+void held_pulse(struct trk_farm *farm); /* nobody waits for them for ever */
 void held_durable(struct trk_farm *farm, uint64_t durable);
 void held_close(struct trk_farm *farm);
 
@@ -434,6 +438,7 @@ void drive_vm_suspect(struct slot *slot, bool is_suspect);
 void drive_list_closed(struct trk_farm *farm); /* ends works that no list has VMs for */
 void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list);
 /* Is there work that runs on just this VM and maybe others, whatever its list holds by now? */
+void drive_serve_all(struct trk_work *work); /* it may run now */
 bool drive_needs(struct trk_farm *farm, const struct slot *slot);
 void drive_on_message(struct slot *slot, struct wire_message *msg); /* takes the body */
 void drive_turn_end(struct trk_farm *farm);

@@ -231,8 +231,8 @@ static void supervisor_on_message(struct net_session *session, void *user,
         rc = supervisor_on_output(sup, msg->body);
     } else if (msg->type == WIRE_DEATH) {
         rc = supervisor_on_death(sup, msg->body);
-    } else if (msg->type == WIRE_HELD) {
-        rc = held_on_message(sup, msg->body);
+    } else if (msg->type == WIRE_HELD || msg->type == WIRE_HELD_END) {
+        rc = held_on_message(sup, msg);
     } else if (msg->type == WIRE_REPLY) {
         order_on_reply(sup->farm, msg);
         rc = 0;

@@ -9,6 +9,10 @@
  *                    asked for again when that has happened
  *   all else: delete, it belongs to nothing that is, or its element has its result
  *
+ * In a job that goes on nothing of a stage runs before all supervisors that are there have handed
+ * over what they hold of its first elements (HELD_END), or a second has passed: what is done
+ * already must not begin once more.
+ *
  * Nothing is believed to be this job's because somebody says so: stage, index, the digest of the
  * element and the fingerprint of the code must all be those of the work as it is now. */
 #include <string.h>
@@ -16,6 +20,8 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "farm/drive_impl.h"
+
+#define ASK_MS 1000
 
 /* A note that goes out when the store is so far. */
 struct answer {
@@ -104,13 +110,40 @@ void held_close(struct trk_farm *farm)
 
 /* --- asking ---------------- */
 
-static void ask(struct supervisor *sup, const struct trk_work *work)
+static void ask(struct supervisor *sup, struct trk_work *work)
 {
-    bool is_there = sup->state != SUP_GONE && sup->has_id && sup->session != NULL;
-
-    if (is_there && send_note(sup->session, WIRE_HELD_ASK,
-                              &(struct wire_note){.stage = work->stage}) < 0) {
+    if (sup->state == SUP_GONE || !sup->has_id || sup->session == NULL) {
+        return; /* it is asked when it is there */
+    }
+    if (send_note(sup->session, WIRE_HELD_ASK, &(struct wire_note){.stage = work->stage}) < 0) {
         net_session_close(sup->session, false); /* it is asked when it is back */
+    } else {
+        work->asks++;
+    }
+}
+
+/* What there was has come, or does not come in time. */
+static void go_on(struct trk_work *work)
+{
+    work->is_asking = false;
+    drive_serve_all(work);
+}
+
+void held_pulse(struct trk_farm *farm)
+{
+    uint64_t now = net_loop_now_ms(farm->loop);
+    struct list *pos;
+
+    list_for_each(pos, &farm->works) {
+        struct trk_work *work = container_of(pos, struct trk_work, node);
+        if (!work->is_open || !work->is_asking || work->ask_until_ms == 0) {
+            continue;
+        }
+        if (now >= work->ask_until_ms) {
+            go_on(work);
+        } else {
+            farm_wake_in(farm, work->ask_until_ms - now);
+        }
     }
 }
 
@@ -138,6 +171,24 @@ void held_added(struct trk_work *work, uint64_t first, uint64_t count)
     list_for_each(pos, &work->farm->supervisors) {
         ask(container_of(pos, struct supervisor, node), work);
     }
+    if (work->is_asking && work->ask_until_ms == 0) {
+        work->ask_until_ms = net_loop_now_ms(work->farm->loop) + ASK_MS;
+    }
+    if (work->is_asking && work->asks == 0) {
+        go_on(work);
+    }
+}
+
+static int on_end(struct trk_farm *farm, const struct blob *body)
+{
+    struct wire_note note;
+    int rc = wire_note_decode(&note, body);
+    struct trk_work *work = rc == 0 ? drive_work_of(farm, note.stage) : NULL;
+
+    if (work != NULL && work->asks > 0 && --work->asks == 0 && work->is_asking) {
+        go_on(work);
+    }
+    return rc;
 }
 
 /* --- what comes ---------------- */
@@ -230,17 +281,21 @@ static int take(struct trk_farm *farm, const struct wire_held *m, uint64_t *tick
     return rc;
 }
 
-int held_on_message(struct supervisor *sup, const struct blob *body)
+int held_on_message(struct supervisor *sup, const struct wire_message *msg)
 {
     struct wire_held m;
     uint64_t ticket = 0;
-    int rc = wire_held_decode(&m, body);
+    int rc;
 
-    if (rc < 0) {
-        return rc;
-    }
     if (sup->farm->job == NULL) {
         return TRK_ECORRUPT; /* nobody has asked */
+    }
+    if (msg->type == WIRE_HELD_END) {
+        return on_end(sup->farm, msg->body);
+    }
+    rc = wire_held_decode(&m, msg->body);
+    if (rc < 0) {
+        return rc;
     }
     rc = take(sup->farm, &m, &ticket);
     if (rc < 0) {

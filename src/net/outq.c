@@ -31,6 +31,7 @@ static bool is_control(uint8_t type)
     case WIRE_OUTPUT:
     case WIRE_DEATH:
     case WIRE_HELD:
+    case WIRE_HELD_END:
     case WIRE_STATE: /* it must not overtake a RUN, nor a RUN it */
     case WIRE_TYPE_COUNT:
         break;

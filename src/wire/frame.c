@@ -46,7 +46,7 @@ static const char *const type_names[WIRE_TYPE_COUNT] = {
     [WIRE_RECALLED] = "RECALLED", [WIRE_CANCEL] = "CANCEL", [WIRE_VMS] = "VMS",
     [WIRE_OUTPUT] = "OUTPUT", [WIRE_DEATH] = "DEATH",
     [WIRE_HELD] = "HELD",     [WIRE_HELD_DONE] = "HELD_DONE", [WIRE_HELD_ASK] = "HELD_ASK",
-    [WIRE_STATE] = "STATE",   [WIRE_STATE_DONE] = "STATE_DONE",
+    [WIRE_HELD_END] = "HELD_END", [WIRE_STATE] = "STATE",   [WIRE_STATE_DONE] = "STATE_DONE",
 };
 
 const char *wire_type_name(uint8_t type)

@@ -51,6 +51,7 @@ enum wire_type {
     WIRE_HELD,      /* supervisor: what a VM had for a job whose initiator had gone */
     WIRE_HELD_DONE, /* one of these is not needed any more, or not yet */
     WIRE_HELD_ASK,  /* send what you hold of a stage */
+    WIRE_HELD_END,  /* supervisor: that was all of a stage */
     WIRE_STATE,     /* a checkpoint of an element, to be recorded / to go on from */
     WIRE_STATE_DONE, /* it is recorded */
     WIRE_TYPE_COUNT

@@ -19,7 +19,8 @@
  *   -> REQUEST(CALL, name "drain" or "stop", payload: decimal pid of a VM)
  *                       <- REPLY (a sentence)
  *   -> HELD_ASK(stage)  <- HELD for each result and state that this machine has of that stage of
- *                          the HELLO's job; later also for what VMs leave behind when they end
+ *                          the HELLO's job, then HELD_END(stage); later also HELD for what VMs
+ *                          leave behind when they end
  *   -> HELD_DONE(token) for each HELD, when it is recorded or never will be (then the supervisor
  *                          deletes it), or when its stage is not open (it keeps it) */
 #ifndef WIRE_MSG_H
@@ -222,6 +223,7 @@ TRK_MUST_USE int wire_state_decode(struct wire_state *m, const struct blob *body
  *   CANCEL    count 0: forget the stage; flag 1: interrupt what is running of it
  *             count > 0: drop these elements of the stage, interrupt the one that runs
  *   HELD_ASK   stage
+ *   HELD_END   stage
  *   HELD_DONE  seq: the token; flag 1: delete it, 0: keep it until the next HELD_ASK
  *   STATE_DONE seq: all STATE messages up to seq are recorded, or wanted no more */
 struct wire_note {

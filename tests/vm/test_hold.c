@@ -105,6 +105,15 @@ static uint64_t expect_held(struct client *watch, uint64_t index, const char *te
     return m.token;
 }
 
+static void expect_end(struct client *watch, uint32_t stage)
+{
+    struct wire_message msg = client_take(watch, WIRE_HELD_END);
+    struct wire_note note;
+    ck_assert_int_eq(wire_note_decode(&note, msg.body), 0);
+    ck_assert_uint_eq(note.stage, stage);
+    blob_unref(msg.body);
+}
+
 /* How many files are held; -1: there is no folder at all. */
 static int count_files(void)
 {
@@ -277,8 +286,11 @@ START_TEST(kept_is_sent_when_it_is_asked_for_again)
     client_free(c);
     wait_for_files(1);
     ask(rig.watch, 2); /* it has none of that stage */
+    expect_end(rig.watch, 2);
+    ck_assert(!client_has(rig.watch, WIRE_HELD));
     ask(rig.watch, 1);
     uint64_t token = expect_held(rig.watch, 10, "a");
+    expect_end(rig.watch, 1);
     ask(rig.watch, 1); /* it is on its way already */
     done(rig.watch, token, false);
     done(rig.watch, token, false); /* twice */
@@ -355,6 +367,7 @@ START_TEST(results_of_any_size_are_held)
     struct wire_held second = take_held(rig.watch, text, sizeof(text));
     ck_assert_uint_eq(second.size, 9000000);
     ck_assert(!client_has(rig.watch, WIRE_HELD)); /* until some of that is done with */
+    ck_assert(!client_has(rig.watch, WIRE_HELD_END));
     done(rig.watch, first.token, true);
     done(rig.watch, second.token, true);
     struct wire_held third = take_held(rig.watch, text, sizeof(text));
