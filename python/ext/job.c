@@ -160,7 +160,7 @@ static PyObject *job_close(PyObject *self, PyObject *unused)
         return ext_raise_text(ext_state_of(self), rc, "another thread waits for this job's disk");
     }
     if (rc < 0) {
-        return ext_raise_text(ext_state_of(self), rc, "the disk did not take all that was recorded");
+        return ext_raise_text(ext_state_of(self), rc, "the disk did not take all of it");
     }
     Py_RETURN_NONE;
 }

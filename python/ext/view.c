@@ -482,8 +482,8 @@ PyObject *view_remove(PyObject *module, PyObject *args)
 }
 
 const char view_check_doc[] = "job_check(name)\n--\n\n"
-                              "Walks a store that nobody runs: (is_whole, sentence), or None: there\n"
-                              "is none.";
+                              "Walks a store that nobody runs: (is_whole, sentence), or None:\n"
+                              "there is none.";
 
 PyObject *view_check(PyObject *module, PyObject *args)
 {

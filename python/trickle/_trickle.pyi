@@ -19,6 +19,9 @@ OP_FETCH: int
 STATUS_OK: int
 STATUS_EXCEPTION: int
 STATUS_ERROR: int
+NOTE_JOB: int
+NOTE_ONCE: int
+NOTE_TELEMETRY: int
 
 class TrickleError(RuntimeError):
     """What is raised for classes that set_exceptions() was not given."""
@@ -38,7 +41,7 @@ class Farm:
     def __init__(self, *, program: str | None = None, runtime_dir: str | None = None,
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
                  multicast: str | None = None, dead_after_ms: int = 0,
-                 suspect_after_ms: int = 0) -> None: ...
+                 suspect_after_ms: int = 0, job: Job | None = None) -> None: ...
     def connect(self, max: int = 0, need_all: bool = False, wait_ms: int = 0,
                 timeout: float | None = None) -> VMList: ...
     def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:
@@ -112,6 +115,52 @@ class Work:
         duration_ns, signal, exit_status, rss_max_bytes, output (bytes; of an exception: the
         payload as dump_exception made it, its last 4 KiB). Any thread."""
     def cancel(self, interrupt: bool = False) -> None: ...
+
+class Job:
+    """A durable job, open in this process: trk_job. Close the farm that uses it before it."""
+    def __init__(self, name: str, *, home: str | None = None, must_be_new: bool = False,
+                 must_exist: bool = False, on_change: str = "refuse",
+                 retry_failed: bool = False) -> None: ...
+    def opened(self) -> dict[str, Any]:
+        """What opening found: is_new, epoch, uuid (bytes), dir, text (sentences for a person)."""
+    def put(self, kind: int, name: str, value: Any, wait: bool = True) -> None:
+        """kind: NOTE_*, value: bytes-like. With wait it returns when that is durable, however long
+        the disk is full; signals are looked at."""
+    def get(self, kind: int, name: str) -> bytes | None: ...
+    def state(self) -> dict[str, Any]:
+        """syncs, sync_ns, queued_bytes, is_paused, text."""
+    def close(self) -> None: ...
+
+class View:
+    """A job from outside: trk_view. LookupError: there is none of that name."""
+    def __init__(self, name: str, *, home: str | None = None) -> None: ...
+    def info(self) -> dict[str, Any]:
+        """dir, has_store, is_damaged, text, uuid (bytes), epoch, version, records, bytes,
+        is_running, pid, host, since: as it is now."""
+    def note(self, kind: int, name: str) -> bytes | None: ...
+    def stages(self) -> list[dict[str, Any]]:
+        """By number: number, key, name, added, is_closed, recorded, failed, bytes, replaced_by,
+        previous."""
+    def result(self, stage: int, index: int) -> tuple[int, int, int, bytes] | None:
+        """(index, status, attempt, payload)."""
+    def results(self, stage: int, position: tuple[int, int] = (0, 0), recorded_order: bool = False,
+                limit: int = 1000) -> tuple[list[tuple[int, int, int, bytes]], tuple[int, int]]:
+        """The next results (up to limit, and about 1 MiB) and where to go on; none: no more yet."""
+    def attempts(self, stage: int, index: int) -> list[dict[str, Any]]:
+        """As Work.attempts, with epoch: which run of the program it was in."""
+    def ask(self, verb: str, argument: str = "", timeout: float = 2.0) -> bytes | None:
+        """The answer of the program that runs the job; None: nobody does."""
+    def close(self) -> None: ...
+
+def job_home() -> tuple[str, str]:
+    """(directory that jobs are kept in, a sentence about it or "")."""
+
+def job_names() -> list[str]: ...
+def job_remove(name: str) -> bool:
+    """False: there was none."""
+
+def job_check(name: str) -> tuple[bool, str] | None:
+    """(is_whole, sentence); None: there is no such job, or nothing in it."""
 
 def serve(server: Any) -> None:
     """The VM side: trk_vm_serve with the python RAI module. Runs user code on the calling (main)

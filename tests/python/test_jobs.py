@@ -118,7 +118,7 @@ def test_help(name, command):
     assert all(len(line) <= 100 for line in result.stdout.splitlines())
 
 
-# --- a running job ----------------------------------------------------------------------------------
+# --- a running job --------------------------------------------------------------------------------
 
 
 LOOKING = pytest.mark.xdist_group("a running job")  # the tests share it
@@ -212,7 +212,7 @@ def test_it_answers_while_the_program_holds_the_gil(command, tmp_path):
     assert names(command) == {"hold-1": "stopped"}
 
 
-# --- results ------------------------------------------------------------------------------------------
+# --- results --------------------------------------------------------------------------------------
 
 
 def test_several_works_are_told_apart(run, command):
@@ -256,7 +256,7 @@ def test_values_of_any_kind(run, command, tmp_path):
     assert result.returncode == 1 and "element 0" in result.stderr
 
 
-# --- its end -------------------------------------------------------------------------------------------
+# --- its end --------------------------------------------------------------------------------------
 
 
 def test_how_programs_end(run, command):

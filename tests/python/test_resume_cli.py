@@ -64,7 +64,7 @@ def go_on(job, *options):
     return result
 
 
-# --- stopping and going on ----------------------------------------------------------------------------
+# --- stopping and going on ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["cancel", signal.SIGINT, signal.SIGTERM])
@@ -154,7 +154,7 @@ def test_a_damaged_store_is_saved_by_resume(job, home):
     assert state(job) == "done"
 
 
-# --- the same as before -------------------------------------------------------------------------------
+# --- the same as before ---------------------------------------------------------------------------
 
 
 SAME = """\
@@ -203,7 +203,7 @@ def test_what_the_job_needs_is_gone(command, tmp_path):
     assert result.returncode == 2 and "gone" in result.stderr
 
 
-# --- programs of their own -----------------------------------------------------------------------------
+# --- programs of their own ------------------------------------------------------------------------
 
 
 OWN = """\
