@@ -264,6 +264,10 @@ static int on_result(struct slot *slot, struct blob *body)
         note_exceptions(slot, work, &result);
     }
     rc = step_results(slot, work, body, &result, &ticket);
+    if (ticket == 0 && farm->job != NULL &&
+        work->last_ticket > ckpt_store_durable(farm->job->store)) {
+        ticket = work->last_ticket; /* what of it was needed is put, and may not be durable yet */
+    }
     return rc < 0 ? rc : note_seen(slot, result.seq, ticket);
 }
 
