@@ -19,6 +19,7 @@
 #define BLOCK_BYTES ((size_t)64 << 10)
 #define RECORDED_ELEMENTS 65536u
 #define BLOCK_AGE_NS 1000000u      /* a slow iterable's elements are handed on after 1 ms */
+#define CLOCK_EVERY 16             /* elements: the clock costs as much as a small element */
 #define LARGE_BYTES ((size_t)32 << 10) /* from here an element goes alone, as a ready RUN body */
 
 struct trk_work *work_ref(struct trk_work *work)
@@ -403,7 +404,8 @@ static int add_small(struct trk_work *work, const void *element, size_t size,
     block->offsets[++block->count] = (uint32_t)block->bytes->size;
     work->added++;
     atomic_fetch_add_explicit(&work->held_bytes, size, memory_order_relaxed);
-    if (block->count == block->cap || sys_now_ns() - work->build_since_ns > BLOCK_AGE_NS) {
+    if (block->count == block->cap ||
+        (block->count % CLOCK_EVERY == 0 && sys_now_ns() - work->build_since_ns > BLOCK_AGE_NS)) {
         return trk_work_flush(work);
     }
     return 0;
