@@ -7,15 +7,16 @@ all that it uses of the program's own files are *parts*, each with a digest of i
 can say which of them has changed. What counts:
 
     functions   instructions, with constants where they are loaded; names; defaults; closure;
-                attributes. Lines, file names, comments and annotations do not count, nor do
-                docstrings, which are constants that no instruction loads.
-    classes     bases and attributes; methods are parts of their own. The docstring does not count.
+                attributes. Lines, file names, comments, annotations and docstrings (constants that
+                no instruction loads) do not count.
+    classes     bases, attributes, annotations; methods are parts of their own. The docstring does
+                not count.
     globals     that code loads, as they are now: functions, classes, data. Of a module of the
                 program what the code uses, or all of it where that cannot be seen. What has another
                 value in each run, such as a time, makes another fingerprint in each run.
     data        plain values by value, sets in any order, dicts in theirs; other objects as pickle
                 takes them apart, and by their class. What cannot be pickled (a lock, a generator)
-                counts by its class and attributes.
+                counts by its class and attributes; files, os.environ and the like by their class.
     installed   what belongs to Python or to an installed package: by name and the __version__ of
                 the package
 
@@ -58,9 +59,9 @@ NOT_CODE = OWN_NAMES | {"__file__"}
 NOT_OF_CLASS = frozenset({
     "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__abstractmethods__",
     "__firstlineno__", "__static_attributes__", "__annotate_func__", "__annotations_cache__"})
-# Modules whose objects are states of the process.
+# Objects of these modules, and of this class, are states of the process.
 OPAQUE = frozenset({"_abc", "_io", "_thread", "_weakref", "_weakrefset", "threading", "trickle",
-                    "weakref"})
+                    "weakref", "os._Environ"})
 
 
 def fingerprint(func: Any, names: dict[str, Any]) -> bytes:
@@ -287,8 +288,7 @@ def _collect(func: Any, names: dict[str, Any]) -> dict[str, str]:
         walk.add_injected(func)
     else:
         walk.add_root(func)
-    while walk.todo:
-        key, write, obj = walk.todo.pop(0)
+    for key, write, obj in walk.todo:  # which grows
         out = bytearray()
         write(out, obj)
         walk.found[key] = _digest(out).hex()
@@ -374,8 +374,13 @@ class _Walk:
         out += b"K"
         self.data(out, type(obj))
         self.data(out, obj.__bases__)
-        self.mapping(out, {name: value for name, value in vars(obj).items()
-                           if name not in NOT_OF_CLASS})
+        attributes = {name: value for name, value in vars(obj).items() if name not in NOT_OF_CLASS}
+        enum = sys.modules.get("enum")
+        if enum is not None and isinstance(obj, enum.EnumType):
+            self.data(out, [(name, one.value) for name, one in obj.__members__.items()])
+            attributes = {name: value for name, value in attributes.items()
+                          if name not in obj.__members__ and not _is_made_by_enum(name, value)}
+        self.mapping(out, attributes)
 
     def module(self, out: bytearray, obj: ModuleType) -> None:
         """All of it. Its submodules are there when somebody has imported them."""
@@ -580,7 +585,8 @@ class _Walk:
         """As pickle takes it apart; a string stands for the name of a global."""
         kind = type(obj)
         try:
-            if kind.__module__.partition(".")[0] in OPAQUE:
+            module = kind.__module__
+            if module.partition(".")[0] in OPAQUE or f"{module}.{kind.__name__}" in OPAQUE:
                 raise TypeError("what is in it is of this process")
             reduce = dispatch_table.get(kind)
             reduced = reduce(obj) if reduce is not None else obj.__reduce_ex__(PROTOCOL)
@@ -618,6 +624,13 @@ _KINDS = {tuple: _Walk.tuple, list: _Walk.list, dict: _Walk.dict, MappingProxyTy
 def _is_part(obj: Any) -> bool:
     return isinstance(obj, (FunctionType, type)) or (
         type(obj).__module__.partition(".")[0] != "trickle" and is_code(obj))
+
+
+def _is_made_by_enum(name: str, value: Any) -> bool:
+    """What releases of Python put into such classes differs."""
+    function = getattr(value, "__func__", value)
+    return name[:1] == name[-1:] == "_" and not (
+        isinstance(function, FunctionType) and _is_own(function))
 
 
 def _is_own(obj: Any) -> bool:
