@@ -245,13 +245,13 @@ def _free_name(program: str) -> str:
         start, _, number = other.rpartition("-")
         if start == stem and number.isascii() and number.isdigit():
             taken.append(int(number))
-    number = max(taken) + 1
+    free = max(taken) + 1
     while True:
         try:
-            os.mkdir(f"{place}/{stem}-{number}", 0o700)
-            return f"{stem}-{number}"
+            os.mkdir(f"{place}/{stem}-{free}", 0o700)
+            return f"{stem}-{free}"
         except FileExistsError:
-            number += 1
+            free += 1
 
 
 def find_fsck() -> None:
@@ -288,9 +288,10 @@ def is_open() -> bool:
 def close() -> None:
     """At the end of the process, after the farm was closed: notes how it ended."""
     global _job
-    if not is_open():
+    closing = _job
+    if closing is None or os.getpid() != _owner:
         return
-    closing, _job = _job, None
+    _job = None
     from . import _durable, _farm
     _farm.close()
     _durable.use_job(None)

@@ -18,7 +18,7 @@ from .cli import EXIT_FAILED, UsageError, parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from typing import Any
 
 CANCEL_SECONDS = 60.0
@@ -157,13 +157,15 @@ def span(seconds: float) -> str:
 
 
 def progress_text(recorded: int, added: int, is_closed: bool, failed: int) -> str:
+    if is_closed and not added:
+        return "nothing recorded"
     text = f"{recorded} of {added}{'' if is_closed else '+'}"
     if is_closed and added:
         text += f" ({100 * recorded // added} %)"
     return text + (f", {failed} failed" if failed else "")
 
 
-def print_table(rows: list[tuple[str, ...]]) -> None:
+def print_table(rows: Sequence[tuple[str, ...]]) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     for row in rows:
         cells = [text.ljust(width) for text, width in zip(row, widths)]

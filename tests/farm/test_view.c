@@ -469,14 +469,17 @@ END_TEST
 
 int main(int argc, char **argv)
 {
-    Suite *suite = suite_create("view");
-    TCase *jobs = tcase_create("jobs"), *plain = tcase_create("busy");
+    TCase *jobs, *plain;
     SRunner *runner;
+    Suite *suite;
     int failed;
 
     if (argc == 4 && strcmp(argv[1], "ask") == 0) {
         return ask(argv[2], argv[3]);
     }
+    suite = suite_create("view");
+    jobs = tcase_create("jobs");
+    plain = tcase_create("busy");
     tcase_add_checked_fixture(jobs, setup, teardown);
     tcase_set_timeout(jobs, 60);
     tcase_add_test(jobs, jobs_are_listed_and_removed);
