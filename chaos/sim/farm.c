@@ -531,13 +531,38 @@ static void serve(struct sim *s, uint32_t vm, uint32_t stage, bool is_serving)
     }
 }
 
+/* Tells the scheduler what has changed of whether a VM may get something new. */
+static void hold_back(struct sim *s, uint32_t vm)
+{
+    struct slot *slot = &s->farm.slots[vm];
+    bool is_held_back = slot->is_suspect || s->farm.is_full;
+    if (slot->is_joined && slot->is_held_back != is_held_back) {
+        slot->is_held_back = is_held_back;
+        step_simple(s, &(struct sched_event){.type = SCHED_VM_SUSPECT, .vm = vm,
+                                             .flag = is_held_back});
+    }
+}
+
+void farm_on_disk(struct sim *s, bool is_full)
+{
+    if (s->farm.is_full != is_full) {
+        s->farm.is_full = is_full;
+        s->farm.is_idle = false;
+        for (uint32_t vm = 0; vm < s->plan.vms; vm++) {
+            hold_back(s, vm);
+        }
+        s->farm.is_idle = is_full;
+    }
+}
+
 void drive_vm_joined(struct sim *s, uint32_t vm)
 {
     struct slot *slot = &s->farm.slots[vm];
     slot->told = MUTATE(STAGE_ONCE, s->farm.open * (slot->lease > 1), 0);
     step_simple(s, &(struct sched_event){.type = SCHED_VM_JOINED, .vm = vm});
     slot->is_joined = true;
-    slot->is_suspect = false;
+    slot->is_suspect = slot->is_held_back = false;
+    hold_back(s, vm);
     for (uint32_t i = 0; i < s->plan.stages; i++) {
         if (is_open(s, i + 1) && (slot->unserved >> i & 1) == 0) {
             serve(s, vm, i, true);
@@ -577,8 +602,7 @@ void drive_vm_suspect(struct sim *s, uint32_t vm, bool is_suspect)
     if (slot->is_joined && slot->is_suspect != is_suspect) {
         tell(s, "farm", 0, is_suspect ? "VM %u is silent" : "VM %u speaks again", vm);
         slot->is_suspect = is_suspect;
-        step_simple(s, &(struct sched_event){.type = SCHED_VM_SUSPECT, .vm = vm,
-                                             .flag = is_suspect});
+        hold_back(s, vm);
     }
 }
 

@@ -34,7 +34,8 @@ struct slot {
     bool is_down;              /* its connection has ended, the death report is waited for */
     bool has_death;
     bool is_draining;          /* the scheduler was told so */
-    bool is_suspect;           /* likewise: it is silent */
+    bool is_suspect;           /* it is silent */
+    bool is_held_back;         /* the scheduler was told so, or that the disk is full */
     bool is_leaving;           /* it goes back when it has nothing any more */
     bool is_given_back;        /* BYE was sent */
     bool has_said_bye;         /* BYE came: it leaves in order */
@@ -59,6 +60,8 @@ struct farm {
     bool is_alive;             /* there is a process */
     bool is_open;              /* its epoch is durable: it may meet VMs */
     bool is_dying;             /* nothing leaves it any more */
+    bool is_full;              /* its store cannot write */
+    bool is_idle;              /* so all VMs were told to get nothing new */
     uint32_t dies_in;          /* so many things leave it before it dies; 0: it does not */
     uint64_t epoch;            /* of this run of the job */
     struct early *early;
@@ -139,5 +142,6 @@ void drive_vm_lost(struct sim *s, uint32_t vm, enum sched_cause cause,
                    const struct wire_death *death);
 void drive_vm_draining(struct sim *s, uint32_t vm);
 void drive_vm_suspect(struct sim *s, uint32_t vm, bool is_suspect);
+void farm_on_disk(struct sim *s, bool is_full); /* the store cannot write, or can again */
 
 #endif

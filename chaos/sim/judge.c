@@ -88,6 +88,9 @@ void judge_assigned(struct sim *s, const struct sched_action *a)
 {
     uint32_t stage = a->stage - 1, vm = a->vm;
     struct charges *c = &s->judge.charges[vm];
+    if (s->farm.is_idle) {
+        sim_broken(s, "VM %u gets elements of stage %u while the disk is full", vm, a->stage);
+    }
     if (c->count >= c->tidy_at) {
         charges_tidy(s, vm);
     }

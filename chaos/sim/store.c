@@ -316,6 +316,7 @@ static void sync_failed(struct sim *s)
         group_fini(&st->syncing);
     }
     put_again(s);
+    farm_on_disk(s, st->disk.is_full);
     st->retry_ns = s->clock.now_ns + dice_scale(&s->dice, 1 * US, 200 * MS);
     clock_at(&s->clock, st->retry_ns, EVENT_FARM_RESYNC, 0, 0);
 }
@@ -339,6 +340,7 @@ void store_on_synced(struct sim *s)
     st->syncing = (struct group){0};
     st->is_syncing = false;
     tell(s, "store", 0, "%zu runs of results are safe", group.count);
+    farm_on_disk(s, false);
     if (group.epoch != 0) {
         st->disk.epoch = group.epoch;
         farm_opened(s);
