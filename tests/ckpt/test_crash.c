@@ -188,31 +188,47 @@ static uint64_t read_told(void)
     return told;
 }
 
+/* Runs a process that goes on with the job and dies at its n-th call. What it said to be durable
+ * must be there. Returns its status: 0 when it made fewer calls. */
+static int die_at(int n)
+{
+    char command[600];
+    struct ckpt_opened opened;
+    struct ckpt_reader *r;
+    struct ckpt_store *s;
+    int status;
+
+    snprintf(command, sizeof(command),
+             "TEST_JOB=%s TEST_DIE_AT=%d TEST_FROM=%llu exec /proc/%ld/exe", rig_job(), n,
+             (unsigned long long)read_told() / 50, (long)getpid());
+    status = system(command);
+    ck_assert(status == 0 || WEXITSTATUS(status) == 9);
+    s = rig_open(&opened);
+    ck_assert_msg(!opened.is_salvaged, "call %d: %s", n, opened.text);
+    ck_assert_int_eq(ckpt_reader_of(&r, s), 0);
+    ck_assert_msg(rig_check(r, 1, 0) >= read_told(), "call %d", n);
+    ckpt_reader_free(r);
+    ck_assert_int_eq(ckpt_store_close(s), 0);
+    ck_assert_int_lt(n, 500);
+    return status;
+}
+
 /* Each process goes on in the store that the one before left, and dies at a later call. */
 START_TEST(a_process_may_end_at_any_call)
 {
-    int status = -1;
-
-    for (int n = 1; status != 0; n += (int)rig_stride(1)) {
-        char command[600];
-        struct ckpt_opened opened;
-        struct ckpt_reader *r;
-        struct ckpt_store *s;
-        uint64_t told = read_told();
-        snprintf(command, sizeof(command),
-                 "TEST_JOB=%s TEST_DIE_AT=%d TEST_FROM=%llu exec /proc/%ld/exe", rig_job(), n,
-                 (unsigned long long)told / 50, (long)getpid());
-        status = system(command);
-        ck_assert(status == 0 || WEXITSTATUS(status) == 9);
-        s = rig_open(&opened);
-        ck_assert_msg(!opened.is_salvaged, "call %d: %s", n, opened.text);
-        ck_assert_int_eq(ckpt_reader_of(&r, s), 0);
-        ck_assert_msg(rig_check(r, 1, 0) >= read_told(), "call %d", n);
-        ckpt_reader_free(r);
-        ck_assert_int_eq(ckpt_store_close(s), 0);
-        ck_assert_int_lt(n, 500);
+    for (int n = 1; die_at(n) != 0; n += (int)rig_stride(1)) {
     }
     ck_assert_uint_gt(read_told(), 50 * rounds());
+}
+END_TEST
+
+START_TEST(a_process_may_end_at_any_call_that_makes_a_store)
+{
+    for (int n = 1; read_told() == 0; n++) {
+        rig_remove(rig_job());
+        ck_assert_int_eq(mkdir(rig_job(), 0700), 0);
+        die_at(n);
+    }
 }
 END_TEST
 
@@ -302,6 +318,7 @@ int main(void)
     tcase_add_checked_fixture(tc, rig_setup_in_memory, rig_teardown);
     tcase_set_timeout(tc, 240);
     tcase_add_test(tc, a_process_may_end_at_any_call);
+    tcase_add_test(tc, a_process_may_end_at_any_call_that_makes_a_store);
     tcase_add_loop_test(tc, any_loss_of_what_was_not_synced_is_survived, 0, 6);
     suite_add_tcase(suite, tc);
     srunner_run_all(sr, CK_ENV);
