@@ -22,7 +22,8 @@
 #include "ckpt/salvage.h"
 #include "ckpt/write.h"
 
-#define CKPT_VALUE_MAX ((uint64_t)1 << 30)
+/* A result of 1 GiB, and what stands around it. */
+#define CKPT_VALUE_MAX (((uint64_t)1 << 30) + ((uint64_t)1 << 20))
 #define CKPT_SLICES_MAX 4
 
 struct ckpt_store;
