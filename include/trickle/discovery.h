@@ -20,10 +20,13 @@ extern "C" {
 
 #define TRK_DISCOVERY_ABI 1
 
+struct auth_keys; /* opaque: for the built-in modules only */
+
 struct trk_discovery_config {
     const char *runtime_dir; /* private directory of this user's sockets */
-    const char *hosts;       /* "host:port,..." or NULL */
-    const char *multicast;   /* "group:port" or NULL */
+    const char *hosts;       /* "host:port,@file,..." or NULL */
+    const char *multicast;   /* "group:port,..." or NULL */
+    const struct auth_keys *keys; /* of the farm; NULL: a plain one */
 };
 
 /* Where a module reports to. found may be called inside open, ask and process.

@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* hosts.c - supervisors named in a list: "10.0.0.5:4711,[fe80::1%eth0]:4711,render1:4711".
+/* hosts.c - supervisors named in a list: "10.0.0.5:4711,[fe80::1%eth0]:4711,render1:4711", or
+ * in a file: "@/etc/render/hosts" stands for what is in there, one or more in a line, "#" begins
+ * a comment.
  *
  * Numeric addresses are reported by ask() itself. Names are resolved by a thread of their own,
  * because that may block for long, and are reported through process(), with all the addresses
@@ -30,6 +32,7 @@
 
 #define HOST_MAX 256
 #define ADDRESS_MAX 128
+#define FILE_BYTES_MAX (1u << 20)
 
 /* One entry of the list, or one address of a name. */
 struct host {
@@ -271,6 +274,85 @@ static void hosts_close(void *state)
     mem_free(hosts);
 }
 
+/* All of text, separated by blanks and commas; comments are passed over. */
+static int add_lines(struct hosts *hosts, const char *text)
+{
+    int rc = 0;
+    while (rc == 0 && *text != '\0') {
+        size_t size = strcspn(text, " \t\r\n,#");
+        if (size > 0) {
+            rc = add_entry(hosts, text, size);
+        } else {
+            size = *text == '#' ? strcspn(text, "\n") : 1;
+        }
+        text += size;
+    }
+    return rc;
+}
+
+static int add_file(struct hosts *hosts, const char *name)
+{
+    FILE *file = fopen(name, "re");
+    if (file == NULL) {
+        return fail(TRK_EINVAL, "hosts: cannot read %.200s: %s", name, strerror(errno));
+    }
+    char *text = mem_alloc(FILE_BYTES_MAX + 1);
+    if (text == NULL) {
+        fclose(file);
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    errno = 0;
+    size_t size = fread(text, 1, FILE_BYTES_MAX + 1, file);
+    int error = ferror(file) != 0 ? errno : 0, rc = 0;
+    fclose(file);
+    if (error != 0) {
+        rc = fail(TRK_EINVAL, "hosts: cannot read %.200s: %s", name, strerror(error));
+    } else if (size > FILE_BYTES_MAX || memchr(text, '\0', size) != NULL) {
+        rc = fail(TRK_EINVAL, "hosts: %.200s is no list of HOST:PORT", name);
+    } else {
+        text[size] = '\0';
+        rc = add_lines(hosts, text);
+        if (rc < 0) {
+            char why[512];
+            snprintf(why, sizeof(why), "%s", fail_text());
+            rc = fail(rc, "%s (in %.200s)", why, name);
+        }
+    }
+    mem_free(text);
+    return rc;
+}
+
+/* One of the list: an entry, or a file of them. */
+static int add_item(struct hosts *hosts, const char *text, size_t size)
+{
+    char name[4096];
+    if (size == 0 || text[0] != '@') {
+        return add_entry(hosts, text, size);
+    }
+    if (size - 1 >= sizeof(name)) {
+        return fail(TRK_EINVAL, "hosts: the name of a file is too long");
+    }
+    memcpy(name, text + 1, size - 1);
+    name[size - 1] = '\0';
+    return add_file(hosts, name);
+}
+
+static int add_list(struct hosts *hosts, const char *at)
+{
+    int rc = 0;
+    while (rc == 0 && *at != '\0') {
+        size_t size = strcspn(at, ",");
+        size_t blanks = strspn(at, " \t");
+        size_t end = size;
+        while (end > blanks && (at[end - 1] == ' ' || at[end - 1] == '\t')) {
+            end--;
+        }
+        rc = add_item(hosts, at + blanks, end > blanks ? end - blanks : 0);
+        at += size + (at[size] == ',' ? 1 : 0);
+    }
+    return rc;
+}
+
 static int hosts_open(const struct trk_discovery_config *config,
                       const struct trk_discovery_sink *sink, void **state)
 {
@@ -280,20 +362,10 @@ static int hosts_open(const struct trk_discovery_config *config,
     }
     hosts->sink = *sink;
     list_init(&hosts->numeric);
-    const char *at = config->hosts != NULL ? config->hosts : "";
-    while (*at != '\0') {
-        size_t size = strcspn(at, ",");
-        size_t blanks = strspn(at, " \t");
-        size_t end = size;
-        while (end > blanks && (at[end - 1] == ' ' || at[end - 1] == '\t')) {
-            end--;
-        }
-        int rc = add_entry(hosts, at + blanks, end - blanks);
-        if (rc != 0) {
-            hosts_close(hosts);
-            return rc;
-        }
-        at += size + (at[size] == ',' ? 1 : 0);
+    int rc = config->hosts != NULL ? add_list(hosts, config->hosts) : 0;
+    if (rc != 0) {
+        hosts_close(hosts);
+        return rc;
     }
     *state = hosts;
     return 0;

@@ -1,14 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /* responder.c - the supervisor's half of multicast discovery: HERE once, then an answer for each
- * question, sent back the way it came.
+ * question, sent back the way it came and from the address we have there.
  *
- * Interfaces come (Wi-Fi, a cable, a VPN) while a supervisor runs for months. A netlink socket
- * says so at once; a timer looks every five seconds in case that was lost. Joining where it is
- * joined already is a harmless no, so nothing needs to be remembered; where it is new, HERE is
- * said again.
+ * Interfaces come (Wi-Fi, a cable, a VPN) and change their addresses while a supervisor runs for
+ * months. A netlink socket says so at once; a timer looks every five seconds in case that was
+ * lost. Joining where it is joined already is a harmless no, so nothing needs to be remembered;
+ * where something is new, HERE is said again.
  *
- * Questions are not authenticated yet: answers are rationed, are as long as the question, and say
- * no more than where a port is. */
+ * With keys, a stranger's question is dropped before it costs more than a MAC. An answer is as
+ * long as its question (beacons have one size), goes only to where the question says under its
+ * MAC that it was sent from, and once: a question is known again by its MAC, and after so many
+ * others that it has been forgotten, a replay gets its sender the same small answer. Answers are
+ * rationed beyond that. */
+#include <arpa/inet.h>
 #include <errno.h>
 #include <linux/netlink.h>
 #include <linux/rtnetlink.h>
@@ -23,20 +27,29 @@
 #include "base/sys.h"
 #include "discovery/discovery_impl.h"
 #include "discovery/group.h"
+#include "discovery/ration.h"
 
 #define LOOK_AGAIN_S 5
 #define TURN_DATAGRAMS 64
-#define ANSWERS_PER_S 200 /* and as many at once after a quiet second */
+#define ANSWERS_PER_S 200
+#define SEEN_MAX 1024
 
 struct discovery_responder {
-    struct sockaddr_in group;
-    struct wire_beacon here;  /* what we say of ourselves */
-    int socket_fd;            /* hears the group, sends all */
+    struct discovery_group groups[DISCOVERY_GROUPS_MAX];
+    int fds[DISCOVERY_GROUPS_MAX]; /* of each: hears it, sends all; -1: this machine cannot */
+    int groups_count;
+    struct discovery_seals seals;
+    struct discovery_interfaces interfaces; /* those it can be reached at; as of the last look */
+    struct in6_addr only;     /* the one address it listens at; unspecified: all */
+    uint16_t ipv4_port, ipv6_port; /* TCP; 0: not reached so */
+    uint8_t supervisor[16];   /* id */
     int timer_fd;
     int netlink_fd;           /* -1: only the timer */
-    int epoll_fd;             /* over the three */
-    uint64_t answers;         /* tokens left */
-    uint64_t refilled_ns;     /* when tokens were last added */
+    int epoll_fd;             /* over all of them */
+    struct discovery_ration answers;
+    size_t seen_count;        /* used of seen */
+    size_t seen_next;         /* overwritten next when full */
+    uint8_t seen[SEEN_MAX][WIRE_BEACON_MAC]; /* of the questions answered last */
 };
 
 static int open_timer(void)
@@ -57,7 +70,8 @@ static int open_netlink(void)
 {
     int fd = socket(AF_NETLINK, SOCK_RAW | SOCK_NONBLOCK | SOCK_CLOEXEC, NETLINK_ROUTE);
     struct sockaddr_nl name = {.nl_family = AF_NETLINK,
-                               .nl_groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR};
+                               .nl_groups = RTMGRP_LINK | RTMGRP_IPV4_IFADDR |
+                                            RTMGRP_IPV6_IFADDR};
     if (fd >= 0 && (bind(fd, (struct sockaddr *)&name, sizeof(name)) != 0 || sys_fd_add(fd) != 0)) {
         discovery_group_close(fd);
         fd = -1;
@@ -80,90 +94,202 @@ static bool drain(int fd)
     }
 }
 
-static void say_here(struct discovery_responder *r)
+static uint16_t port_at(const struct discovery_responder *r, const struct in6_addr *address)
 {
-    struct wire_beacon b = r->here;
-    b.kind = WIRE_BEACON_HERE;
-    discovery_group_send(r->socket_fd, &r->group, &b);
+    return discovery_is_ipv4(address) ? r->ipv4_port : r->ipv6_port;
 }
 
-int discovery_responder_new(struct discovery_responder **out, const char *multicast,
-                            uint16_t tcp_port, const uint8_t supervisor[16])
+static void say_here(struct discovery_responder *r)
 {
-    struct sockaddr_in group;
-    int rc = discovery_group_parse(&group, multicast);
-    if (rc != 0) {
+    struct wire_beacon b = {.kind = WIRE_BEACON_HERE};
+    memcpy(b.supervisor, r->supervisor, sizeof(b.supervisor));
+    for (int i = 0; i < r->groups_count; i++) {
+        if (r->fds[i] >= 0) {
+            b.port = port_at(r, &r->groups[i].address);
+            discovery_group_send(r->fds[i], &r->groups[i], &r->interfaces, 0, &r->seals, &b);
+        }
+    }
+}
+
+/* Looks which of our addresses it can be reached at now. Returns whether they are others. */
+static bool look(struct discovery_responder *r)
+{
+    struct discovery_interfaces now;
+    size_t kept = 0;
+    discovery_interfaces(&now);
+    for (size_t i = 0; i < now.count; i++) {
+        const struct in6_addr *address = &now.list[i].address;
+        if (port_at(r, address) != 0 && (IN6_IS_ADDR_UNSPECIFIED(&r->only) ||
+                                         IN6_ARE_ADDR_EQUAL(address, &r->only))) {
+            now.list[kept++] = now.list[i];
+        }
+    }
+    now.count = kept;
+    if (discovery_interfaces_are_equal(&now, &r->interfaces)) {
+        return false;
+    }
+    r->interfaces = now;
+    return true;
+}
+
+/* Finds what has changed, joins where it is new, says so. */
+static void look_and_tell(struct discovery_responder *r)
+{
+    bool is_changed = look(r);
+    for (int i = 0; i < r->groups_count; i++) {
+        if (r->fds[i] >= 0 && discovery_group_join(r->fds[i], &r->groups[i], &r->interfaces) > 0) {
+            is_changed = true;
+        }
+    }
+    if (is_changed) {
+        say_here(r);
+    }
+}
+
+/* "10.0.0.5", "fd00::5", "fe80::5%eth0"; a wildcard: unspecified. */
+static int parse_host(struct in6_addr *out, const char *text)
+{
+    char host[INET6_ADDRSTRLEN] = "";
+    size_t size = strcspn(text, "%"); /* the interface is another's concern */
+    struct in_addr ipv4;
+    memcpy(host, text, size < sizeof(host) ? size : 0);
+    if (inet_pton(AF_INET, host, &ipv4) == 1) {
+        *out = ipv4.s_addr == INADDR_ANY ? in6addr_any : discovery_from_ipv4(ipv4);
+        return 0;
+    }
+    return inet_pton(AF_INET6, host, out) == 1 ? 0 :
+        fail(TRK_EINVAL, "\"%.60s\" is not a numeric address to listen at", text);
+}
+
+/* The sockets; at least one group must work. */
+static int open_sockets(struct discovery_responder *r)
+{
+    int fds[DISCOVERY_GROUPS_MAX + 2], rc = TRK_EIO, opened = 0;
+    for (int i = 0; i < r->groups_count; i++) {
+        if (port_at(r, &r->groups[i].address) == 0) {
+            continue; /* who asks by this family could not reach us */
+        }
+        int fd = discovery_group_open(&r->groups[i], true,
+                                      r->seals.count > 0 ? DISCOVERY_SITE_HOPS : 1);
+        if (fd >= 0) {
+            r->fds[i] = fd;
+            opened++;
+        } else {
+            rc = fd;
+            log_info("discovery", "multicast group %d is not heard: %s", i + 1, fail_text());
+        }
+    }
+    if (opened == 0) {
         return rc;
     }
+    r->timer_fd = rc = open_timer();
+    if (rc < 0) {
+        return rc;
+    }
+    r->netlink_fd = open_netlink();
+    memcpy(fds, r->fds, sizeof(r->fds));
+    fds[r->groups_count] = r->timer_fd;
+    fds[r->groups_count + 1] = r->netlink_fd;
+    r->epoll_fd = rc = discovery_epoll(fds, r->groups_count + 2);
+    return rc < 0 ? rc : 0;
+}
+
+int discovery_responder_open(struct discovery_responder **out,
+                             const struct discovery_responder_options *opt)
+{
+    const char *groups = opt->multicast != NULL ? opt->multicast : DISCOVERY_MULTICAST_DEFAULT;
     struct discovery_responder *r = mem_zalloc(1, sizeof(*r));
     if (r == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
-    r->group = group;
-    r->here.tcp_port = tcp_port;
-    memcpy(r->here.supervisor, supervisor, sizeof(r->here.supervisor));
     r->timer_fd = r->epoll_fd = r->netlink_fd = -1;
-    r->answers = ANSWERS_PER_S;
-    r->refilled_ns = sys_now_ns();
-    r->socket_fd = rc = discovery_group_open(&group);
-    if (rc < 0) {
-        goto fail;
+    memset(r->fds, -1, sizeof(r->fds));
+    r->ipv4_port = opt->ipv4_port;
+    r->ipv6_port = opt->ipv6_port;
+    memcpy(r->supervisor, opt->supervisor, sizeof(r->supervisor));
+    r->answers = discovery_ration_full(ANSWERS_PER_S, sys_now_ns());
+    int rc = discovery_groups_parse(r->groups, groups);
+    if (rc > 0) {
+        r->groups_count = rc;
+        rc = opt->listen_host != NULL ? parse_host(&r->only, opt->listen_host) : 0;
     }
-    r->timer_fd = rc = open_timer();
-    if (rc < 0) {
-        goto fail;
+    if (rc == 0 && r->ipv4_port == 0 && r->ipv6_port == 0) {
+        rc = fail(TRK_EINVAL, "there is no port to tell others of");
     }
-    r->netlink_fd = open_netlink();
-    const int fds[] = {r->socket_fd, r->timer_fd, r->netlink_fd};
-    r->epoll_fd = rc = discovery_epoll(fds, 3);
+    rc = rc < 0 ? rc : discovery_seals_init(&r->seals, opt->keys);
+    rc = rc < 0 ? rc : open_sockets(r);
     if (rc < 0) {
-        goto fail;
+        discovery_responder_free(r);
+        return rc;
     }
-    discovery_group_join(r->socket_fd, &r->group);
-    say_here(r);
+    look_and_tell(r);
     *out = r;
     return 0;
-fail:
-    discovery_responder_free(r);
-    return rc;
+}
+
+int discovery_responder_set_keys(struct discovery_responder *r, const struct auth_keys *keys)
+{
+    struct discovery_seals seals;
+    int rc = discovery_seals_init(&seals, keys);
+    if (rc < 0) {
+        return rc;
+    }
+    if ((seals.count > 0) != (r->seals.count > 0)) {
+        discovery_seals_clear(&seals);
+        return fail(TRK_EINVAL, "a plain farm and one with a key cannot become each other");
+    }
+    r->seals = seals;
+    discovery_seals_clear(&seals);
+    say_here(r);
+    return 0;
 }
 
 int discovery_responder_fd(struct discovery_responder *r) { return r->epoll_fd; }
 
-/* May one more answer go out? */
-static bool take_token(struct discovery_responder *r)
+/* Has this question been answered? Else it will have been. Bare ones cannot be told apart. */
+static bool note_seen(struct discovery_responder *r, const struct wire_beacon *b)
 {
-    uint64_t now = sys_now_ns();
-    uint64_t more = (now - r->refilled_ns) / (1000000000 / ANSWERS_PER_S);
-    if (more > 0) {
-        r->answers = r->answers + more < ANSWERS_PER_S ? r->answers + more : ANSWERS_PER_S;
-        r->refilled_ns = now;
-    }
-    if (r->answers == 0) {
+    if (!b->is_sealed) {
         return false;
     }
-    r->answers--;
-    return true;
+    for (size_t i = 0; i < r->seen_count; i++) {
+        if (memcmp(r->seen[i], b->mac, sizeof(b->mac)) == 0) {
+            return true;
+        }
+    }
+    memcpy(r->seen[r->seen_next], b->mac, sizeof(b->mac));
+    r->seen_next = (r->seen_next + 1) % SEEN_MAX;
+    r->seen_count += r->seen_count < SEEN_MAX;
+    return false;
+}
+
+static void answer(struct discovery_responder *r, int fd, const struct discovery_letter *letter)
+{
+    struct wire_beacon b = {.kind = WIRE_BEACON_ANSWER};
+    struct in6_addr peer;
+    memcpy(&peer, letter->b.address, sizeof(peer));
+    b.port = port_at(r, &peer);
+    memcpy(b.nonce, letter->b.nonce, sizeof(b.nonce));
+    memcpy(b.supervisor, r->supervisor, sizeof(b.supervisor));
+    discovery_group_answer(fd, letter, &r->interfaces, &r->seals, &b);
 }
 
 void discovery_responder_process(struct discovery_responder *r)
 {
     bool is_due = drain(r->timer_fd);
     bool has_news = drain(r->netlink_fd);
-    if ((is_due || has_news) && discovery_group_join(r->socket_fd, &r->group) > 0) {
-        say_here(r);
+    if (is_due || has_news) {
+        look_and_tell(r);
     }
-    int budget = TURN_DATAGRAMS;
-    struct wire_beacon b;
-    struct discovery_from from;
-    while (discovery_group_receive(r->socket_fd, &budget, &b, &from)) {
-        if (b.kind != WIRE_BEACON_ASK || !take_token(r)) {
-            continue;
+    for (int i = 0; i < r->groups_count; i++) {
+        int budget = r->fds[i] >= 0 ? TURN_DATAGRAMS : 0;
+        struct discovery_letter letter;
+        while (discovery_group_receive(r->fds[i], &r->groups[i], &r->seals, &budget, &letter)) {
+            if (letter.b.kind == WIRE_BEACON_ASK && !note_seen(r, &letter.b) &&
+                discovery_ration_take(&r->answers, sys_now_ns())) {
+                answer(r, r->fds[i], &letter);
+            }
         }
-        struct wire_beacon answer = r->here;
-        answer.kind = WIRE_BEACON_ANSWER;
-        memcpy(answer.nonce, b.nonce, sizeof(answer.nonce));
-        discovery_group_answer(r->socket_fd, &from, &answer);
     }
 }
 
@@ -173,7 +299,10 @@ void discovery_responder_free(struct discovery_responder *r)
         discovery_group_close(r->epoll_fd);
         discovery_group_close(r->netlink_fd);
         discovery_group_close(r->timer_fd);
-        discovery_group_close(r->socket_fd);
+        for (int i = 0; i < r->groups_count; i++) {
+            discovery_group_close(r->fds[i]);
+        }
+        discovery_seals_clear(&r->seals);
         mem_free(r);
     }
 }

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
+#include "base/fail.h" /* before check.h, which has a fail of its own */
+
 #include <check.h>
 #include <sched.h>
+#include <stdlib.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "finder.h"
@@ -89,13 +93,69 @@ START_TEST(malformed_entry_is_refused)
 }
 END_TEST
 
+static char file_name[64];
+
+/* "@FILE" with these bytes in it. */
+static const char *make_file(const char *text, size_t size)
+{
+    snprintf(file_name, sizeof(file_name), "@/tmp/trickle-test-XXXXXX");
+    int fd = mkstemp(file_name + 1);
+    ck_assert_int_ge(fd, 0);
+    ck_assert_int_eq(write(fd, text, size), (ssize_t)size);
+    close(fd);
+    return file_name;
+}
+
+START_TEST(hosts_may_be_in_a_file)
+{
+    static const char text[] = "# the rack\n10.0.0.1:1\n\n  [fe80::1%lo]:2, 10.0.0.3:3 # third\r\n"
+                               "10.0.0.4:4";
+    char list[128];
+    snprintf(list, sizeof(list), "10.9.9.9:9, %s ,10.8.8.8:8", make_file(text, strlen(text)));
+    ck_assert_int_eq(open_list(list), 0);
+    ck_assert_int_eq(discovery_hosts.ask(f.state), 0);
+    ck_assert_int_eq(f.found_count, 6);
+    ck_assert_str_eq(f.found[0], "tcp:10.9.9.9:9");
+    ck_assert_str_eq(f.found[1], "tcp:10.0.0.1:1");
+    ck_assert_str_eq(f.found[2], "tcp:[fe80::1%lo]:2");
+    ck_assert_str_eq(f.found[3], "tcp:10.0.0.3:3");
+    ck_assert_str_eq(f.found[4], "tcp:10.0.0.4:4");
+    ck_assert_str_eq(f.found[5], "tcp:10.8.8.8:8");
+    discovery_hosts.close(f.state);
+    ck_assert_int_eq(unlink(file_name + 1), 0);
+}
+END_TEST
+
+static const struct {
+    const char *text;
+    size_t size;
+} bad_files[] = {{"10.0.0.1:1\nnonsense\n", 20}, {"10.0.0.1:1\0", 11}, {"@/etc/passwd\n", 13}};
+
+START_TEST(bad_file_is_refused_by_name)
+{
+    ck_assert_int_eq(open_list(make_file(bad_files[_i].text, bad_files[_i].size)), TRK_EINVAL);
+    ck_assert_ptr_nonnull(strstr(fail_text(), file_name + 1));
+    ck_assert_int_eq(unlink(file_name + 1), 0);
+}
+END_TEST
+
+START_TEST(file_that_cannot_be_read_is_refused)
+{
+    static const char *const names[] = {"@/nowhere/at/all", "@", "@/tmp"};
+    ck_assert_int_eq(open_list(names[_i]), TRK_EINVAL);
+    ck_assert_ptr_nonnull(strstr(fail_text(), "hosts: cannot read"));
+}
+END_TEST
+
 START_TEST(opening_without_memory_leaks_nothing)
 {
     uint64_t live = mem_live();
     uint64_t n = 1;
+    char list[128];
+    snprintf(list, sizeof(list), "10.0.0.1:1,%s", make_file("localhost:2", 11));
     for (;; n++) {
         mem_fail_after(n);
-        int rc = open_list("10.0.0.1:1,localhost:2");
+        int rc = open_list(list);
         mem_fail_after(0);
         if (rc == 0) {
             break;
@@ -103,7 +163,8 @@ START_TEST(opening_without_memory_leaks_nothing)
         ck_assert(rc == TRK_ENOMEM || rc == TRK_EIO);
         ck_assert_uint_eq(mem_live(), live);
     }
-    ck_assert_uint_gt(n, 3);
+    ck_assert_uint_gt(n, 4);
+    ck_assert_int_eq(unlink(file_name + 1), 0);
     discovery_hosts.close(f.state);
     ck_assert_uint_eq(mem_live(), live);
 }
@@ -121,6 +182,9 @@ static Suite *suite(void)
     tcase_add_loop_test(t, no_list_finds_nothing, 0, 2);
     tcase_add_loop_test(t, malformed_entry_is_refused, 0,
                         (int)(sizeof(malformed) / sizeof(malformed[0])));
+    tcase_add_test(t, hosts_may_be_in_a_file);
+    tcase_add_loop_test(t, bad_file_is_refused_by_name, 0, 3);
+    tcase_add_loop_test(t, file_that_cannot_be_read_is_refused, 0, 3);
     tcase_add_test(t, opening_without_memory_leaks_nothing);
     suite_add_tcase(s, t);
     return s;

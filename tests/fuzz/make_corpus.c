@@ -57,17 +57,22 @@ static void save_beacons(void)
 {
     static const char *const names[] = {"ask", "answer", "here"};
 
-    for (uint8_t kind = WIRE_BEACON_ASK; kind <= WIRE_BEACON_HERE; kind++) {
-        struct wire_beacon beacon = {.kind = kind, .tcp_port = 8407};
+    for (uint8_t i = 0; i < 6; i++) {
+        struct wire_beacon beacon = {.kind = WIRE_BEACON_ASK + i / 2, .is_sealed = i % 2 == 1,
+                                     .port = 8407, .address = {[10] = 0xff, 0xff, 10, 1, 2, 3}};
         uint8_t bytes[WIRE_BEACON_BYTES];
+        char name[32];
         struct buf b;
 
-        memset(beacon.nonce, 'n', sizeof(beacon.nonce));
-        memset(beacon.supervisor, 's', sizeof(beacon.supervisor));
+        memset(beacon.nonce, 'n', beacon.kind != WIRE_BEACON_HERE ? sizeof(beacon.nonce) : 0);
+        memset(beacon.supervisor, 's', beacon.kind != WIRE_BEACON_ASK ? 16 : 0);
+        memset(beacon.key_id, 'k', beacon.is_sealed ? sizeof(beacon.key_id) : 0);
+        memset(beacon.mac, 'm', beacon.is_sealed ? sizeof(beacon.mac) : 0);
         wire_beacon_put(bytes, &beacon);
         buf_init(&b);
         buf_put(&b, bytes, sizeof(bytes));
-        save("beacon", names[kind - WIRE_BEACON_ASK], &b);
+        snprintf(name, sizeof(name), "%s%s", names[i / 2], beacon.is_sealed ? "_sealed" : "");
+        save("beacon", name, &b);
     }
 }
 
