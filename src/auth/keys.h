@@ -23,6 +23,9 @@
 /* The text of two keys, with its terminator: "trickle-key-1 ", ID, space, secret, newline. */
 #define AUTH_TEXT_MAX (AUTH_KEYS_MAX * (14 + AUTH_ID_DIGITS + 1 + 2 * AUTH_SECRET_BYTES + 1) + 1)
 
+/* What a side of a session is, whoever of the two connected. */
+enum auth_role { AUTH_INITIATOR, AUTH_VM /* a supervisor, too */ };
+
 struct auth_key {
     uint8_t secret[AUTH_SECRET_BYTES];
     char id[AUTH_ID_DIGITS + 1]; /* lower case, terminated */

@@ -7,7 +7,6 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,6 +130,8 @@ static int family_of(int fd)
     getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &family, &size);
     return family;
 }
+
+bool net_socket_is_unix(int fd) { return family_of(fd) == AF_UNIX; }
 
 static void set_option(int fd, int level, int name, int value)
 {

@@ -3,6 +3,7 @@
 #ifndef NET_ADDRESS_H
 #define NET_ADDRESS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/socket.h>
@@ -24,6 +25,7 @@ void net_address_of_peer(int fd, char *text, size_t size);
 /* The address a socket is bound to. */
 void net_address_of_socket(int fd, char *text, size_t size);
 
+bool net_socket_is_unix(int fd);
 /* Options of a connection: no delay and keepalive for TCP, larger buffers for unix sockets. */
 void net_socket_tune(int fd);
 /* Unix sockets: TRK_EDENIED with a sentence when the peer is another user; *pid: the peer's.

@@ -30,6 +30,7 @@ struct net_loop {
     char name[16];          /* of the thread, for people */
     uint8_t *scratch;       /* NET_SCRATCH_BYTES */
     struct list closers;    /* struct net_closer; loop thread */
+    unsigned strangers;     /* for sessions; loop thread */
 
     pthread_mutex_t mutex;   /* guards what follows */
     struct net_task *first;  /* posts, oldest first */
@@ -267,5 +268,7 @@ void net_loop_add_closer(struct net_loop *loop, struct net_closer *closer)
 }
 
 void net_loop_remove_closer(struct net_closer *closer) { list_remove(&closer->node); }
+
+unsigned *net_loop_strangers(struct net_loop *loop) { return &loop->strangers; }
 
 uint8_t *net_loop_scratch(struct net_loop *loop) { return loop->scratch; }

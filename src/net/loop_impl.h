@@ -28,6 +28,9 @@ struct net_closer {
 void net_loop_add_closer(struct net_loop *loop, struct net_closer *closer); /* loop thread */
 void net_loop_remove_closer(struct net_closer *closer);                     /* loop thread */
 
+/* How many accepted sessions of this loop are in their TLS handshake. Loop thread. */
+unsigned *net_loop_strangers(struct net_loop *loop);
+
 /* Memory for reading into within one callback; shared by all sessions of the loop. */
 #define NET_SCRATCH_BYTES ((size_t)256 * 1024)
 uint8_t *net_loop_scratch(struct net_loop *loop);

@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /* session.c - a connection on the loop; see session.h for what it promises.
  *
- *   CONNECTING --connected--> OPEN --flushed, our side shut down--> LINGER --> CLOSED
- *        \______________________\_____ closed, lost, garbage, timeout _____/
+ *   CONNECTING --connected--> (SHAKING -->) OPEN --flushed, our side shut down--> LINGER --> CLOSED
+ *        \_______________________\____________\____ closed, lost, garbage, timeout ____/
  *
  * Everything that the loop does to a session ends in advance(): it looks at what is wanted (by
  * anyone: the wishes are under the mutex) and moves on. Other threads only leave wishes and post
  * the session's one task. Callbacks of the user never close a session under our feet for that
  * reason: net_session_close leaves a wish, too.
  *
- * Writing is in session_out.c.
+ * Writing is in session_out.c; SHAKING and reading with TLS in session_tls.c.
  *
  * Reading: once per readiness, at most NET_TURN_BYTES, so that a busy peer does not starve others.
  * Inside a large fragment bytes go straight into the message, together with the next header in
@@ -57,6 +57,7 @@ void net_session_unref(struct net_session *s)
     }
     assert(s->fd < 0);
     outq_fini(&s->out);
+    net_tls_free(s->tls);
     wire_assembler_free(s->in);
     pthread_cond_destroy(&s->writer_left);
     pthread_mutex_destroy(&s->mutex);
@@ -93,6 +94,9 @@ static void teardown(struct net_session *s, int error, const char *format, ...)
         pthread_cond_wait(&s->writer_left, &s->mutex);
     }
     outq_fini(&s->out);
+    if (s->tls != NULL) {
+        net_session_leave_tls(s);
+    }
     pthread_mutex_unlock(&s->mutex);
     wire_assembler_free(s->in);
     s->in = NULL;
@@ -129,8 +133,7 @@ void net_session_close(struct net_session *s, bool flush)
 
 /* --- reading ---------------------------------------------------------------------------- */
 
-/* For the assembler. Positive: stop, the session is being closed. */
-static int on_assembled(void *ctx, struct wire_message *msg)
+int net_session_on_assembled(void *ctx, struct wire_message *msg)
 {
     struct net_session *s = ctx;
     s->has_greeted = true;
@@ -170,27 +173,63 @@ static ssize_t receive(struct net_session *s, size_t *asked, int *rc)
     }
     s->received_ms = uv_now(net_loop_uv(s->loop));
     size_t left = (size_t)n;
+    if (s->received_bytes == left) {
+        s->first_byte = scratch[0];
+    }
     if (direct != NULL) {
         size_t placed = left < room ? left : room;
-        *rc = wire_assembler_filled(s->in, placed, on_assembled, s);
+        *rc = wire_assembler_filled(s->in, placed, net_session_on_assembled, s);
         left -= placed;
     }
     if (*rc == 0 && left > 0) {
-        *rc = wire_assembler_feed(s->in, scratch, left, on_assembled, s);
+        *rc = wire_assembler_feed(s->in, scratch, left, net_session_on_assembled, s);
     }
     return n;
 }
 
+#define TLS_FIRST_BYTE 22 /* of every TLS handshake; never of a message */
+
+/* What was wrong with what the peer sent. */
+static const char *describe(const struct net_session *s, int rc)
+{
+    if (s->tls != NULL && net_tls_why(s->tls)[0] != '\0') {
+        return net_tls_why(s->tls);
+    }
+    if (s->tls == NULL && !s->has_greeted && s->first_byte == TLS_FIRST_BYTE) {
+        return "it speaks TLS, and this side has no key or was told --insecure";
+    }
+    return trk_strerror(rc);
+}
+
 static void drop_garbage(struct net_session *s, int rc)
 {
+    const char *what = describe(s, rc);
     if (rc != TRK_ENOMEM) {
         net_count_drop();
     }
-    log_info("net", "%s: connection dropped: %s", s->peer, trk_strerror(rc));
+    log_info("net", "%s: connection dropped: %s", s->peer, what);
     if (rc == TRK_EVERSION) {
         teardown(s, rc, "%s speaks another version of Trickle's protocol", s->peer);
+    } else if (s->phase == SHAKING) {
+        teardown(s, rc, "no session with %s: %s", s->peer, what);
     } else {
-        teardown(s, rc, "what %s sent was dropped: %s", s->peer, trk_strerror(rc));
+        teardown(s, rc, "what %s sent was dropped: %s", s->peer, what);
+    }
+}
+
+/* The peer sends no more. */
+static void end_of_input(struct net_session *s)
+{
+    if (s->tls == NULL || s->wish != CLOSE_NOT) {
+        teardown(s, 0, "%s closed the connection", s->peer);
+    } else if (s->phase == SHAKING) {
+        net_count_drop();
+        log_info("net", "%s: closed within the TLS handshake", s->peer);
+        teardown(s, TRK_EIO, "%s closed the connection before the TLS handshake was over", s->peer);
+    } else {
+        /* In order is what was said under the keys: anybody on the way can cut. */
+        log_info("net", "%s: the connection was cut", s->peer);
+        teardown(s, TRK_EIO, "connection to %s lost: it was cut", s->peer);
     }
 }
 
@@ -201,7 +240,8 @@ static void read_in(struct net_session *s)
     while (taken < NET_TURN_BYTES && s->phase != CLOSED) {
         size_t asked;
         int rc;
-        ssize_t n = receive(s, &asked, &rc);
+        ssize_t n = s->tls != NULL ? net_session_receive_tls(s, &asked, &rc)
+                                   : receive(s, &asked, &rc);
         if (n == -EINTR) {
             continue;
         }
@@ -212,8 +252,12 @@ static void read_in(struct net_session *s)
             drop_garbage(s, rc);
             return;
         }
-        if (n == 0 || (n < 0 && s->wish != CLOSE_NOT)) {
+        if (s->tls != NULL && rc == TRK_END) {
             teardown(s, 0, "%s closed the connection", s->peer);
+            return;
+        }
+        if (n == 0 || (n < 0 && s->wish != CLOSE_NOT)) {
+            end_of_input(s);
             return;
         }
         if (n < 0) {
@@ -264,6 +308,15 @@ static void fail_later(struct net_session *s, int error, const char *why)
     snprintf(s->why, sizeof(s->why), "cannot connect to %s: %s", s->peer, why);
 }
 
+void net_session_open(struct net_session *s)
+{
+    s->phase = OPEN;
+    pthread_mutex_lock(&s->mutex);
+    s->is_up = s->may_speak = true;
+    net_session_write_out(s, NET_TURN_BYTES); /* the hello may be waiting already */
+    pthread_mutex_unlock(&s->mutex);
+}
+
 /* s->fd has become a connection. */
 static void set_up(struct net_session *s)
 {
@@ -274,12 +327,25 @@ static void set_up(struct net_session *s)
         return;
     }
     net_socket_tune(s->fd);
-    s->phase = OPEN;
     s->received_ms = clock_ms();
-    pthread_mutex_lock(&s->mutex);
-    s->is_up = true;
-    net_session_write_out(s, NET_TURN_BYTES); /* the hello may be waiting already */
-    pthread_mutex_unlock(&s->mutex);
+    if (s->tls == NULL) {
+        net_session_open(s);
+        return;
+    }
+    rc = net_session_begin_tls(s);
+    if (rc != 0) {
+        fail_later(s, rc, fail_text());
+    }
+}
+
+void net_session_tell_open(struct net_session *s)
+{
+    if (s->owes_on_open && s->phase == OPEN) {
+        s->owes_on_open = false;
+        if (s->ops->on_open != NULL && s->wish == CLOSE_NOT) {
+            s->ops->on_open(s, s->user);
+        }
+    }
 }
 
 static void try_connect(struct net_session *s)
@@ -362,11 +428,16 @@ static uint64_t hello_due_ms(const struct net_session *s)
     return s->has_greeted ? NEVER : s->started_ms + s->hello_ms;
 }
 
+static uint64_t shake_due_ms(const struct net_session *s)
+{
+    return s->phase == SHAKING ? s->shake_ms : NEVER;
+}
+
 static uint64_t min_ms(uint64_t a, uint64_t b) { return a < b ? a : b; }
 
 static void set_timer(struct net_session *s)
 {
-    uint64_t due = min_ms(hello_due_ms(s), dead_due_ms(s));
+    uint64_t due = min_ms(min_ms(hello_due_ms(s), dead_due_ms(s)), shake_due_ms(s));
     if (s->retry_ms != 0) {
         due = min_ms(due, s->retry_ms);
     }
@@ -390,7 +461,7 @@ static void flush(struct net_session *s, bool is_written)
     if (s->close_ms == 0) {
         s->close_ms = uv_now(net_loop_uv(s->loop)) + FLUSH_MS;
     }
-    if (s->phase == OPEN && is_written) {
+    if (s->phase == OPEN && is_written && (s->tls == NULL || net_session_end_tls(s))) {
         s->phase = LINGER;
         shutdown(s->fd, SHUT_WR);
     }
@@ -401,15 +472,10 @@ static void advance(struct net_session *s)
     if (s->phase == CLOSED) {
         return;
     }
-    if (s->owes_on_open && s->phase == OPEN) {
-        s->owes_on_open = false;
-        if (s->ops->on_open != NULL && s->wish == CLOSE_NOT) {
-            s->ops->on_open(s, s->user);
-        }
-    }
+    net_session_tell_open(s);
     pthread_mutex_lock(&s->mutex);
     bool is_blocked = s->is_blocked;
-    bool is_written = outq_is_empty(&s->out) && !s->is_writing;
+    bool is_written = !net_session_has_output(s) && !s->is_writing;
     bool is_broken = s->write_errno != 0;
     enum close_wish wish = s->wish;
     pthread_mutex_unlock(&s->mutex);
@@ -468,7 +534,25 @@ static void on_poll(uv_poll_t *poll, int status, int events)
 /* Returns true when the peer has been silent for too long. */
 static bool is_overdue(struct net_session *s, uint64_t now)
 {
-    return now >= hello_due_ms(s) || now >= dead_due_ms(s);
+    return now >= hello_due_ms(s) || now >= dead_due_ms(s) || now >= shake_due_ms(s);
+}
+
+/* The peer did not get as far as its hello. */
+static void drop_slow(struct net_session *s)
+{
+    bool was_up = s->phase != CONNECTING, was_shaking = s->phase == SHAKING;
+    uint32_t limit = was_shaking && NET_HANDSHAKE_MS < s->hello_ms ? NET_HANDSHAKE_MS : s->hello_ms;
+    const char *missing = was_shaking ? "TLS handshake" : was_up ? "hello" : "connection";
+    if (was_up) {
+        net_count_drop();
+    }
+    log_info("net", "%s: dropped: no %s in time", s->peer, missing);
+    if (was_shaking) {
+        teardown(s, TRK_ETIMEDOUT, "%s did not finish the TLS handshake within %u ms", s->peer,
+                 limit);
+    } else {
+        teardown(s, TRK_ETIMEDOUT, "%s did not answer within %u ms", s->peer, limit);
+    }
 }
 
 static void on_timer(uv_timer_t *timer)
@@ -479,19 +563,14 @@ static void on_timer(uv_timer_t *timer)
     if (s->retry_ms != 0 && now >= s->retry_ms) {
         try_connect(s);
     }
-    if (is_overdue(s, now) && (s->phase == OPEN || s->phase == LINGER)) {
+    if (is_overdue(s, now) && s->phase != CONNECTING && s->phase != CLOSED) {
         read_in(s); /* was it we who slept? */
     }
     if (s->phase == CLOSED) {
         return;
     }
-    if (now >= hello_due_ms(s)) {
-        bool was_up = s->phase != CONNECTING;
-        if (was_up) {
-            net_count_drop();
-        }
-        log_info("net", "%s: dropped: no %s in time", s->peer, was_up ? "hello" : "connection");
-        teardown(s, TRK_ETIMEDOUT, "%s did not answer within %u ms", s->peer, s->hello_ms);
+    if (now >= min_ms(hello_due_ms(s), shake_due_ms(s))) {
+        drop_slow(s);
         return;
     }
     if (now >= dead_due_ms(s)) {
@@ -576,6 +655,17 @@ static int adopt(struct net_session *s, int fd)
     return 0;
 }
 
+static void ignore_close(struct net_session *s, void *user, int error, const char *why) {}
+
+/* Ends one that the caller never had: what it learns is an error and fail_text(). */
+static void abandon(struct net_session *s)
+{
+    static const struct net_session_ops silent = {.on_close = ignore_close};
+    s->ops = &silent;
+    teardown(s, 0, "%s", fail_text());
+    net_session_unref(s);
+}
+
 int net_session_connect(struct net_loop *loop, const char *address,
                         const struct net_session_options *opt, struct net_session **out)
 {
@@ -591,6 +681,11 @@ int net_session_connect(struct net_loop *loop, const char *address,
     s->address = a;
     s->owes_on_open = true;
     snprintf(s->peer, sizeof(s->peer), "%s", address);
+    if (opt->keys != NULL && a.sa.ss_family != AF_UNIX &&
+        (rc = net_session_use_tls(s, opt, true)) != 0) {
+        abandon(s);
+        return rc;
+    }
     int fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     if (fd < 0) {
         fail_later(s, TRK_EIO, strerror(errno));
@@ -606,12 +701,9 @@ int net_session_connect(struct net_loop *loop, const char *address,
     return 0;
 }
 
-static void ignore_close(struct net_session *s, void *user, int error, const char *why) {}
-
 int net_session_accept(struct net_loop *loop, int fd, const struct net_session_options *opt,
                        struct net_session **out)
 {
-    static const struct net_session_ops silent = {.on_close = ignore_close};
     struct net_session *s = session_new(loop, opt);
     if (s == NULL) {
         close(fd);
@@ -619,6 +711,9 @@ int net_session_accept(struct net_loop *loop, int fd, const struct net_session_o
     }
     net_address_of_peer(fd, s->peer, sizeof(s->peer));
     int rc = adopt(s, fd);
+    if (rc == 0 && opt->keys != NULL && !net_socket_is_unix(fd)) {
+        rc = net_session_use_tls(s, opt, false);
+    }
     if (rc == 0) {
         set_up(s);
         rc = s->failed;
@@ -628,11 +723,8 @@ int net_session_accept(struct net_loop *loop, int fd, const struct net_session_o
         *out = s;
         return 0;
     }
-    /* The caller never had it: what it learns is rc. */
     log_info("net", "%s: connection refused: %s", s->peer, fail_text());
-    s->ops = &silent;
-    teardown(s, rc, "%s", fail_text());
-    net_session_unref(s);
+    abandon(s);
     return rc;
 }
 

@@ -1,6 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* session.h - a connection that carries messages: frames, fragments, heartbeats, any-thread send.
  *
+ * With keys a TCP session is TLS (tls.h) and begins with its handshake: until both sides have
+ * proved that they have a key nothing else of the peer's is parsed, nothing of ours is sent, and
+ * the peer is held to NET_STRANGERS_MAX, NET_HANDSHAKE_MS and NET_HANDSHAKE_BYTES.
+ *
  * Callbacks come on the loop thread. Sending is for any thread: when nothing is queued the
  * sender writes to the socket itself (a wake-up of the loop thread costs more than the write),
  * what does not fit is queued and written by the loop. Control messages (PING, PONG, ACK, RECALL,
@@ -17,18 +21,27 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "auth/keys.h"
 #include "net/loop.h"
 #include "wire/frame.h"
 
 struct net_session;
 
+/* Who has not proved to have a key: connections that a loop has accepted and that are in their TLS
+ * handshake (the newest beyond are closed at once), and the time and bytes for each. */
+#define NET_STRANGERS_MAX 64
+#define NET_HANDSHAKE_MS 3000
+#define NET_HANDSHAKE_BYTES 8192
+
 struct net_session_ops {
-    /* The connection is up (for connects; accepted ones are up at once). Optional. */
+    /* The connection is up (for connects; accepted ones are up at once), the TLS handshake over.
+     * Optional. */
     void (*on_open)(struct net_session *s, void *user);
     /* Takes msg->body. */
     void (*on_message)(struct net_session *s, void *user, struct wire_message *msg);
-    /* The last callback. error 0: net_session_close was called or the peer closed in order;
-     * why: a sentence, borrowed. */
+    /* The last callback. error 0: net_session_close was called or the peer closed in order (with
+     * TLS: it said so; a connection that was cut is TRK_EIO); TRK_EDENIED: the TLS handshake
+     * failed; why: a sentence, borrowed. */
     void (*on_close)(struct net_session *s, void *user, int error, const char *why);
 };
 
@@ -38,6 +51,8 @@ struct net_session_options {
     uint32_t hello_ms; /* the peer's first message must come within this; 0: 5,000 */
     uint32_t ping_ms;  /* PING after so long without sending; 0: 1,000 */
     uint32_t dead_ms;  /* TRK_ETIMEDOUT after so long without receiving, once greeted; 0: never */
+    const struct auth_keys *keys; /* TCP is TLS with these (copied); NULL: plain. Unix: ignored */
+    enum auth_role role;          /* with keys: this side's, whoever connects */
 };
 
 /* address: "unix:/path" or "tcp:host:port" (numeric). Asynchronous: failures come as on_close.
@@ -45,7 +60,8 @@ struct net_session_options {
 TRK_MUST_USE int net_session_connect(struct net_loop *loop, const char *address,
                                      const struct net_session_options *opt,
                                      struct net_session **out);
-/* Takes over a connected socket (closed on error too). Loop thread. */
+/* Takes over a connected socket (closed on error too). Loop thread. TRK_EFULL: too many strangers
+ * already. */
 TRK_MUST_USE int net_session_accept(struct net_loop *loop, int fd,
                                     const struct net_session_options *opt,
                                     struct net_session **out);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* session_impl.h - a session's state, and its writing half (session_out.c) for its life
- * (session.c). */
+/* session_impl.h - a session's state, and its writing half (session_out.c) and its
+ * half below TLS (session_tls.c) for its life (session.c). */
 #ifndef NET_SESSION_IMPL_H
 #define NET_SESSION_IMPL_H
 
@@ -11,10 +11,11 @@
 #include "net/loop_impl.h"
 #include "net/outq.h"
 #include "net/session.h"
+#include "net/tls.h"
 
 #define NET_TURN_BYTES ((size_t)1 << 20) /* read or written per turn of the loop */
 
-enum phase { CONNECTING, OPEN, LINGER, CLOSED };
+enum phase { CONNECTING, SHAKING /* hands: TLS only */, OPEN, LINGER, CLOSED };
 enum close_wish { CLOSE_NOT, CLOSE_FLUSH, CLOSE_NOW }; /* only rises */
 
 struct net_session {
@@ -42,6 +43,10 @@ struct net_session {
     bool is_trusted;            /* net_session_set_trusted */
     bool has_greeted;           /* the peer's first message has come */
     bool owes_on_open;          /* on_open is to be called */
+    bool is_stranger;           /* counted among the loop's strangers */
+    bool has_said_end;          /* TLS: the peer knows that nothing follows */
+    uint8_t first_byte;         /* that came from the peer */
+    uint64_t shake_ms;          /* SHAKING: the handshake is due then */
     int failed;                 /* TRK_E*: connecting failed, close with why */
     char why[256];              /* sentence for on_close */
     uint64_t started_ms;        /* when it was made: the hello is due from here */
@@ -56,7 +61,9 @@ struct net_session {
     pthread_mutex_t mutex;
     pthread_cond_t writer_left; /* is_writing has become false */
     struct outq out;
+    struct net_tls *tls;        /* NULL: plain */
     bool is_up;                 /* connected: may be written to */
+    bool may_speak;             /* messages may be written: no TLS, or its handshake is over */
     bool is_writing;            /* a thread is writing, mutex or not */
     bool is_blocked;            /* the kernel takes no more: the loop goes on */
     bool is_posted;             /* task is on its way */
@@ -72,7 +79,34 @@ void net_session_poke(struct net_session *s);
 /* Writes what is queued until the kernel takes no more or about budget bytes are written; what is
  * left then is the loop's. Under the mutex, which is let go around system calls. */
 void net_session_write_out(struct net_session *s, size_t budget);
+/* Is there anything that could be written? Under the mutex. */
+bool net_session_has_output(const struct net_session *s);
+/* Bytes sent of size, or -errno; MSG_NOSIGNAL, never blocks. */
+ssize_t net_session_send_bytes(int fd, const void *bytes, size_t size);
 /* PING, PONG: an empty message. */
 void net_session_send_beat(struct net_session *s, uint8_t type);
+
+/* session.c */
+/* For the assembler. Positive: stop, the session is being closed. */
+int net_session_on_assembled(void *ctx, struct wire_message *msg);
+/* Messages may go both ways from now on. */
+void net_session_open(struct net_session *s);
+/* on_open, when it is due. Not from within net_session_connect. */
+void net_session_tell_open(struct net_session *s);
+
+/* session_tls.c: loop thread. */
+/* The session is to be TLS. 0, TRK_ENOMEM or TRK_EFULL with a sentence. */
+TRK_MUST_USE int net_session_use_tls(struct net_session *s, const struct net_session_options *opt,
+                                     bool is_caller);
+/* s->fd has become a connection: begins with the handshake. 0 or TRK_E* (net_tls_why). */
+TRK_MUST_USE int net_session_begin_tls(struct net_session *s);
+/* Receives once: goes on with the handshake, feeds the assembler. Returns as recv does, or -errno;
+ * *asked: the most that it could have been; *rc: TRK_END: the peer has ended in order; TRK_E*: to
+ * be dropped; positive: being closed. */
+ssize_t net_session_receive_tls(struct net_session *s, size_t *asked, int *rc);
+/* Says that nothing follows. Returns true when that is sent, too. */
+bool net_session_end_tls(struct net_session *s);
+/* In teardown, when no writer is left: sends what can be sent at once. Under the mutex. */
+void net_session_leave_tls(struct net_session *s);
 
 #endif

@@ -6,6 +6,10 @@
  * is_blocked hands the queue over to the loop, which polls for writability; it does so too when a
  * sender has written its own message and others keep pushing.
  *
+ * With TLS a step encrypts a few records under the mutex, the rest of the time it sends them: what
+ * is encrypted cannot be overtaken any more, so it is kept short. The next records are made when
+ * the ones before are sent. Before the handshake is over only its own bytes are written.
+ *
  * A failed write does not close by itself: what the peer sent before it went away (its last
  * results) is still to be read. */
 #include <errno.h>
@@ -38,34 +42,88 @@ static ssize_t send_batch(int fd, struct outq_batch *batch)
     return n < 0 ? -errno : n;
 }
 
+ssize_t net_session_send_bytes(int fd, const void *bytes, size_t size)
+{
+    ssize_t n;
+    do {
+        n = send(fd, bytes, size, MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
+}
+
+bool net_session_has_output(const struct net_session *s)
+{
+    size_t size = 0;
+    if (s->tls != NULL) {
+        net_tls_output(s->tls, &size);
+    }
+    return size > 0 || (s->may_speak && !outq_is_empty(&s->out));
+}
+
 static bool may_write(const struct net_session *s)
 {
     return s->is_up && !s->is_writing && !s->is_blocked && !s->is_closed && s->write_errno == 0;
 }
 
-void net_session_write_out(struct net_session *s, size_t budget)
+/* One step of writing: bytes or -errno; *is_short: the kernel took less than it was given. Under
+ * the mutex, which is let go around the system call. */
+static ssize_t write_plain(struct net_session *s, bool *is_short)
 {
     struct outq_batch batch;
+    outq_prepare(&s->out, &batch);
+    pthread_mutex_unlock(&s->mutex);
+    ssize_t n = send_batch(s->fd, &batch);
+    pthread_mutex_lock(&s->mutex);
+    if (n > 0) {
+        outq_commit(&s->out, &batch, (size_t)n);
+    }
+    *is_short = n >= 0 && (size_t)n < batch.bytes;
+    return n;
+}
+
+/* The same with TLS. What is encrypted counts as written: it goes out before anything else. */
+static ssize_t write_tls(struct net_session *s, bool *is_short)
+{
+    size_t size;
+    net_tls_output(s->tls, &size);
+    if (size == 0) {
+        struct outq_batch batch;
+        outq_prepare(&s->out, &batch);
+        ssize_t taken = net_tls_write(s->tls, batch.iov, batch.iov_count);
+        if (taken < 0) {
+            return -EPROTO;
+        }
+        outq_commit(&s->out, &batch, (size_t)taken);
+    }
+    const uint8_t *bytes = net_tls_output(s->tls, &size);
+    pthread_mutex_unlock(&s->mutex);
+    ssize_t n = net_session_send_bytes(s->fd, bytes, size);
+    pthread_mutex_lock(&s->mutex);
+    if (n > 0) {
+        net_tls_sent(s->tls, (size_t)n);
+    }
+    *is_short = n >= 0 && (size_t)n < size;
+    return n;
+}
+
+void net_session_write_out(struct net_session *s, size_t budget)
+{
     size_t written = 0;
-    if (!may_write(s) || outq_is_empty(&s->out)) {
+    if (!may_write(s) || !net_session_has_output(s)) {
         return;
     }
     s->is_writing = true;
-    while (!outq_is_empty(&s->out) && !s->is_closed && !s->is_blocked) {
-        outq_prepare(&s->out, &batch);
-        pthread_mutex_unlock(&s->mutex);
-        ssize_t n = send_batch(s->fd, &batch);
-        pthread_mutex_lock(&s->mutex);
+    while (net_session_has_output(s) && !s->is_closed && !s->is_blocked) {
+        bool is_short;
+        ssize_t n = s->tls != NULL ? write_tls(s, &is_short) : write_plain(s, &is_short);
         if (n == -EAGAIN || n == -ENOBUFS) {
             s->is_blocked = true;
         } else if (n < 0) {
             s->write_errno = (int)-n;
             break;
         } else {
-            outq_commit(&s->out, &batch, (size_t)n);
             written += (size_t)n;
-            bool is_short = (size_t)n < batch.bytes;
-            s->is_blocked = is_short || (written >= budget && !outq_is_empty(&s->out));
+            s->is_blocked = is_short || (written >= budget && net_session_has_output(s));
         }
     }
     s->is_writing = false;
@@ -106,7 +164,11 @@ int net_session_send(struct net_session *s, uint8_t type, uint32_t stream, struc
 size_t net_session_queued(struct net_session *s)
 {
     pthread_mutex_lock(&s->mutex);
-    size_t bytes = s->out.bytes;
+    size_t bytes = 0;
+    if (s->tls != NULL) {
+        net_tls_output(s->tls, &bytes);
+    }
+    bytes += s->out.bytes;
     pthread_mutex_unlock(&s->mutex);
     return bytes;
 }

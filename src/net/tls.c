@@ -1,0 +1,546 @@
+/* SPDX-License-Identifier: MIT */
+/* tls.c - see tls.h.
+ *
+ * OpenSSL is part of the program around us, which may use it, too (Python does): its error queue
+ * is left clean where we may be on somebody's thread, its memory functions and its configuration
+ * are not touched, and our one context is never freed: at exit other threads may still use it. */
+#include "net/tls.h"
+
+#include <assert.h>
+#include <openssl/crypto.h>
+#include <openssl/err.h>
+#include <openssl/ssl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "auth/derive.h"
+#include "base/fail.h"
+#include "base/mem.h"
+
+#define OUT_RECORDS 4
+/* What a record has around its plain text, and a message of OpenSSL's own before it. */
+#define RECORD_EXTRA 512
+#define OUT_BYTES (OUT_RECORDS * (NET_TLS_RECORD + RECORD_EXTRA))
+#define REKEY_RECORDS (UINT64_C(1) << 22)
+
+#define SUITES "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+#define SUITE_OF_PSK "\x13\x01" /* names the hash, SHA-256, that both of them have */
+#define IDENTITY "trickle1:"
+#define IDENTITY_MAX 64
+
+#define CONTENT_ALERT 21 /* first bytes of TLS records */
+#define CONTENT_HANDSHAKE 22
+
+struct net_tls {
+    SSL *ssl;
+    bool is_caller;
+    enum auth_role caller;      /* the role of who calls, which chooses the keys */
+    struct {
+        char id[AUTH_ID_DIGITS + 1];
+        uint8_t psk[AUTH_DERIVED_BYTES];
+    } key[AUTH_KEYS_MAX];       /* cleared when the handshake is over */
+    size_t key_count;
+    char identity[IDENTITY_MAX]; /* of key[0], for the caller */
+    bool has_begun;             /* the first byte from the peer was looked at */
+    bool has_found;             /* answering: the caller has named one of our keys */
+    bool has_failed;            /* for good */
+    const uint8_t *in;          /* borrowed: what is left of the bytes fed */
+    size_t in_size;
+    uint64_t record_count;      /* written since the last new keys */
+    char why[160];              /* net_tls_why */
+    size_t out_start, out_end;  /* of out: bytes to be sent */
+    uint8_t out[OUT_BYTES];
+};
+
+/* --- the BIO ----------------------------------------------------------------------------- */
+
+static int bio_read(BIO *bio, char *to, size_t size, size_t *got)
+{
+    struct net_tls *t = BIO_get_data(bio);
+    size_t n = size < t->in_size ? size : t->in_size;
+    BIO_clear_retry_flags(bio);
+    if (n == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    memcpy(to, t->in, n);
+    t->in += n;
+    t->in_size -= n;
+    *got = n;
+    return 1;
+}
+
+/* Full only when the peer makes OpenSSL answer without end: then the connection has failed. */
+static int bio_write(BIO *bio, const char *bytes, size_t size, size_t *taken)
+{
+    struct net_tls *t = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (size > OUT_BYTES - t->out_end) {
+        return 0;
+    }
+    memcpy(t->out + t->out_end, bytes, size);
+    t->out_end += size;
+    *taken = size;
+    return 1;
+}
+
+static long bio_control(BIO *bio, int command, long number, void *pointer)
+{
+    return command == BIO_CTRL_FLUSH; /* always done; all else is not for us */
+}
+
+/* --- the context ------------------------------------------------------------------------- */
+
+static SSL_CTX *context;    /* of all connections; NULL: it could not be made */
+static BIO_METHOD *method;
+static pthread_mutex_t context_mutex = PTHREAD_MUTEX_INITIALIZER;
+
+static int refuse_certificate(int is_fine, X509_STORE_CTX *store) { return 0; }
+
+static SSL_CTX *make_context(void)
+{
+    SSL_CTX *ctx = SSL_CTX_new(TLS_method());
+    if (ctx == NULL) {
+        return NULL;
+    }
+    SSL_CTX_set_options(ctx, SSL_OP_NO_TICKET | SSL_OP_NO_COMPRESSION | SSL_OP_NO_RENEGOTIATION |
+                                 SSL_OP_CIPHER_SERVER_PREFERENCE);
+    SSL_CTX_clear_options(ctx, SSL_OP_ENABLE_MIDDLEBOX_COMPAT | SSL_OP_ALLOW_NO_DHE_KEX);
+    SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
+    SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, refuse_certificate);
+    if (SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) != 1 ||
+        SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) != 1 ||
+        SSL_CTX_set_ciphersuites(ctx, SUITES) != 1 ||
+        SSL_CTX_set1_groups_list(ctx, "X25519:P-256") != 1 ||
+        SSL_CTX_set_num_tickets(ctx, 0) != 1 || SSL_CTX_set_max_early_data(ctx, 0) != 1) {
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    return ctx;
+}
+
+static BIO_METHOD *make_method(void)
+{
+    BIO_METHOD *m = BIO_meth_new(BIO_TYPE_SOURCE_SINK, "trickle");
+    if (m != NULL && (BIO_meth_set_read_ex(m, bio_read) != 1 ||
+                      BIO_meth_set_write_ex(m, bio_write) != 1 ||
+                      BIO_meth_set_ctrl(m, bio_control) != 1)) {
+        BIO_meth_free(m);
+        return NULL;
+    }
+    return m;
+}
+
+/* Made by the first connection; when that fails the next one tries again. */
+static bool have_context(void)
+{
+    pthread_mutex_lock(&context_mutex);
+    /* No clean-up at exit, unless the program has asked for it before: threads may still run. */
+    if (context == NULL && OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL) == 1) {
+        context = make_context();
+    }
+    if (method == NULL) {
+        method = make_method();
+    }
+    bool answer = context != NULL && method != NULL;
+    pthread_mutex_unlock(&context_mutex);
+    return answer;
+}
+
+/* --- keys -------------------------------------------------------------------------------- */
+
+static const char *role_name(enum auth_role role)
+{
+    return role == AUTH_INITIATOR ? "initiator" : "vm";
+}
+
+static SSL_SESSION *make_session(SSL *ssl, const uint8_t psk[AUTH_DERIVED_BYTES])
+{
+    const SSL_CIPHER *suite = SSL_CIPHER_find(ssl, (const unsigned char *)SUITE_OF_PSK);
+    SSL_SESSION *session = SSL_SESSION_new();
+    if (session == NULL || suite == NULL ||
+        SSL_SESSION_set1_master_key(session, psk, AUTH_DERIVED_BYTES) != 1 ||
+        SSL_SESSION_set_cipher(session, suite) != 1 ||
+        SSL_SESSION_set_protocol_version(session, TLS1_3_VERSION) != 1) {
+        SSL_SESSION_free(session);
+        return NULL;
+    }
+    return session;
+}
+
+static int offer_key(SSL *ssl, const EVP_MD *md, const unsigned char **id, size_t *id_size,
+                     SSL_SESSION **session)
+{
+    struct net_tls *t = SSL_get_app_data(ssl);
+    *session = make_session(ssl, t->key[0].psk);
+    *id = (const unsigned char *)t->identity;
+    *id_size = strlen(t->identity);
+    return *session != NULL;
+}
+
+/* The caller's identity: which of our keys is it of? -1, and why, when it is of none. */
+static int find_key(struct net_tls *t, const char *id, size_t size)
+{
+    const size_t head = sizeof(IDENTITY) - 1, role_at = head + AUTH_ID_DIGITS + 1;
+    if (size < role_at || memcmp(id, IDENTITY, head) != 0 || id[role_at - 1] != ':' ||
+        strspn(id + head, "0123456789abcdef") < AUTH_ID_DIGITS) {
+        net_tls_refuse(t, "it offers a key that is not one of Trickle's");
+        return -1;
+    }
+    const char *role = role_name(t->caller);
+    if (size - role_at != strlen(role) || memcmp(id + role_at, role, size - role_at) != 0) {
+        snprintf(t->why, sizeof(t->why), "it has the wrong role: only %s may call here",
+                 t->caller == AUTH_INITIATOR ? "initiators" : "VMs");
+        return -1;
+    }
+    for (size_t i = 0; i < t->key_count; i++) {
+        if (memcmp(t->key[i].id, id + head, AUTH_ID_DIGITS) == 0) {
+            return (int)i;
+        }
+    }
+    snprintf(t->why, sizeof(t->why), "its key %.*s is not one of ours (%s%s%s)", AUTH_ID_DIGITS,
+             id + head, t->key[0].id, t->key_count > 1 ? ", " : "",
+             t->key_count > 1 ? t->key[1].id : "");
+    return -1;
+}
+
+/* An unknown key is no error here: without one the handshake fails, for want of a certificate. */
+static int accept_key(SSL *ssl, const unsigned char *id, size_t id_size, SSL_SESSION **session)
+{
+    struct net_tls *t = SSL_get_app_data(ssl);
+    char text[IDENTITY_MAX] = "";
+    memcpy(text, id, id_size < sizeof(text) ? id_size : 0);
+    int found = find_key(t, text, id_size < sizeof(text) ? id_size : 0);
+    *session = NULL;
+    if (found < 0) {
+        return 1;
+    }
+    t->has_found = true;
+    t->why[0] = '\0';
+    *session = make_session(ssl, t->key[found].psk);
+    return *session != NULL;
+}
+
+static int set_keys(struct net_tls *t, const struct auth_keys *keys)
+{
+    enum auth_use use = t->caller == AUTH_INITIATOR ? AUTH_TLS_INITIATOR : AUTH_TLS_VM;
+    assert(keys->count > 0 && keys->count <= AUTH_KEYS_MAX);
+    t->key_count = keys->count;
+    for (size_t i = 0; i < keys->count; i++) {
+        memcpy(t->key[i].id, keys->key[i].id, sizeof(t->key[i].id));
+        int rc = auth_derive(t->key[i].psk, &keys->key[i], use);
+        if (rc != 0) {
+            return rc;
+        }
+    }
+    snprintf(t->identity, sizeof(t->identity), IDENTITY "%s:%s", t->key[0].id,
+             role_name(t->caller));
+    return 0;
+}
+
+/* --- life -------------------------------------------------------------------------------- */
+
+static bool make_ssl(struct net_tls *t)
+{
+    t->ssl = have_context() ? SSL_new(context) : NULL;
+    BIO *bio = t->ssl != NULL ? BIO_new(method) : NULL;
+    if (bio == NULL || SSL_set_app_data(t->ssl, t) != 1) {
+        BIO_free(bio);
+        return false;
+    }
+    BIO_set_data(bio, t);
+    BIO_set_init(bio, 1);
+    SSL_set_bio(t->ssl, bio, bio); /* takes it */
+    if (t->is_caller) {
+        SSL_set_connect_state(t->ssl);
+        SSL_set_psk_use_session_callback(t->ssl, offer_key);
+    } else {
+        SSL_set_accept_state(t->ssl);
+        SSL_set_verify(t->ssl, SSL_VERIFY_NONE, NULL); /* asks for no certificate */
+        SSL_set_psk_find_session_callback(t->ssl, accept_key);
+    }
+    return true;
+}
+
+int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_role role,
+                bool is_caller)
+{
+    struct net_tls *t = mem_alloc(sizeof(*t));
+    if (t == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    memset(t, 0, offsetof(struct net_tls, out));
+    t->is_caller = is_caller;
+    enum auth_role other = role == AUTH_INITIATOR ? AUTH_VM : AUTH_INITIATOR;
+    t->caller = is_caller ? role : other;
+    int rc = set_keys(t, keys);
+    ERR_set_mark();
+    if (rc == 0 && !make_ssl(t)) {
+        rc = fail(TRK_ENOMEM, "OpenSSL cannot begin a TLS connection: out of memory");
+    }
+    ERR_pop_to_mark();
+    if (rc != 0) {
+        net_tls_free(t);
+        return rc;
+    }
+    *out = t;
+    return 0;
+}
+
+void net_tls_free(struct net_tls *t)
+{
+    if (t != NULL) {
+        SSL_free(t->ssl); /* with its BIO */
+        OPENSSL_cleanse(t->key, sizeof(t->key));
+        mem_free(t);
+    }
+}
+
+/* --- what goes wrong --------------------------------------------------------------------- */
+
+void net_tls_refuse(struct net_tls *t, const char *why)
+{
+    snprintf(t->why, sizeof(t->why), "%s", why);
+}
+
+const char *net_tls_why(const struct net_tls *t) { return t->why; }
+
+/* The first of OpenSSL's reasons, with the queue emptied; *is_memory: one of them is memory. */
+static unsigned long take_error(bool *is_memory)
+{
+    unsigned long first = ERR_peek_error(), error;
+    *is_memory = false;
+    while ((error = ERR_get_error()) != 0) {
+        *is_memory = *is_memory || ERR_GET_REASON(error) == ERR_R_MALLOC_FAILURE;
+    }
+    return first;
+}
+
+/* A reason of the handshake that has a sentence of its own, or NULL. */
+static const char *sentence_of(const struct net_tls *t, int reason)
+{
+    switch (reason) {
+    case SSL_R_UNSUPPORTED_PROTOCOL:
+    case SSL_R_VERSION_TOO_LOW:
+    case SSL_R_VERSION_TOO_HIGH:
+    case SSL_R_WRONG_VERSION_NUMBER:
+    case SSL_R_WRONG_SSL_VERSION:
+    case SSL_R_TLSV1_ALERT_PROTOCOL_VERSION:
+        return "it does not speak TLS 1.3";
+    case SSL_R_BINDER_DOES_NOT_VERIFY:
+        return "it does not have the key that it names: a wrong key, or a changed handshake";
+    case SSL_R_NO_SHARED_CIPHER:
+    case SSL_R_NO_SUITABLE_KEY_SHARE:
+        return "it has no cipher or no key exchange that we take";
+    case SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM: /* a certificate is wanted, then */
+    case SSL_R_NO_CERTIFICATE_SET:
+        return t->has_found ? "it does not want fresh keys besides" : "it offers no key";
+    case SSL_R_CERTIFICATE_VERIFY_FAILED:
+        return "it shows a certificate and not the farm's key";
+    default:
+        return NULL;
+    }
+}
+
+static bool is_alert(int reason)
+{
+    return reason >= SSL_AD_REASON_OFFSET && reason < SSL_AD_REASON_OFFSET + 256;
+}
+
+static int explain_handshake(struct net_tls *t)
+{
+    bool is_memory;
+    int reason = ERR_GET_REASON(take_error(&is_memory));
+    t->has_failed = true;
+    if (is_memory) {
+        net_tls_refuse(t, "out of memory");
+        return TRK_ENOMEM;
+    }
+    if (t->why[0] != '\0') {
+        return TRK_EDENIED; /* accept_key has said it */
+    }
+    const char *text = sentence_of(t, reason);
+    if (text != NULL) {
+        net_tls_refuse(t, text);
+    } else if (is_alert(reason) && t->is_caller) {
+        snprintf(t->why, sizeof(t->why),
+                 "it refuses our key %s (compare trickle key show on both machines)", t->key[0].id);
+    } else {
+        const char *error = ERR_reason_error_string(ERR_PACK(ERR_LIB_SSL, 0, reason));
+        snprintf(t->why, sizeof(t->why), "the TLS handshake failed: %s",
+                 error != NULL ? error : "it is broken");
+    }
+    return TRK_EDENIED;
+}
+
+static int explain_data(struct net_tls *t)
+{
+    bool is_memory;
+    int reason = ERR_GET_REASON(take_error(&is_memory));
+    t->has_failed = true;
+    if (is_memory) {
+        net_tls_refuse(t, "out of memory");
+        return TRK_ENOMEM;
+    }
+    net_tls_refuse(t, is_alert(reason) ? "it says that what we sent was changed on its way"
+                                       : "it was changed on its way (TLS)");
+    return TRK_ECORRUPT;
+}
+
+/* --- handshake --------------------------------------------------------------------------- */
+
+void net_tls_feed(struct net_tls *t, const void *bytes, size_t size)
+{
+    assert(t->in_size == 0 || t->has_failed);
+    t->in = bytes;
+    t->in_size = size;
+}
+
+/* Before OpenSSL sees anything: is this TLS at all? */
+static bool is_tls(struct net_tls *t)
+{
+    if (t->has_begun || t->in_size == 0) {
+        return true;
+    }
+    t->has_begun = true;
+    if (t->in[0] == CONTENT_HANDSHAKE || t->in[0] == CONTENT_ALERT) {
+        return true;
+    }
+    net_tls_refuse(t, t->is_caller ? "it does not answer in TLS: does it listen with --insecure?"
+                                   : "plain text came, and here is only TLS");
+    t->has_failed = true;
+    return false;
+}
+
+static int end_handshake(struct net_tls *t)
+{
+    OPENSSL_cleanse(t->key, sizeof(t->key));
+    /* True when the key was used. OpenSSL has no other way left to come here; if it had, stop. */
+    if (SSL_session_reused(t->ssl) != 1 || SSL_version(t->ssl) != TLS1_3_VERSION) {
+        net_tls_refuse(t, "it did not use the farm's key");
+        t->has_failed = true;
+        return TRK_EDENIED;
+    }
+    return 0;
+}
+
+int net_tls_handshake(struct net_tls *t)
+{
+    if (t->has_failed || !is_tls(t)) {
+        return TRK_EDENIED;
+    }
+    ERR_clear_error(); /* the loop's thread; SSL_get_error looks at the whole queue */
+    int rc = SSL_do_handshake(t->ssl);
+    if (rc == 1) {
+        return end_handshake(t);
+    }
+    return SSL_get_error(t->ssl, rc) == SSL_ERROR_WANT_READ ? TRK_AGAIN : explain_handshake(t);
+}
+
+/* --- data -------------------------------------------------------------------------------- */
+
+int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
+{
+    *got = 0;
+    if (t->has_failed) {
+        return TRK_ECORRUPT;
+    }
+    ERR_clear_error(); /* as above */
+    if (SSL_read_ex(t->ssl, out, room, got) == 1) {
+        return 0;
+    }
+    *got = 0;
+    int error = SSL_get_error(t->ssl, 0);
+    if (error == SSL_ERROR_WANT_READ) {
+        return 0;
+    }
+    return error == SSL_ERROR_ZERO_RETURN ? TRK_END : explain_data(t);
+}
+
+/* Where in a list of pieces. */
+struct place {
+    const struct iovec *iov;
+    size_t count; /* pieces left, that of iov too */
+    size_t at;    /* bytes of it that are behind us */
+};
+
+/* The plain text of the next record: in place where a piece fills it, else gathered. */
+static size_t next_record(struct place *p, uint8_t gathered[NET_TLS_RECORD], const uint8_t **data)
+{
+    size_t size = 0;
+    *data = gathered;
+    while (p->count > 0 && size < NET_TLS_RECORD) {
+        const uint8_t *from = (const uint8_t *)p->iov->iov_base + p->at;
+        size_t left = p->iov->iov_len - p->at, room = NET_TLS_RECORD - size;
+        size_t n = left < room ? left : room;
+        if (n == NET_TLS_RECORD) {
+            *data = from;
+        } else {
+            memcpy(gathered + size, from, n);
+        }
+        size += n;
+        p->at += n;
+        if (n == left) {
+            p->iov++;
+            p->count--;
+            p->at = 0;
+        }
+    }
+    return size;
+}
+
+ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count)
+{
+    uint8_t gathered[NET_TLS_RECORD];
+    struct place p = {.iov = iov, .count = count};
+    size_t taken = 0;
+    while (p.count > 0 && OUT_BYTES - t->out_end >= NET_TLS_RECORD + RECORD_EXTRA) {
+        const uint8_t *data;
+        size_t size = next_record(&p, gathered, &data), written = 0;
+        if (t->record_count++ >= REKEY_RECORDS) {
+            net_tls_rekey(t);
+        }
+        ERR_set_mark(); /* any thread's queue */
+        int rc = t->has_failed ? 0 : SSL_write_ex(t->ssl, data, size, &written);
+        ERR_pop_to_mark();
+        if (rc != 1 || written != size) {
+            t->has_failed = true;
+            return TRK_EIO;
+        }
+        taken += size;
+    }
+    return (ssize_t)taken;
+}
+
+void net_tls_rekey(struct net_tls *t)
+{
+    ERR_set_mark();
+    (void)!SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED); /* fails where writing does */
+    ERR_pop_to_mark();
+    t->record_count = 0;
+}
+
+void net_tls_end(struct net_tls *t)
+{
+    if (!t->has_failed) {
+        ERR_set_mark();
+        (void)!SSL_shutdown(t->ssl); /* 0: ours is said, the peer's has yet to come */
+        ERR_pop_to_mark();
+    }
+}
+
+const uint8_t *net_tls_output(const struct net_tls *t, size_t *size)
+{
+    *size = t->out_end - t->out_start;
+    return t->out + t->out_start;
+}
+
+void net_tls_sent(struct net_tls *t, size_t size)
+{
+    assert(size <= t->out_end - t->out_start);
+    t->out_start += size;
+    if (t->out_start == t->out_end) {
+        t->out_start = t->out_end = 0;
+    }
+}
