@@ -267,7 +267,7 @@ static unsigned old_psk(SSL *ssl, const char *hint, char *id, unsigned id_size, 
 
 enum foreign {
     NO_KEY, OLD_VERSION, OLD_VERSION_PSK, OTHER_NAME, NO_ROLE, SERVER_ROLE, OTHER_SUITE,
-    OTHER_GROUP, FOREIGN_COUNT
+    OTHER_GROUP, PSK_ALONE, FOREIGN_COUNT
 };
 static const char *const foreign_says[FOREIGN_COUNT] = {
     [NO_KEY] = "offers no key",
@@ -278,6 +278,7 @@ static const char *const foreign_says[FOREIGN_COUNT] = {
     [SERVER_ROLE] = "wrong role",
     [OTHER_SUITE] = "cipher",
     [OTHER_GROUP] = "key exchange",
+    [PSK_ALONE] = "key exchange",
 };
 
 static SSL *foreign_new(SSL_CTX *ctx, bool is_caller)
@@ -315,8 +316,11 @@ static SSL_CTX *foreign_context(enum foreign kind)
         snprintf(foreign_id, sizeof(foreign_id), "trickle1:%s:vm", ours.key[0].id);
     } else if (kind == OTHER_SUITE) {
         SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_CCM_SHA256");
-    } else if (kind == OTHER_GROUP) {
+    } else if (kind == OTHER_GROUP || kind == PSK_ALONE) {
         SSL_CTX_set1_groups_list(ctx, "P-521");
+    }
+    if (kind == PSK_ALONE) {
+        SSL_CTX_set_options(ctx, SSL_OP_ALLOW_NO_DHE_KEX); /* would do without fresh keys */
     }
     return ctx;
 }
