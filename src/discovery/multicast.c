@@ -60,7 +60,7 @@ struct multicast {
     uint8_t last_nonce[16];   /* of the question before: its late answers count, too */
     uint64_t round;           /* questions asked */
     struct discovery_ration hints;
-    struct discovery_interfaces interfaces; /* as of the last question */
+    struct discovery_interfaces interfaces; /* as of the last time it asked */
     size_t known_count;       /* used of known */
     size_t known_next;        /* overwritten next when full */
     struct known known[KNOWN_MAX];
@@ -277,6 +277,7 @@ static void take_hint(struct multicast *m, const struct channel *c,
     if (m->seals.count == 0) {
         take(m, letter, m->round);
     } else if (m->round > 0 && discovery_ration_take(&m->hints, sys_now_ns())) {
+        discovery_interfaces(&m->interfaces);
         ask_by(m, c, letter->interface);
     }
 }

@@ -99,13 +99,17 @@ static uint16_t port_at(const struct discovery_responder *r, const struct in6_ad
     return discovery_is_ipv4(address) ? r->ipv4_port : r->ipv6_port;
 }
 
+/* Everybody can hear this. With keys it only makes those who have one ask, and names nothing. */
 static void say_here(struct discovery_responder *r)
 {
     struct wire_beacon b = {.kind = WIRE_BEACON_HERE};
-    memcpy(b.supervisor, r->supervisor, sizeof(b.supervisor));
+    bool is_plain = r->seals.count == 0;
+    if (is_plain) {
+        memcpy(b.supervisor, r->supervisor, sizeof(b.supervisor));
+    }
     for (int i = 0; i < r->groups_count; i++) {
         if (r->fds[i] >= 0) {
-            b.port = port_at(r, &r->groups[i].address);
+            b.port = is_plain ? port_at(r, &r->groups[i].address) : 0;
             discovery_group_send(r->fds[i], &r->groups[i], &r->interfaces, 0, &r->seals, &b);
         }
     }
@@ -161,10 +165,11 @@ static int parse_host(struct in6_addr *out, const char *text)
         fail(TRK_EINVAL, "\"%.60s\" is not a numeric address to listen at", text);
 }
 
-/* The sockets; at least one group must work. */
-static int open_sockets(struct discovery_responder *r)
+/* At least one must work. A family that nobody can ask by is of no interest any more. */
+static int open_groups(struct discovery_responder *r)
 {
-    int fds[DISCOVERY_GROUPS_MAX + 2], rc = TRK_EIO, opened = 0;
+    bool has_ipv4 = false, has_ipv6 = false;
+    int rc = fail(TRK_EINVAL, "there is no port to tell others of in any multicast group");
     for (int i = 0; i < r->groups_count; i++) {
         if (port_at(r, &r->groups[i].address) == 0) {
             continue; /* who asks by this family could not reach us */
@@ -173,13 +178,22 @@ static int open_sockets(struct discovery_responder *r)
                                       r->seals.count > 0 ? DISCOVERY_SITE_HOPS : 1);
         if (fd >= 0) {
             r->fds[i] = fd;
-            opened++;
+            has_ipv4 |= discovery_is_ipv4(&r->groups[i].address);
+            has_ipv6 |= !discovery_is_ipv4(&r->groups[i].address);
         } else {
             rc = fd;
             log_info("discovery", "multicast group %d is not heard: %s", i + 1, fail_text());
         }
     }
-    if (opened == 0) {
+    r->ipv4_port = has_ipv4 ? r->ipv4_port : 0;
+    r->ipv6_port = has_ipv6 ? r->ipv6_port : 0;
+    return has_ipv4 || has_ipv6 ? 0 : rc;
+}
+
+static int open_sockets(struct discovery_responder *r)
+{
+    int fds[DISCOVERY_GROUPS_MAX + 2], rc = open_groups(r);
+    if (rc < 0) {
         return rc;
     }
     r->timer_fd = rc = open_timer();
@@ -212,9 +226,6 @@ int discovery_responder_open(struct discovery_responder **out,
     if (rc > 0) {
         r->groups_count = rc;
         rc = opt->listen_host != NULL ? parse_host(&r->only, opt->listen_host) : 0;
-    }
-    if (rc == 0 && r->ipv4_port == 0 && r->ipv6_port == 0) {
-        rc = fail(TRK_EINVAL, "there is no port to tell others of");
     }
     rc = rc < 0 ? rc : discovery_seals_init(&r->seals, opt->keys);
     rc = rc < 0 ? rc : open_sockets(r);

@@ -30,10 +30,11 @@ struct wire_beacon {
     uint8_t kind;                       /* enum wire_beacon_kind */
     bool is_sealed;                     /* it has a MAC */
     uint8_t key_id[WIRE_BEACON_KEY_ID]; /* of the key of the MAC; without one zero */
-    uint16_t port;          /* ASK: where answers are heard (UDP); else the supervisor's (TCP) */
+    uint16_t port;          /* ASK: where answers are heard (UDP); else the supervisor's (TCP), in
+                             * HERE 0 where strangers are not to know it */
     uint8_t address[16];    /* it is sent from; IPv4 as ::ffff:a.b.c.d */
     uint8_t nonce[16];      /* ASK: random; ANSWER: the question's; HERE: zero */
-    uint8_t supervisor[16]; /* ANSWER, HERE: its id; ASK: zero */
+    uint8_t supervisor[16]; /* ANSWER, HERE: its id, or zero as the port is; ASK: zero */
     uint8_t mac[WIRE_BEACON_MAC]; /* without one zero */
 };
 void wire_beacon_put(uint8_t out[WIRE_BEACON_BYTES], const struct wire_beacon *b);

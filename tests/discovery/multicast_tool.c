@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 /* multicast_tool.c - one half of multicast discovery as a program, for netns.py.
- *   multicast_tool answer GROUP:PORT TCPPORT LETTER   a responder until end of file on stdin
- *   multicast_tool ask GROUP:PORT                     prints what is found; asks once at the start
- *                                                     and for each line of stdin, ends with it */
+ *   multicast_tool answer GROUPS TCPPORT LETTER KEYS  a responder until end of file on stdin
+ *   multicast_tool ask GROUPS KEYS                    prints what is found; asks once at the start
+ *                                                     and for each line of stdin, ends with it
+ * GROUPS: as of TRICKLE_MULTICAST, or "default". KEYS: "-": none; else a letter for each. */
+#include "base/fail.h" /* before others that have a fail of their own */
+
 #include <poll.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "base/fail.h"
+#include "auth/keys.h"
 #include "finder.h"
 
 static int complain(void)
@@ -30,11 +33,35 @@ static int wait_either(int fd)
     return 2;
 }
 
-static int answer(const char *group, const char *port, const char *letter)
+static const char *groups_of(const char *text)
+{
+    return strcmp(text, "default") == 0 ? NULL : text;
+}
+
+/* NULL: none. */
+static const struct auth_keys *keys_of(const char *letters)
+{
+    static struct auth_keys keys;
+    keys.count = strlen(letters);
+    if (strcmp(letters, "-") == 0 || keys.count > AUTH_KEYS_MAX) {
+        return NULL;
+    }
+    for (size_t i = 0; i < keys.count; i++) {
+        memset(keys.key[i].secret, letters[i], sizeof(keys.key[i].secret));
+        snprintf(keys.key[i].id, sizeof(keys.key[i].id), "%08x", (unsigned char)letters[i]);
+    }
+    return &keys;
+}
+
+static int answer(char **argv)
 {
     struct discovery_responder *r;
-    uint8_t id[16] = {(uint8_t)letter[0]};
-    if (discovery_responder_new(&r, group, (uint16_t)atoi(port), id) != 0) {
+    uint8_t id[16] = {(uint8_t)argv[2][0]};
+    uint16_t port = (uint16_t)atoi(argv[1]);
+    const struct discovery_responder_options opt = {
+        .multicast = groups_of(argv[0]), .keys = keys_of(argv[3]), .ipv4_port = port,
+        .ipv6_port = port, .supervisor = id};
+    if (discovery_responder_open(&r, &opt) != 0) {
         return complain();
     }
     puts("ready");
@@ -52,9 +79,10 @@ static void print_found(void *ctx, const char *address)
     fflush(stdout);
 }
 
-static int ask(const char *group)
+static int ask(char **argv)
 {
-    const struct trk_discovery_config config = {.multicast = group};
+    const struct trk_discovery_config config = {.multicast = groups_of(argv[0]),
+                                                .keys = keys_of(argv[1])};
     const struct trk_discovery_sink sink = {.found = print_found};
     void *state;
     int what = 1;
@@ -78,12 +106,12 @@ static int ask(const char *group)
 
 int main(int argc, char **argv)
 {
-    if (argc == 5 && strcmp(argv[1], "answer") == 0) {
-        return answer(argv[2], argv[3], argv[4]);
+    if (argc == 6 && strcmp(argv[1], "answer") == 0) {
+        return answer(argv + 2);
     }
-    if (argc == 3 && strcmp(argv[1], "ask") == 0) {
-        return ask(argv[2]);
+    if (argc == 4 && strcmp(argv[1], "ask") == 0) {
+        return ask(argv + 2);
     }
-    fprintf(stderr, "usage: multicast_tool answer GROUP:PORT TCPPORT LETTER | ask GROUP:PORT\n");
+    fprintf(stderr, "usage: multicast_tool answer GROUPS TCPPORT LETTER KEYS | ask GROUPS KEYS\n");
     return 2;
 }

@@ -442,6 +442,24 @@ START_TEST(replayed_here_is_only_a_hint)
 }
 END_TEST
 
+/* What everybody can hear says where somebody is, not who and at which port. */
+START_TEST(sealed_here_names_nothing)
+{
+    if (!has_network()) {
+        return;
+    }
+    static const uint8_t nobody[16];
+    int ear = open_ear();
+    struct discovery_responder *a = open_responder(&keys, 4711, id_a);
+    struct discovery_letter letter = hear(ear, &seals);
+    ck_assert_int_eq(letter.b.kind, WIRE_BEACON_HERE);
+    ck_assert_uint_eq(letter.b.port, 0);
+    ck_assert_mem_eq(letter.b.supervisor, nobody, sizeof(nobody));
+    discovery_responder_free(a);
+    discovery_group_close(ear);
+}
+END_TEST
+
 /* A wrong nonce, no port, another kind, another key, none, and noise: not a word is reported. */
 START_TEST(forged_answers_are_ignored)
 {
@@ -622,6 +640,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, answers_are_rationed, 0, 2);
     tcase_add_test(t, replayed_answer_is_dropped);
     tcase_add_test(t, replayed_here_is_only_a_hint);
+    tcase_add_test(t, sealed_here_names_nothing);
     tcase_add_loop_test(t, forged_answers_are_ignored, 0, 2);
     tcase_add_test(t, only_what_is_listened_at_is_told);
     tcase_add_test(t, networks_of_an_interface_are_told_apart);
