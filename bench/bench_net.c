@@ -1,20 +1,31 @@
 /* SPDX-License-Identifier: MIT */
-/* bench_net.c - what a session costs over a bare unix socket: 16 MB messages there and back, and
- * the round trip of a tiny one. Both ends are threads of this process. Prints, judges nothing. */
+/* bench_net.c - what a session costs over a bare unix socket, and what TLS costs over plain TCP on
+ * loopback: 16 MB messages there and back, tiny ones in a stream, and the round trip of one. Both
+ * ends are threads of this process. Prints, judges nothing. TLS and TCP take turns, and the best of
+ * each counts: what else the machine does must not decide. */
+#include <poll.h>
 #include <pthread.h>
-#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "auth/keys.h"
 #include "base/sys.h"
 #include "net/session.h"
 
 #define BULK_BYTES ((size_t)16 << 20)
 #define BULK_COUNT 32
 #define TINY_COUNT 20000
+#define STREAM_COUNT 200000
+#define STREAM_WINDOW 1000 /* messages on their way */
+#define TURNS 5
+
+enum transport { UNIX, TCP, TLS };
+
+static struct auth_keys keys = {.count = 1};
 
 struct end {
     struct net_session *session;
@@ -55,14 +66,21 @@ struct attach {
     struct net_loop *loop;
     struct end *end;
     int fd;
+    const struct auth_keys *keys;
+    bool is_client;
+    const char *address; /* to connect to, in place of fd */
 };
 
 static void attach(void *arg)
 {
     struct attach *a = arg;
-    struct net_session_options opt = {.ops = &ops, .user = a->end};
-    if (net_session_accept(a->loop, a->fd, &opt, &a->end->session) != 0) {
-        die("accept");
+    struct net_session_options opt = {.ops = &ops, .user = a->end, .keys = a->keys,
+                                      .role = a->is_client ? AUTH_INITIATOR : AUTH_VM};
+    int rc = a->address != NULL
+                 ? net_session_connect(a->loop, a->address, &opt, &a->end->session)
+                 : net_session_accept(a->loop, a->fd, &opt, &a->end->session);
+    if (rc != 0) {
+        die("session");
     }
     net_session_set_trusted(a->end->session);
     pthread_mutex_lock(&a->end->mutex);
@@ -80,43 +98,78 @@ static void wait_for(struct end *end, int count)
     pthread_mutex_unlock(&end->mutex);
 }
 
-static struct end *make_end(struct net_loop *loop, int fd, bool is_echo, struct attach *a)
+static struct end *make_end(struct attach *a, bool is_echo)
 {
     struct end *end = calloc(1, sizeof(*end));
     pthread_mutex_init(&end->mutex, NULL);
     pthread_cond_init(&end->came, NULL);
     end->is_echo = is_echo;
     end->got = -1;
-    *a = (struct attach){.loop = loop, .end = end, .fd = fd};
-    if (net_loop_post(loop, attach, a) != 0) {
+    a->end = end;
+    if (net_loop_post(a->loop, attach, a) != 0) {
         die("post");
     }
     wait_for(end, 0);
     return end;
 }
 
-static double session_seconds(size_t size, int count)
+/* Two connected ends: with a unix socket pair, or over loopback. */
+static void make_ends(enum transport transport, struct net_loop *here, struct net_loop *there,
+                      struct end **client, struct end **server)
+{
+    const struct auth_keys *with = transport == TLS ? &keys : NULL;
+    struct attach a = {.loop = here, .keys = with, .is_client = true};
+    struct attach b = {.loop = there, .keys = with};
+    char address[128];
+    int fds[2];
+    if (transport == UNIX) {
+        if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
+            die("socketpair");
+        }
+        a.fd = fds[0];
+        b.fd = fds[1];
+        *client = make_end(&a, false);
+    } else {
+        int listener = net_listen_fd("tcp:127.0.0.1:0", address, sizeof(address));
+        struct pollfd coming = {listener, POLLIN, 0};
+        a.address = address;
+        *client = make_end(&a, false);
+        if (poll(&coming, 1, -1) != 1 || (b.fd = accept(listener, NULL, NULL)) < 0) {
+            die("accept");
+        }
+        close(listener);
+    }
+    *server = make_end(&b, true);
+}
+
+static void send_one(struct end *client, size_t size, int i)
+{
+    struct blob *body = blob_new(size);
+    body->size = size;
+    memset(body->data, i, size);
+    if (net_session_send(client->session, WIRE_REQUEST, 1, body) != 0) {
+        die("send");
+    }
+}
+
+/* count messages there and back, at most window of them on their way. */
+static double session_seconds(enum transport transport, size_t size, int count, int window)
 {
     struct net_loop *here, *there;
-    struct attach a, b;
-    int fds[2];
+    struct end *client, *server;
     if (net_loop_new(&here) != 0 || net_loop_new(&there) != 0 ||
-        net_loop_start_thread(here, "here") != 0 || net_loop_start_thread(there, "there") != 0 ||
-        socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) != 0) {
+        net_loop_start_thread(here, "here") != 0 || net_loop_start_thread(there, "there") != 0) {
         die("set-up");
     }
-    struct end *client = make_end(here, fds[0], false, &a);
-    struct end *server = make_end(there, fds[1], true, &b);
+    make_ends(transport, here, there, &client, &server);
+    send_one(client, size, 0); /* the connection and the handshake are not counted */
+    wait_for(client, 1);
     uint64_t start = sys_now_ns();
-    for (int i = 0; i < count; i++) {
-        struct blob *body = blob_new(size);
-        body->size = size;
-        memset(body->data, i, size);
-        if (net_session_send(client->session, WIRE_REQUEST, 1, body) != 0) {
-            die("send");
-        }
-        wait_for(client, i + 1);
+    for (int i = 1; i <= count; i++) {
+        send_one(client, size, i);
+        wait_for(client, i + 2 - window);
     }
+    wait_for(client, count + 1);
     double seconds = (double)(sys_now_ns() - start) / 1e9;
     net_loop_free(here);
     net_loop_free(there);
@@ -192,16 +245,43 @@ static double plain_seconds(size_t size, int count)
     return seconds;
 }
 
-int main(void)
+static void compare_unix(void)
 {
     double mb = (double)BULK_BYTES * 2 * BULK_COUNT / 1e6;
-    double session = session_seconds(BULK_BYTES, BULK_COUNT);
+    double session = session_seconds(UNIX, BULK_BYTES, BULK_COUNT, 1);
     double plain = plain_seconds(BULK_BYTES, BULK_COUNT);
     printf("16 MB echo: session %.0f MB/s, bare socket %.0f MB/s, ratio %.2f\n", mb / session,
            mb / plain, plain / session);
-    session = session_seconds(64, TINY_COUNT);
+    session = session_seconds(UNIX, 64, TINY_COUNT, 1);
     plain = plain_seconds(64, TINY_COUNT);
     printf("64 byte round trip: session %.1f us, bare socket %.1f us, ratio %.2f\n",
            session / TINY_COUNT * 1e6, plain / TINY_COUNT * 1e6, session / plain);
+}
+
+/* Amounts per second, in the unit of amount; demand: the part of TCP's that TLS may cost. */
+static void compare_tls(const char *what, const char *unit, double amount, double demand,
+                        size_t size, int count, int window)
+{
+    double best[2] = {1e9, 1e9};
+    for (int i = 0; i < 2 * TURNS; i++) {
+        double seconds = session_seconds(i % 2 == 0 ? TCP : TLS, size, count, window);
+        best[i % 2] = seconds < best[i % 2] ? seconds : best[i % 2];
+    }
+    printf("%s: TLS %.0f %s, TCP %.0f %s, TLS costs %.0f %%", what, amount / best[1], unit,
+           amount / best[0], unit, 100 * (1 - best[0] / best[1]));
+    printf(demand > 0 ? " (at most %.0f %%)\n" : "\n", 100 * demand);
+}
+
+int main(void)
+{
+    if (auth_key_make(&keys.key[0]) != 0) {
+        die("key");
+    }
+    compare_unix();
+    compare_tls("16 MB echo", "MB/s", (double)BULK_BYTES * 2 * BULK_COUNT / 1e6, 0.35, BULK_BYTES,
+                BULK_COUNT, 1);
+    compare_tls("64 byte stream", "thousand/s", STREAM_COUNT / 1e3, 0.20, 64, STREAM_COUNT,
+                STREAM_WINDOW);
+    compare_tls("64 byte round trip", "thousand/s", TINY_COUNT / 1e3, 0, 64, TINY_COUNT, 1);
     return 0;
 }
