@@ -85,7 +85,7 @@ static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket
     }
     rc = net_loop_post(work->farm->loop, switch_on_loop, &s);
     if (rc == 0) {
-        while (waiter_wait(&s.waiter, -1) != 0) { /* a signal; it will come, s is in use until then */
+        while (waiter_wait(&s.waiter, -1) != 0) { /* a signal: s is in use until it comes */
         }
     }
     waiter_fini(&s.waiter);

@@ -257,7 +257,8 @@ struct trk_work {
     uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
     uint64_t elements;         /* [w] all of them, once the end is known */
     uint64_t closed_after;     /* [w] results taken when the end was known */
-    uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: not closed */
+    uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: it was not
+                                               closed */
     struct trk_progress progress; /* [w] */
     struct attempts *attempts; /* [w] NULL: none yet */
 

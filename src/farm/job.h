@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* job.h - a durable job inside the farm: its stages, reading from its store, who is told.
  *
- * A job's memory is counted: works of a farm that has been closed may outlive it. Its store is there
- * between trk_job_open and trk_job_close, and used under the job's mutex by all but the farm
+ * A job's memory is counted: works of a farm that has been closed may outlive it. Its store is
+ * there between trk_job_open and trk_job_close, and used under the job's mutex by all but the farm
  * thread, which ends before. */
 #ifndef FARM_JOB_H
 #define FARM_JOB_H

@@ -337,7 +337,7 @@ void results_commit(struct trk_farm *farm)
     }
 }
 
-/* A store that cannot write keeps what it was given; VMs get nothing new, so that this is little. */
+/* A store that cannot write keeps what it was given; VMs get nothing new, so this is little. */
 static void look_at_disk(struct trk_farm *farm)
 {
     struct trk_job_state state;

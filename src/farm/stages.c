@@ -179,8 +179,8 @@ static int reuse(struct trk_job *job, struct job_stage *stage, const char *name,
                  const struct digest *fingerprint, struct job_stage **out, bool *is_new)
 {
     if (stage->is_used) {
-        return fail(TRK_EINVAL, "two works of job %s that run at once are called %s; give each forkwork and forkgen "
-                    "a name= of its own", job->name, stage->key);
+        return fail(TRK_EINVAL, "two works of job %s that run at once are called %s; give "
+                    "each forkwork and forkgen a name= of its own", job->name, stage->key);
     }
     if (memcmp(&stage->fingerprint, fingerprint, sizeof(*fingerprint)) != 0) {
         if (job->on_change == TRK_CHANGE_REFUSE) {

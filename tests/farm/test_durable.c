@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_durable.c - works of a job over real VM processes, by a C program: recorded, and given back to
- * the next farm. The same program with its three threads is what a thread sanitizer looks at. */
+/* test_durable.c - works of a job over real VM processes, by a C program: recorded, and given back
+ * to the next farm. This is also what a thread sanitizer looks at. */
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
