@@ -273,7 +273,8 @@ struct trk_work {
     uint64_t *opened;          /* [f] by slot number: the lease that was told of the stage */
     uint32_t opened_cap;       /* [f] */
     uint64_t known;            /* [f] elements added so far, recorded ones too */
-    uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0: no */
+    uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0:
+                                  they are not */
     bool is_asking;            /* [f] it does not run yet: what is held may be its results */
     uint32_t asks;             /* [f] supervisors that have not said yet that this is all */
     uint64_t ask_until_ms;     /* [f] it runs then in any case; 0: nobody has been asked yet */

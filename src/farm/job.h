@@ -55,7 +55,8 @@ void job_unref(struct trk_job *job);
  * is told any more, when this returns. */
 void job_tell(struct trk_job *job, struct trk_farm *farm);
 
-/* The stage of this key, as it is to go on: found, or made. *is_new: it has no elements. Any thread.
+/* The stage of this key, as it is to go on: found, or made. *is_new: it has no elements. Any
+ * thread.
  * TRK_ECHANGED: other code; TRK_EINVAL: used twice; with sentences. */
 TRK_MUST_USE int job_stage_open(struct trk_job *job, const char *key, const char *name,
                                 const struct digest *fingerprint, struct job_stage **out,

@@ -349,7 +349,8 @@ static void look_at_disk(struct trk_farm *farm)
     }
     farm->is_paused = state.is_paused;
     notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
-                   farm->is_paused ? state.text : "the store can be written again: the job goes on");
+                   farm->is_paused ? state.text
+                                   : "the store can be written again: the job goes on");
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->is_joined && !slot->vm->is_suspect) {
