@@ -90,6 +90,17 @@ def test_a_job_can_be_named_but_only_once(run, command, tmp_path):
     assert "cannot be the name of a job" in result.stderr
 
 
+def test_a_home_that_cannot_be_used_is_said(command, tmp_path):
+    (tmp_path / "prog.py").write_text(SMALL)
+    (tmp_path / "file").touch()
+    command.env["TRICKLE_HOME"] = str(tmp_path / "file" / "home")
+    result = command("run", "--local=1", tmp_path / "prog.py")
+    assert result.returncode == 1 and "TRICKLE_HOME" in result.stderr, result
+    assert "--no-checkpoint" in result.stderr
+    result = command("run", "--local=1", "--no-checkpoint", tmp_path / "prog.py")
+    assert (result.returncode, result.stdout) == (0, "45\n"), result
+
+
 @pytest.mark.parametrize("words", [["status", "nope"], ["why", "nope", "1"], ["results", "nope"],
                                    ["cancel", "nope"], ["resume", "nope"], ["fsck", "nope"]])
 def test_an_unknown_job_is_answered_with_those_there_are(words, run, command):
