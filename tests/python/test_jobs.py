@@ -267,6 +267,15 @@ def test_values_of_any_kind(run, command, tmp_path):
     assert result.returncode == 1 and "element 0" in result.stderr
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(run, command):
+    run("vms = connect()\nforkwork(vms, 'x'.__mul__, [10000] * 100)\n")
+    process = command.start("results", "prog-1")
+    assert process.stdout.read(10) == "0: 'xxxxxx"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(30) == 0
+    process.stderr.close()
+
+
 # --- its end --------------------------------------------------------------------------------------
 
 
