@@ -173,7 +173,7 @@ def as_json(value: Any) -> bytes:
     try:
         from _json import encode_basestring_ascii as quote
     except ImportError:
-        from json.encoder import encode_basestring_ascii as quote
+        from json import dumps as quote
 
     def text(it: Any) -> str:
         if isinstance(it, str):

@@ -146,7 +146,8 @@ def test_stages_are_known_by_number(vm):
     assert vm.ask("stage", 2, b"lambda x: 'new'".hex())[0] == 0
     assert pickle.loads(vm.ask("run", 2, element)[1]) == "new"
     assert vm.ask("stage", 3, b"1 /".hex())[0] == 1
-    assert vm.ask("stage", 3, b"5".hex()) == (1, b"TypeError: (5, None) has no function that can be called")
+    assert vm.ask("stage", 3, b"5".hex()) == (
+        1, b"TypeError: (5, None) has no function that can be called")
     assert vm.ask("run", 3, element)[0] == 2
 
 
