@@ -458,7 +458,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
-uint64_t work_open_count(const struct trk_work *work); /* [p] added and not taken, restored ones apart */
+/* [p] Added and not taken, restored ones apart. */
+uint64_t work_open_count(const struct trk_work *work);
 
 /* attempts.c [f] */
 void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct wire_result *r);
