@@ -211,6 +211,61 @@ def test_a_program_that_ends_in_order_leaves_nothing(supervise, tmp_path):
     assert not held()
 
 
+LATE = """
+import sys
+import trickle
+from runlog import hold, note
+trickle.job(sys.argv[1])
+def work(job):
+    x = note(job)
+    hold(job, f"gate{x}")
+    return x * 10
+def elements():
+    for x in range(int(sys.argv[3])):
+        hold((sys.argv[2], x), f"made{x}")
+        yield (sys.argv[2], x)
+vms = trickle.connect()
+print(sorted(trickle.forkgen(vms, work, elements())))
+"""
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+        return False
+    except ProcessLookupError:
+        return True
+
+
+def test_a_result_waits_until_its_element_is_made(supervise, tmp_path):
+    job = Job(supervise(count=1), tmp_path, LATE)
+    for name in ("made0", "made1", "gate0"):
+        job.log.open(name)
+    job.start(2)
+    job.wait_runs(2)
+    job.kill()
+    job.log.open("gate1")
+    job.log.wait(lambda: is_gone(job.log.runs()[1][1]))  # it has finished, and kept what it has
+    assert held()
+    os.unlink(tmp_path / "made1")
+    os.unlink(tmp_path / "gate1")  # to run again would never end
+    job.start(2)
+    job.log.open("made1")
+    assert job.finish() == expected(2)
+
+
+def test_what_cannot_be_kept_runs_again(supervise, tmp_path, home):
+    job = Job(supervise(count=1), tmp_path)
+    job.start(1)
+    job.wait_runs(1)
+    Path(home, "held").write_text("no folder")
+    job.kill()
+    job.log.open("gate0")
+    job.start(1)
+    assert job.finish() == expected(1)
+    assert job.log.counts() == {0: 2}
+
+
 # An element of three parts notes 10 * (parts done) when it begins, and the part when that is safe.
 CHECKPOINTS = """
 import sys
