@@ -14,7 +14,7 @@
 #include "farm/farm_impl.h"
 
 #define AHEAD 100000u
-#define AHEAD_DURABLE 500000u
+#define AHEAD_DURABLE 200000u
 #define BLOCK_ELEMENTS 1024u
 #define BLOCK_BYTES ((size_t)64 << 10)
 #define RECORDED_ELEMENTS 65536u
