@@ -184,6 +184,7 @@ static int adopt(struct trk_work *work, uint32_t stage, uint64_t index)
     parcel->sizes = v.sizes;
     parcel->payloads = v.payloads;
     parcel->bytes = le_load_u32(v.sizes);
+    parcel->failed = v.statuses[0] != TRK_STATUS_OK;
     work_put(parcel);
     return 0;
 }

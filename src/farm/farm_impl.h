@@ -214,6 +214,7 @@ struct parcel {
     uint32_t count, attempt;
     uint32_t at;            /* results taken */
     size_t bytes;           /* of payloads */
+    uint32_t failed;        /* how many of them are not TRK_STATUS_OK */
     bool is_restored;       /* from the store: the scheduler does not know of it */
 };
 

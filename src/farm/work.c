@@ -84,16 +84,11 @@ void work_put(struct parcel *parcel)
 {
     struct trk_work *work = parcel->work;
 
-    uint32_t failed = 0;
-
-    for (uint32_t i = 0; i < parcel->count; i++) {
-        failed += parcel->statuses[i] != TRK_STATUS_OK;
-    }
     parcel->work = NULL; /* the queue's parcels hold no reference: no circle */
     atomic_fetch_add(&work->held_bytes, parcel->bytes);
     pthread_mutex_lock(&work->mutex);
     work->progress.done += parcel->count; /* with the results: who has all sees all done */
-    work->progress.failed += failed;
+    work->progress.failed += parcel->failed;
     list_push_back(&work->ready, &parcel->node);
     if (!work->lazy || work->progress.done == work->total) {
         wake(work);
