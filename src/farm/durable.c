@@ -71,8 +71,8 @@ static void switch_on_loop(void *arg)
     waiter_post(&s->waiter);
 }
 
-/* What is stored from now on, is stored under number. */
-static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket)
+/* What is stored from now on, is stored under number; what was before, is durable. */
+static int switch_stage(struct trk_work *work, uint32_t number)
 {
     struct switching s = {.work = work, .number = number};
     int rc = trk_work_flush(work);
@@ -89,8 +89,7 @@ static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket
         }
     }
     waiter_fini(&s.waiter);
-    *ticket = s.ticket;
-    return rc < 0 ? fail(rc, "the farm is closed") : 0;
+    return rc < 0 ? fail(rc, "the farm is closed") : job_sync(work->farm->job, s.ticket);
 }
 
 static int refuse_change(const struct trk_work *work, const char *what)
@@ -104,7 +103,7 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
 {
     struct trk_job *job = work->farm->job;
     struct job_stage *old = work->in_job, *stage;
-    uint64_t ticket = 0;
+    struct ckpt_position copied = {0};
     int rc;
 
     if (job->on_change == TRK_CHANGE_REFUSE) {
@@ -113,15 +112,20 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
     rc = job_stage_edit(job, old, &stage);
     if (rc == 0) {
         work->in_job = stage;
-        rc = switch_stage(work, stage->number, &ticket);
+        rc = switch_stage(work, old->number); /* what was handed on is in the store */
     }
     if (rc == 0) {
-        rc = job_sync(job, ticket);
+        rc = edit_copy(job, old->number, stage->number, index, &copied);
+    }
+    if (rc == 0) { /* results that come now are recorded behind those copied, as they are given */
+        rc = switch_stage(work, stage->number);
     }
     if (rc == 0) {
-        rc = edit_copy(job, old->number, stage->number, index);
+        rc = edit_copy(job, old->number, stage->number, index, &copied);
     }
     if (rc == 0) {
+        edit_free(work->edit); /* of an earlier change */
+        work->edit = NULL;
         rc = edit_new(&work->edit, job, stage->number, index);
     }
     if (work->replay != NULL) {
