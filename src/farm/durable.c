@@ -35,8 +35,9 @@ int durable_open(struct trk_work *work, const struct trk_work_options *opt)
     if (is_new) {
         return 0;
     }
-    if (job->retry_failed) {
-        rc = replay_forget_failed(job, work->stage);
+    for (uint32_t s = work->stage; rc == 0 && job->retry_failed && s != 0;
+         s = job_stage_previous(job, s)) { /* else they would be taken over from there */
+        rc = replay_forget_failed(job, s);
     }
     return rc < 0 ? rc : replay_new(&work->replay, job, work->stage);
 }
