@@ -257,13 +257,20 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
 
 /* --- work records ---------------- */
 
+/* Before the work record of an element behind the end of the last run's list. */
+static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
+{
+    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
+}
+
 int durable_put_one(struct trk_work *work, const struct digest *digest)
 {
     uint8_t span[VALUE_WORK_SPAN];
     struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
+    int rc = grow(work, work->in_job->number, work->added + 1);
 
     value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
-    return job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
+    return rc < 0 ? rc : job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
 }
 
 /* Farm thread. */
@@ -272,8 +279,11 @@ int durable_put_work(struct trk_work *work, const struct block *block)
     struct value_work v = {.count = block->count, .digests = block->digests[0].bytes};
     uint8_t one[VALUE_WORK_SPAN], *spans = one;
     uint32_t from = 0;
-    int rc;
+    int rc = grow(work, work->store_stage, block->first + block->count);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (block->delivered != NULL) {
         spans = mem_alloc((size_t)block->count * VALUE_WORK_SPAN);
         if (spans == NULL) {

@@ -66,6 +66,8 @@ TRK_MUST_USE int job_stage_edit(struct trk_job *job, struct job_stage *old, stru
 /* The end of its list is known. */
 TRK_MUST_USE int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
                                  uint64_t closed_after);
+/* It has so many by now: where its list had ended before, the end is not known any more. */
+TRK_MUST_USE int job_stage_grow(struct trk_job *job, uint32_t number, uint64_t elements);
 /* The work that used it has ended; the program may open it once more. */
 void job_stage_release(struct trk_job *job, struct job_stage *stage);
 /* The stage that counts instead of number (itself, mostly); 0: unknown. */

@@ -253,6 +253,21 @@ int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
     return rc;
 }
 
+int job_stage_grow(struct trk_job *job, uint32_t number, uint64_t elements)
+{
+    struct job_stage *stage;
+    int rc = 0;
+
+    pthread_mutex_lock(&job->mutex);
+    stage = find_number(job, number);
+    if (stage != NULL && stage->is_closed && stage->total < elements) {
+        stage->is_closed = false;
+        rc = save(job, stage);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return rc;
+}
+
 void job_stage_release(struct trk_job *job, struct job_stage *stage)
 {
     pthread_mutex_lock(&job->mutex);

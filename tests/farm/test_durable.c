@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: MIT */
 /* test_durable.c - works of a job over real VM processes, by a C program: recorded, and given back
  * to the next farm. This is also what a thread sanitizer looks at. */
+#include "base/fail.h" /* before check.h, which has a macro of that name */
+
 #include <check.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/mem.h"
+#include "farm/job.h"
 #include "tests/farm/rig.h"
-#include "trickle/job.h"
 
 static struct rig rig;
 static struct trk_job *job;
 static struct trk_farm *farm;
 static struct trk_vmlist *list;
 static char home[80];
+static uint64_t ahead_elements, ahead_bytes;
 
 static void open_all(enum trk_on_change on_change)
 {
@@ -60,7 +64,8 @@ static struct trk_work *work_new(bool ordered)
 {
     struct trk_work_options opt = {.size = sizeof(opt), .name = "echo", .function = "echo",
                                    .function_size = 4, .list = list, .ordered = ordered,
-                                   .key = "echo#1"};
+                                   .ahead_elements = ahead_elements,
+                                   .ahead_bytes = ahead_bytes, .key = "echo#1"};
     struct trk_work *work;
     int rc = trk_work_new(farm, &opt, &work);
 
@@ -68,7 +73,8 @@ static struct trk_work *work_new(bool ordered)
     return work;
 }
 
-static void take(struct trk_work *work, unsigned char *seen, uint64_t offset)
+/* false: the next element is to be made first. */
+static bool take(struct trk_work *work, unsigned char *seen, uint64_t offset)
 {
     struct trk_result r;
     char text[32];
@@ -76,13 +82,17 @@ static void take(struct trk_work *work, unsigned char *seen, uint64_t offset)
 
     do {
         rc = trk_work_next(work, 10000, &r);
-    } while (rc == TRK_AGAIN);
+    } while (rc == TRK_AGAIN && trk_work_turn(work) != TRK_TURN_ADD);
+    if (rc == TRK_AGAIN) {
+        return false;
+    }
     ck_assert_msg(rc == 0, "trk_work_next: %d %s", rc, trk_last_error());
     snprintf(text, sizeof(text), "%llu", (unsigned long long)(r.index + offset));
     if (r.size != strlen(text) || memcmp(r.payload, text, r.size) != 0 || seen[r.index]++ != 0) {
         ck_abort_msg("element %llu: expected %s once, got %.*s", (unsigned long long)r.index, text,
                      (int)r.size, (const char *)r.payload);
     }
+    return true;
 }
 
 /* Elements offset, offset + 1, ...: adds all, takes all, as the turns are. */
@@ -109,8 +119,7 @@ static struct trk_progress run_all(uint64_t n, uint64_t offset, bool ordered)
             int rc = trk_work_close(work);
             ck_assert_msg(rc == 0, "trk_work_close: %d %s", rc, trk_last_error());
         }
-        take(work, seen, offset);
-        taken++;
+        taken += take(work, seen, offset);
     }
     trk_work_progress(work, &progress);
     trk_work_free(work);
@@ -179,6 +188,112 @@ START_TEST(another_list_is_refused_and_taken_over_when_that_is_wanted)
 }
 END_TEST
 
+/* As trickle resume --retry-failed does, or the repair of a damaged store. */
+static void forget(uint32_t stage, uint64_t first, uint64_t count)
+{
+    struct record_run run = {.first = first, .count = count};
+    uint64_t ticket;
+
+    ck_assert_int_eq(job_forget(job, stage, &run, &ticket), 0);
+    ck_assert_int_eq(job_sync(job, ticket), 0);
+}
+
+START_TEST(a_full_window_does_not_wait_for_a_recorded_result_behind_it)
+{
+    for (int i = 0; i < 2; i++) {
+        struct trk_progress p;
+        run_all(100, 0, false);
+        close_all();
+        open_all(TRK_CHANGE_REFUSE);
+        forget(1, 0, 99);
+        ahead_elements = i == 0 ? 3 : 0;
+        ahead_bytes = i == 1 ? 5 : 0;
+        p = run_all(100, 0, false);
+        ahead_elements = ahead_bytes = 0;
+        ck_assert_uint_eq(p.restored, 1);
+    }
+}
+END_TEST
+
+START_TEST(a_list_changed_again_keeps_nothing_of_the_first_comparison)
+{
+    uint64_t live;
+    struct trk_work *work;
+
+    run_all(10, 0, false);
+    close_all();
+    open_all(TRK_CHANGE_KEEP);
+    run_all(10, 1, false);
+    forget(2, 2, 1);
+    close_all();
+    live = mem_live();
+    open_all(TRK_CHANGE_KEEP);
+    work = work_new(false);
+    for (int i = 1; i <= 10; i++) { /* the third is compared with the first list */
+        char text[32];
+        int size = snprintf(text, sizeof(text), "%d", i < 8 ? i : i + 100);
+        ck_assert_int_eq(trk_work_add(work, text, (size_t)size), 0);
+    }
+    trk_work_free(work);
+    close_all();
+    ck_assert_uint_eq(mem_live(), live);
+    open_all(TRK_CHANGE_KEEP);
+}
+END_TEST
+
+START_TEST(the_end_of_the_list_waits_for_what_runs_again)
+{
+    struct trk_work *work = work_new(false);
+    unsigned char seen[2] = {0}, again[2] = {0};
+    struct trk_result r;
+
+    ck_assert_int_eq(trk_work_add(work, "0", 1), 0);
+    ck_assert_int_eq(trk_work_add(work, "1", 1), 0);
+    take(work, seen, 0);
+    take(work, seen, 0);
+    ck_assert_int_eq(trk_work_close(work), 0);
+    trk_work_free(work);
+    close_all();
+    open_all(TRK_CHANGE_REFUSE);
+    forget(1, 1, 1);
+    work = work_new(false);
+    ck_assert_int_eq(trk_work_add(work, "0", 1), 0);
+    ck_assert_int_eq(trk_work_add(work, "1", 1), 0);
+    ck_assert_int_eq(trk_work_turn(work), TRK_TURN_TAKE);
+    take(work, again, 0);
+    ck_assert_int_eq(again[0], 1);
+    ck_assert_int_eq(trk_work_next(work, 0, &r), TRK_AGAIN); /* it was not sent yet */
+    ck_assert_int_eq(trk_work_turn(work), TRK_TURN_TAKE);
+    take(work, again, 0);
+    ck_assert_int_ne(trk_work_turn(work), TRK_TURN_TAKE);
+    ck_assert_int_eq(trk_work_close(work), 0);
+    ck_assert_int_eq(trk_work_next(work, 0, &r), TRK_END);
+    trk_work_free(work);
+}
+END_TEST
+
+START_TEST(a_list_that_has_grown_is_not_closed)
+{
+    struct trk_work *work;
+
+    run_all(3, 0, false);
+    close_all();
+    open_all(TRK_CHANGE_REFUSE);
+    ck_assert(job->stages[0]->is_closed);
+    work = work_new(false);
+    for (int i = 0; i < 5; i++) {
+        char text[32];
+        int size = snprintf(text, sizeof(text), "%d", i);
+        ck_assert_int_eq(trk_work_add(work, text, (size_t)size), 0);
+    }
+    ck_assert_int_eq(trk_work_flush(work), 0);
+    trk_work_free(work); /* the program ended before it had made all */
+    close_all();
+    open_all(TRK_CHANGE_REFUSE);
+    ck_assert(!job->stages[0]->is_closed);
+}
+END_TEST
+
 START_TEST(a_work_outlives_its_farm_and_its_job)
 {
     struct trk_work *work = work_new(false);
@@ -211,6 +326,10 @@ int main(void)
     tcase_add_test(all, recorded_results_are_given_back_without_vms);
     tcase_add_test(all, a_work_that_was_left_goes_on);
     tcase_add_test(all, another_list_is_refused_and_taken_over_when_that_is_wanted);
+    tcase_add_test(all, a_full_window_does_not_wait_for_a_recorded_result_behind_it);
+    tcase_add_test(all, a_list_changed_again_keeps_nothing_of_the_first_comparison);
+    tcase_add_test(all, the_end_of_the_list_waits_for_what_runs_again);
+    tcase_add_test(all, a_list_that_has_grown_is_not_closed);
     tcase_add_test(all, a_work_outlives_its_farm_and_its_job);
     suite_add_tcase(suite, all);
     runner = srunner_create(suite);
