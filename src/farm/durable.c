@@ -312,13 +312,12 @@ int durable_put_work(struct trk_work *work, const struct block *block)
 
 enum trk_turn trk_work_turn(struct trk_work *work)
 {
-    uint64_t open = work_open_count(work);
     struct replay_look look;
 
     if (work->in_job == NULL || work->lazy || work->is_closed || work->is_cancelled) {
         return TRK_TURN_ANY;
     }
-    if (open > 0 && open >= work->ahead_elements) {
+    if (work_is_full(work)) {
         return TRK_TURN_TAKE; /* so that no element is made long before it is added */
     }
     if (work->replay == NULL || replay_look(work->replay, work->added, &look) < 0) {

@@ -239,6 +239,7 @@ struct trk_work {
     uint64_t next_index;       /* [p] ordered: the one due */
     uint64_t pulled_at;        /* [p] taken, when the element that is offered was made */
     bool is_offered;           /* [p] it was offered already, and there was no room */
+    size_t offered_size;       /* [p] of it */
     uint64_t restored;         /* [p] elements added whose results replay gives */
     uint64_t restored_taken, restored_failed; /* [p] of these: results taken, failures of them */
     struct digest fingerprint; /* [c] durable: of the code */
@@ -459,8 +460,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
-/* [p] Added and not taken, restored ones apart. */
-uint64_t work_open_count(const struct trk_work *work);
+/* [p] The element that was offered, or else the next one, has to wait for results to be taken. */
+bool work_is_full(struct trk_work *work);
 
 /* attempts.c [f] */
 void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct wire_result *r);

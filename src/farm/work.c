@@ -420,18 +420,19 @@ static int add_recorded(struct trk_work *work)
     return block->count == block->cap ? trk_work_flush(work) : 0;
 }
 
-uint64_t work_open_count(const struct trk_work *work)
-{
-    return (work->added - work->restored) - (work->taken - work->restored_taken);
-}
-
 static bool is_full(struct trk_work *work, size_t size)
 {
-    uint64_t open = work_open_count(work);
+    /* added and not taken, restored ones apart */
+    uint64_t open = (work->added - work->restored) - (work->taken - work->restored_taken);
 
     return open > 0 && (open >= work->ahead_elements ||
                         atomic_load_explicit(&work->held_bytes, memory_order_relaxed) + size >
                             work->ahead_bytes);
+}
+
+bool work_is_full(struct trk_work *work)
+{
+    return is_full(work, work->is_offered ? work->offered_size : 0);
 }
 
 /* The program's element of a durable work, made when pulled_at results had been taken. */
@@ -444,6 +445,7 @@ static int add_durable(struct trk_work *work, const void *element, size_t size)
     if (!work->is_offered) {
         work->pulled_at = work->taken;
         work->is_offered = true;
+        work->offered_size = size;
     }
     rc = work->replay != NULL || work->edit != NULL ? durable_look(work, &digest, &kind) : 0;
     if (rc < 0) {
