@@ -196,6 +196,7 @@ static int copy_result(struct trk_job *job, const struct ckpt_result *res, uint6
     struct ckpt_value value = {.blob = res->value, .count = 4};
     const uint8_t *payload, *end;
     struct value_result v;
+    int rc;
 
     if (value_result_decode(&v, res->run.count, res->value->data, res->value->size) < 0 ||
         skip + count > res->run.count) {
@@ -214,7 +215,8 @@ static int copy_result(struct trk_job *job, const struct ckpt_result *res, uint6
     value.slices[1] = (struct ckpt_slice){v.statuses + skip, count};
     value.slices[2] = (struct ckpt_slice){v.sizes + skip * 4, count * 4};
     value.slices[3] = (struct ckpt_slice){payload, (size_t)(end - payload)};
-    return job_put_result(job, to, &run, &value, ticket);
+    rc = job_put_result(job, to, &run, &value, ticket);
+    return rc < 0 ? rc : job_keep_up(job, *ticket);
 }
 
 /* Leaves what is known of the first count elements; the turns stay. spans: room for all of them. */
@@ -301,10 +303,11 @@ int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
 int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to, uint64_t at,
                struct ckpt_result *result)
 {
+    uint64_t ticket;
     int rc = job_read_at(job, from, index, result);
 
     if (rc == 0) {
-        rc = copy_result(job, result, index, 1, to, at, NULL);
+        rc = copy_result(job, result, index, 1, to, at, &ticket);
         if (rc < 0) {
             blob_unref(result->value);
         }

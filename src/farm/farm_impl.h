@@ -359,7 +359,8 @@ struct trk_farm {
     struct list answers;     /* [f] notes that wait for the store, see held.c */
     struct list syncing;     /* [f] parcels given to the job's store, in the order of tickets */
     uint64_t last_ticket;    /* [f] of all that was put */
-    bool is_paused;          /* [f] the store cannot write: VMs get nothing new */
+    bool is_paused;          /* [f] the store cannot write */
+    bool is_held;            /* [f] that, or its queue is full: VMs get nothing new */
     struct list works;       /* [f] */
     struct list acks;        /* [f] slots */
     uint32_t next_stage;     /* [f] */

@@ -351,25 +351,35 @@ void results_commit(struct trk_farm *farm)
     }
 }
 
-/* A store that cannot write keeps what it was given; VMs get nothing new, so this is little. */
-static void look_at_disk(struct trk_farm *farm)
+/* While the store cannot write, or is behind with it, VMs get nothing new: what they still have on
+ * their way is little. */
+static void hold_vms(struct trk_farm *farm)
 {
-    struct trk_job_state state;
+    bool is_held = farm->is_paused || ckpt_store_is_full(farm->job->store);
     struct list *pos;
 
-    trk_job_get_state(farm->job, &state);
-    if (state.is_paused == farm->is_paused) {
+    if (is_held == farm->is_held) {
         return;
     }
-    farm->is_paused = state.is_paused;
-    notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
-                   farm->is_paused ? state.text
-                                   : "the store can be written again: the job goes on");
+    farm->is_held = is_held;
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->is_joined && !slot->vm->is_suspect) {
-            drive_vm_suspect(slot, farm->is_paused);
+            drive_vm_suspect(slot, is_held);
         }
+    }
+}
+
+static void look_at_disk(struct trk_farm *farm)
+{
+    struct trk_job_state state;
+
+    trk_job_get_state(farm->job, &state);
+    if (state.is_paused != farm->is_paused) {
+        farm->is_paused = state.is_paused;
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
+                       farm->is_paused ? state.text
+                                       : "the store can be written again: the job goes on");
     }
 }
 
@@ -394,6 +404,7 @@ void results_durable(struct trk_farm *farm)
         look_at_unsafe(container_of(pos, struct slot, ack_node), durable);
     }
     held_durable(farm, durable);
+    hold_vms(farm);
 }
 
 void results_told(struct trk_farm *farm)

@@ -357,3 +357,15 @@ print(sum(len(r) for r in trickle.forkwork(trickle.connect(2), large, range(40))
     watchdog.cancel()
     assert (process.returncode, out) == (0, "40000000\n"), err
     assert "the job goes on" in err
+
+
+def test_results_that_come_faster_than_the_disk_takes_them_do_not_pile_up(resumable):
+    program = """
+from trickle import _job
+queued = 0
+for value in forkgen(vms, work, range(8000)):
+    queued = max(queued, _job._job.state()["queued_bytes"])
+print(json.dumps(queued >> 20))
+"""
+    queued, ran = resumable(program, result="bytes(100_000)")
+    assert queued < 200 and len(ran) == 8000
