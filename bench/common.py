@@ -47,6 +47,7 @@ class Bench:
         self.rows = []
         self.runtime = tempfile.mkdtemp(prefix="trk-bench-")
         os.environ["TRICKLE_RUNTIME"] = self.runtime
+        self.home = os.environ["TRICKLE_HOME"] = tempfile.mkdtemp(prefix="trk-bench-home-")
 
     def size(self, count):
         return max(count // 100, 1) if self.options.quick else count
@@ -102,6 +103,7 @@ class Bench:
 
     def finish(self):
         print(json.dumps(self.rows) if self.options.json else table(self.rows))
+        shutil.rmtree(self.home, ignore_errors=True)
         if not os.listdir(self.runtime):
             shutil.rmtree(self.runtime, ignore_errors=True)
 

@@ -186,7 +186,7 @@ int agent_lease(struct agent *a, const struct wire_hello *hello)
         return TRK_EDENIED;
     }
     /* Without a job there is nothing to resume, hence nothing to fence. */
-    if (!is_zero(hello->job) && !pass_fence(a, hello)) {
+    if (hello->epoch != 0 && !is_zero(hello->job) && !pass_fence(a, hello)) {
         return TRK_EDENIED;
     }
     a->is_leased = true;

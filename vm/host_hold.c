@@ -199,7 +199,8 @@ int host_spool_state(struct host *h)
 bool host_hold_begin(struct host *h, bool has_vanished)
 {
     bool goes_on = has_vanished && h->home[0] != '\0' && atomic_load(&h->is_running) &&
-                   h->run_is_element && h->run_is_durable;
+                   h->run_is_element && h->run_is_durable &&
+                   !agent_is_cancelled(h->agent, h->run_stage);
     if (agent_is_leased(h->agent)) {
         agent_orphan(h->agent);
         spool_results(h);

@@ -20,6 +20,7 @@
  * RECALLED and BYE overtake results that wait in the session, which does no harm: the holder goes
  * by the end of the stream, and that comes behind the last result. */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -112,6 +113,10 @@ void host_lease_end(struct host *h, bool has_vanished)
         return;
     }
     if (goes_on) {
+        char owner[sizeof(h->page->owner)];
+        snprintf(owner, sizeof(owner), "%.*s, gone", (int)sizeof(owner) - 8, h->page->owner);
+        memcpy(h->page->owner, owner, sizeof(owner));
+        host_tell(h, 'L'); /* by somebody else, so to say */
         net_session_close(s, false);
         net_session_unref(s);
         return;

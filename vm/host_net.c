@@ -136,8 +136,7 @@ static void on_hello(struct peer *p, const struct blob *body)
         welcome_holder(p, &hello);
     } else if (is_orphan) {
         char reason[sizeof(h->page->owner) + 64];
-        snprintf(reason, sizeof(reason), "finishes an element of %s, which has gone",
-                 h->page->owner);
+        snprintf(reason, sizeof(reason), "finishes an element of %s", h->page->owner);
         refuse(p, reason);
     } else if (is_draining) {
         refuse(p, "this VM is stopping");

@@ -16,6 +16,8 @@
 #include "trickle/work.h"
 #include "vm/host_impl.h"
 
+#define STATE_BYTES_MAX (TRK_ELEMENT_BYTES_MAX - 4096) /* with what is stored around it */
+
 void host_state_begin(struct host *h, const struct agent_job *job)
 {
     h->element = job;
@@ -77,8 +79,8 @@ int trk_vm_checkpoint(const void *bytes, size_t size)
     if (h == NULL) {
         return rc;
     }
-    if (size > TRK_ELEMENT_BYTES_MAX) {
-        return fail(TRK_ETOOBIG, "the state of a checkpoint is over 1 GiB");
+    if (size > STATE_BYTES_MAX) {
+        return fail(TRK_ETOOBIG, "the state of a checkpoint is over its limit of 1 GiB");
     }
     struct blob *body = make_state(h, bytes, size);
     if (body == NULL) {

@@ -6,7 +6,8 @@
  * farm that is given a job records each result of a work that has a key before anybody sees it, and
  * gives recorded results back instead of running their elements.
  *
- * Any thread, unless said otherwise. After fork() everything fails with TRK_EFORKED in the child. */
+ * Any thread, unless said otherwise. After fork() everything fails with TRK_EFORKED in the
+ * child. */
 #ifndef TRICKLE_JOB_H
 #define TRICKLE_JOB_H
 

@@ -35,8 +35,11 @@ TRK_API bool trk_is_forked(void);
  *                element goes on from here on another VM, without blame
  *   TRK_AGAIN    a signal came: look at signals, then call trk_vm_checkpoint_wait
  *   TRK_END      nothing was saved: no element runs, or its work is not durable
- *   TRK_ETOOBIG over 1 GiB; TRK_ENOMEM; TRK_EFORKED; TRK_EFULL, TRK_EIO: the initiator has gone
- *   and the disk of this machine did not take it. What was saved before stays. */
+ *   TRK_ETOOBIG  over 1 GiB less 4 KiB
+ *   TRK_EINVAL   not the thread that runs the element
+ *   TRK_EFULL, TRK_EIO  the initiator has gone, and this machine's disk did not take it
+ *   TRK_ENOMEM, TRK_EFORKED
+ * After an error what was saved before stays. */
 TRK_API TRK_MUST_USE int trk_vm_checkpoint(const void *bytes, size_t size);
 /* After TRK_AGAIN: goes on waiting for the same state; answers as trk_vm_checkpoint does. */
 TRK_API TRK_MUST_USE int trk_vm_checkpoint_wait(void);

@@ -30,7 +30,7 @@ struct trk_work_options {
     size_t vms_count;
     bool ordered;         /* results in index order; else as they are recorded */
     uint64_t ahead_elements; /* bound on elements added but not yet taken; 0: 100,000, with
-                                a key 500,000 */
+                                a key 200,000 */
     uint64_t ahead_bytes;    /* the same in bytes of elements and results; 0: 256 MiB */
     uint32_t retries;        /* how often an element whose code failed is run again */
     uint32_t retry_after_ms; /* the first back-off, doubling; 0: 100 ms */

@@ -549,8 +549,9 @@ PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=Fal
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
                        "timeout_ms=0, speculate=False, lazy=False, key=None, "
                        "fingerprint=None)\n--\n\n"
-                       "Declares work: a function for elements to come. With a key its results are\n"
-                       "recorded in the farm's job; fingerprint: 16 bytes that stand for the code.");
+                       "Declares work: a function for elements to come. With a key its results\n"
+                       "are recorded in the farm's job; fingerprint: 16 bytes that stand for the\n"
+                       "code.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     T = TypeVar("T")
 
 KEY_MAX = 400  # bytes; longer names end in a digest
-NOTE_ONCE = 7  # TRK_NOTE_ONCE
+NOTE_ONCE, NOTE_TELEMETRY = 7, 9  # TRK_NOTE_*
 NOTE_MAX = 480  # bytes of a note's name
 
 # The job of this process: put(kind, name, bytes, wait) returns when it is durable, get(kind, name)
@@ -101,6 +101,25 @@ def release_key(key: str) -> None:
     """The stage has ended. Its key is not given out again."""
     with _lock:
         _open.pop(key, None)
+
+
+def note_code(key: str, parts: dict[str, str]) -> None:
+    """Keeps what the code of this stage consists of, to say one day what of it has changed."""
+    from ._job import as_json
+    text = as_json(parts)
+    if job.get(NOTE_TELEMETRY, f"code:{key}") != text:
+        job.put(NOTE_TELEMETRY, f"code:{key}", text, False)
+
+
+def changed_code(key: str, parts: dict[str, str]) -> str:
+    """What of the code of this stage differs from what was kept, or "": nothing that is known."""
+    kept = job.get(NOTE_TELEMETRY, f"code:{key}")
+    if kept is None:
+        return ""
+    import json
+
+    from ._fingerprint import describe_change
+    return describe_change(json.loads(kept), parts)
 
 
 def _shortened(text: str) -> str:

@@ -68,15 +68,19 @@ def fingerprint(func: Any, names: dict[str, Any]) -> bytes:
     """16 bytes, the same as long as func and what it uses are the same. func: a function, any
     other callable, or the name of one that was injected. names: what was injected, by name; None
     for data (see note_data)."""
-    found = _collect(func, names)
-    joined = "\n".join([next(iter(found)), *(f"{key} {found[key]}" for key in sorted(found))])
-    return _digest(joined.encode("utf-8", "surrogatepass"))
+    return of_parts(parts(func, names))
 
 
 def parts(func: Any, names: dict[str, Any]) -> dict[str, str]:
     """What the fingerprint is made of: func first, then all that it uses, with a digest of each.
     Plain data, to be kept for describe_change()."""
     return _collect(func, names) | {PYTHON: "%d.%d" % sys.version_info[:2]}
+
+
+def of_parts(found: dict[str, str]) -> bytes:
+    """The fingerprint of a function that has these parts."""
+    lines = [next(iter(found)), *(f"{key} {found[key]}" for key in sorted(found) if key != PYTHON)]
+    return _digest("\n".join(lines).encode("utf-8", "surrogatepass"))
 
 
 def describe_change(old: dict[str, str], new: dict[str, str]) -> str:

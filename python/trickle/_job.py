@@ -173,7 +173,7 @@ def as_json(value: Any) -> bytes:
     try:
         from _json import encode_basestring_ascii as quote
     except ImportError:
-        from json.encoder import encode_basestring_ascii as quote
+        from json import dumps as quote
 
     def text(it: Any) -> str:
         if isinstance(it, str):
@@ -193,7 +193,7 @@ def as_json(value: Any) -> bytes:
 
 def open_wanted() -> _trickle.Job | None:
     """The job of this process, opened now if it was not; None: it is to have none."""
-    global _job, _owner, name
+    global _job, _owner
     if _job is not None or is_off:
         return _job
     with _lock:
@@ -202,10 +202,7 @@ def open_wanted() -> _trickle.Job | None:
         _from_environment()
         if wanted is None:
             return None
-        find_fsck()
-        name = wanted.name if wanted.name is not None else _free_name(wanted.run["program"])
-        opened = _trickle.Job(name, must_be_new=wanted.must_be_new, must_exist=wanted.must_exist,
-                              on_change=wanted.on_change, retry_failed=wanted.retry_failed)
+        opened = _open(wanted)
         _begin(opened, wanted)
         _owner = os.getpid()
         _job = opened
@@ -214,6 +211,21 @@ def open_wanted() -> _trickle.Job | None:
         from . import _durable
         _durable.use_job(opened)
         return _job
+
+
+def _open(wanted: Wanted) -> _trickle.Job:
+    global name
+    find_fsck()
+    try:
+        name = wanted.name if wanted.name is not None else _free_name(wanted.run["program"])
+        return _trickle.Job(name, must_be_new=wanted.must_be_new, must_exist=wanted.must_exist,
+                            on_change=wanted.on_change, retry_failed=wanted.retry_failed)
+    except (OSError, *TROUBLE) as error:
+        if wanted.name is not None:
+            raise
+        raise TrickleError(f"what this run computes cannot be recorded: {error}; set TRICKLE_HOME "
+                           "to a directory of yours, or record nothing: trickle run "
+                           "--no-checkpoint") from None
 
 
 def _begin(opened: _trickle.Job, wanted: Wanted) -> None:

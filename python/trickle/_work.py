@@ -19,7 +19,7 @@ from ._fork import injected_name
 from ._inject import check_versions
 from ._proxy import VM, Proxy, RemoteFunction, RemoteMethod, vm_info
 from ._vmlist import VMList, vms_of
-from .errors import TrickleError, WorkFailed
+from .errors import ResumeMismatch, TrickleError, WorkFailed
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -185,8 +185,15 @@ class _Run:
             options |= self.identity(func, name, names)
         elastic = vms._raw if isinstance(vms, VMList) else None
         fixed = handles if elastic is None else None
-        self.work = _last.work = farm().work(
-            self.name, function, list=elastic, vms=fixed and [v._t_raw for v in fixed], **options)
+        try:
+            self.work = _last.work = farm().work(self.name, function, list=elastic,
+                                                 vms=fixed and [v._t_raw for v in fixed], **options)
+        except ResumeMismatch as error:
+            self.durable.release_key(self.key)
+            what = self.durable.changed_code(self.key, self.parts)
+            raise (ResumeMismatch(f"{error} ({what})") if what else error) from None
+        if self.key is not None:
+            self.durable.note_code(self.key, self.parts)
         self.drought = _Drought(fixed)
         self.bar = _progress.make(self.name, work, chunksize, progress)
         self.is_exhausted = False
@@ -196,12 +203,13 @@ class _Run:
 
     def identity(self, func: Any, name: str | None, names: dict[str, Any]) -> dict[str, Any]:
         """What tells this work apart when the job is resumed, and whether its code has changed."""
-        from ._fingerprint import fingerprint
+        from ._fingerprint import of_parts, parts
         if isinstance(func, RemoteFunction):
             func = func._t_name
         own = func if isinstance(func, str) else self.durable.function_name(func)
         self.key = self.durable.stage_key(own, name)
-        return {"key": self.key, "fingerprint": fingerprint(func, names)}
+        self.parts = parts(func, names)
+        return {"key": self.key, "fingerprint": of_parts(self.parts)}
 
     # --- in ---
 

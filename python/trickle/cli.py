@@ -461,7 +461,13 @@ def print_vms(vms):
 def command_jobs(args):
     """One of JOB_COMMANDS, with its arguments."""
     from trickle import jobs
-    return getattr(jobs, f"command_{args[0]}")(args[1:])
+    try:
+        status = getattr(jobs, f"command_{args[0]}")(args[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0  # who reads has seen enough
+    return status
 
 
 def command_resume(args):

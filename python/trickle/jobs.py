@@ -458,9 +458,6 @@ def command_results(args: list[str]) -> int:
                 print_json(result_json(index, status, attempt, payload), None)
             else:
                 print(result_line(index, status, payload))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # head has seen enough
     except TROUBLE as error:
         sys.stderr.write(f"trickle: {error}\n")
         return EXIT_FAILED

@@ -330,7 +330,7 @@ void drive_vm_joined(struct slot *slot)
     if (drive_step_simple(farm, &ev) < 0) {
         return; /* out of memory: the VM serves calls, but no work */
     }
-    if (farm->is_paused) {
+    if (farm->is_held) {
         drive_vm_suspect(slot, true);
     }
     list_for_each(pos, &farm->works) {

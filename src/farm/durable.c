@@ -35,8 +35,9 @@ int durable_open(struct trk_work *work, const struct trk_work_options *opt)
     if (is_new) {
         return 0;
     }
-    if (job->retry_failed) {
-        rc = replay_forget_failed(job, work->stage);
+    for (uint32_t s = work->stage; rc == 0 && job->retry_failed && s != 0;
+         s = job_stage_previous(job, s)) { /* else they would be taken over from there */
+        rc = replay_forget_failed(job, s);
     }
     return rc < 0 ? rc : replay_new(&work->replay, job, work->stage);
 }
@@ -71,8 +72,8 @@ static void switch_on_loop(void *arg)
     waiter_post(&s->waiter);
 }
 
-/* What is stored from now on, is stored under number. */
-static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket)
+/* What is stored from now on, is stored under number; what was before, is durable. */
+static int switch_stage(struct trk_work *work, uint32_t number)
 {
     struct switching s = {.work = work, .number = number};
     int rc = trk_work_flush(work);
@@ -85,12 +86,11 @@ static int switch_stage(struct trk_work *work, uint32_t number, uint64_t *ticket
     }
     rc = net_loop_post(work->farm->loop, switch_on_loop, &s);
     if (rc == 0) {
-        while (waiter_wait(&s.waiter, -1) != 0) { /* a signal; it will come, s is in use until then */
+        while (waiter_wait(&s.waiter, -1) != 0) { /* a signal: s is in use until it comes */
         }
     }
     waiter_fini(&s.waiter);
-    *ticket = s.ticket;
-    return rc < 0 ? fail(rc, "the farm is closed") : 0;
+    return rc < 0 ? fail(rc, "the farm is closed") : job_sync(work->farm->job, s.ticket);
 }
 
 static int refuse_change(const struct trk_work *work, const char *what)
@@ -104,7 +104,7 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
 {
     struct trk_job *job = work->farm->job;
     struct job_stage *old = work->in_job, *stage;
-    uint64_t ticket = 0;
+    struct ckpt_position copied = {0};
     int rc;
 
     if (job->on_change == TRK_CHANGE_REFUSE) {
@@ -113,15 +113,20 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
     rc = job_stage_edit(job, old, &stage);
     if (rc == 0) {
         work->in_job = stage;
-        rc = switch_stage(work, stage->number, &ticket);
+        rc = switch_stage(work, old->number); /* what was handed on is in the store */
     }
     if (rc == 0) {
-        rc = job_sync(job, ticket);
+        rc = edit_copy(job, old->number, stage->number, index, &copied);
+    }
+    if (rc == 0) { /* results that come now are recorded behind those copied, as they are given */
+        rc = switch_stage(work, stage->number);
     }
     if (rc == 0) {
-        rc = edit_copy(job, old->number, stage->number, index);
+        rc = edit_copy(job, old->number, stage->number, index, &copied);
     }
     if (rc == 0) {
+        edit_free(work->edit); /* of an earlier change */
+        work->edit = NULL;
         rc = edit_new(&work->edit, job, stage->number, index);
     }
     if (work->replay != NULL) {
@@ -184,6 +189,7 @@ static int adopt(struct trk_work *work, uint32_t stage, uint64_t index)
     parcel->sizes = v.sizes;
     parcel->payloads = v.payloads;
     parcel->bytes = le_load_u32(v.sizes);
+    parcel->failed = v.statuses[0] != TRK_STATUS_OK;
     work_put(parcel);
     return 0;
 }
@@ -251,13 +257,20 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
 
 /* --- work records ---------------- */
 
+/* Before the work record of an element behind the end of the last run's list. */
+static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
+{
+    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
+}
+
 int durable_put_one(struct trk_work *work, const struct digest *digest)
 {
     uint8_t span[VALUE_WORK_SPAN];
     struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
+    int rc = grow(work, work->in_job->number, work->added + 1);
 
     value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
-    return job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
+    return rc < 0 ? rc : job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
 }
 
 /* Farm thread. */
@@ -266,8 +279,11 @@ int durable_put_work(struct trk_work *work, const struct block *block)
     struct value_work v = {.count = block->count, .digests = block->digests[0].bytes};
     uint8_t one[VALUE_WORK_SPAN], *spans = one;
     uint32_t from = 0;
-    int rc;
+    int rc = grow(work, work->store_stage, block->first + block->count);
 
+    if (rc < 0) {
+        return rc;
+    }
     if (block->delivered != NULL) {
         spans = mem_alloc((size_t)block->count * VALUE_WORK_SPAN);
         if (spans == NULL) {
@@ -296,13 +312,12 @@ int durable_put_work(struct trk_work *work, const struct block *block)
 
 enum trk_turn trk_work_turn(struct trk_work *work)
 {
-    uint64_t open = work_open_count(work);
     struct replay_look look;
 
     if (work->in_job == NULL || work->lazy || work->is_closed || work->is_cancelled) {
         return TRK_TURN_ANY;
     }
-    if (open > 0 && open >= work->ahead_elements) {
+    if (work_is_full(work)) {
         return TRK_TURN_TAKE; /* so that no element is made long before it is added */
     }
     if (work->replay == NULL || replay_look(work->replay, work->added, &look) < 0) {

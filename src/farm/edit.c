@@ -196,6 +196,7 @@ static int copy_result(struct trk_job *job, const struct ckpt_result *res, uint6
     struct ckpt_value value = {.blob = res->value, .count = 4};
     const uint8_t *payload, *end;
     struct value_result v;
+    int rc;
 
     if (value_result_decode(&v, res->run.count, res->value->data, res->value->size) < 0 ||
         skip + count > res->run.count) {
@@ -214,7 +215,47 @@ static int copy_result(struct trk_job *job, const struct ckpt_result *res, uint6
     value.slices[1] = (struct ckpt_slice){v.statuses + skip, count};
     value.slices[2] = (struct ckpt_slice){v.sizes + skip * 4, count * 4};
     value.slices[3] = (struct ckpt_slice){payload, (size_t)(end - payload)};
-    return job_put_result(job, to, &run, &value, ticket);
+    rc = job_put_result(job, to, &run, &value, ticket);
+    return rc < 0 ? rc : job_keep_up(job, *ticket);
+}
+
+/* Leaves what is known of the first count elements; the turns stay. spans: room for all of them. */
+static void clip(struct value_work *work, uint32_t count, uint8_t *spans)
+{
+    uint32_t left = count, of_span;
+    uint64_t delivered;
+
+    memcpy(spans, work->delivered, (size_t)work->spans * VALUE_WORK_SPAN);
+    for (work->spans = 0; left > 0; work->spans++, left -= of_span) {
+        uint8_t *span = spans + (size_t)work->spans * VALUE_WORK_SPAN;
+        value_work_span_get(span, &of_span, &delivered);
+        of_span = of_span < left ? of_span : left;
+        value_work_span_put(span, of_span, delivered);
+    }
+    work->count = count;
+    work->delivered = spans;
+    work->sizes = NULL;
+}
+
+static int copy_work(struct trk_job *job, uint32_t to, uint64_t first, uint64_t index,
+                     const struct blob *block, uint64_t *ticket)
+{
+    struct value_work work;
+    uint8_t *spans = NULL;
+    int rc = value_work_decode(&work, block->data, block->size);
+
+    if (rc == 0 && first + work.count > index) {
+        spans = mem_alloc((size_t)work.spans * VALUE_WORK_SPAN);
+        if (spans == NULL) {
+            return fail(TRK_ENOMEM, "out of memory");
+        }
+        clip(&work, (uint32_t)(index - first), spans);
+    }
+    if (rc == 0) {
+        rc = job_put_work(job, to, first, &work, ticket);
+    }
+    mem_free(spans);
+    return rc;
 }
 
 /* Work records: those elements are known under the new number too. */
@@ -227,24 +268,12 @@ static int copy_works(struct trk_job *job, uint32_t from, uint32_t to, uint64_t 
 
     key_put_u32(key.bytes, from);
     while ((rc = job_read_next(job, CKPT_WORK, &key, &block)) == 0) {
-        struct value_work work;
         uint64_t first = key.size == KEY_STAGE_NUMBER ? key_get_u64(key.bytes + KEY_STAGE) : 0;
-        uint8_t span[VALUE_WORK_SPAN];
         if (key.size != KEY_STAGE_NUMBER || key_get_u32(key.bytes) != from || first >= index) {
             blob_unref(block);
             break;
         }
-        rc = value_work_decode(&work, block->data, block->size);
-        if (rc == 0 && first + work.count > index) { /* its turns do not matter any more */
-            work.count = (uint32_t)(index - first);
-            work.spans = 1;
-            value_work_span_put(span, work.count, 0);
-            work.delivered = span;
-            work.sizes = NULL;
-        }
-        if (rc == 0) {
-            rc = job_put_work(job, to, first, &work, ticket);
-        }
+        rc = copy_work(job, to, first, index, block, ticket);
         blob_unref(block);
         if (rc < 0) {
             return rc;
@@ -253,19 +282,19 @@ static int copy_works(struct trk_job *job, uint32_t from, uint32_t to, uint64_t 
     return rc < 0 ? rc : 0;
 }
 
-int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index)
+int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
+              struct ckpt_position *position)
 {
     struct ckpt_result res;
-    uint64_t at = 0, ticket = 0;
-    int rc = copy_works(job, from, to, index, &ticket);
+    uint64_t ticket = 0;
+    int rc = position->seq == 0 ? copy_works(job, from, to, index, &ticket) : 0;
 
-    while (rc == 0 && at < index && (rc = job_read_at(job, from, at, &res)) == 0) {
+    while (rc == 0 && (rc = job_read_recorded(job, from, position, &res)) == 0) {
         uint64_t first = res.found.first, count = res.found.count;
         if (first < index) {
-            count = first + count > index ? index - first : count;
+            count = count > index - first ? index - first : count;
             rc = copy_result(job, &res, first, count, to, first, &ticket);
         }
-        at = first + count;
         blob_unref(res.value);
     }
     return rc < 0 ? rc : job_sync(job, ticket);
@@ -274,10 +303,11 @@ int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index)
 int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to, uint64_t at,
                struct ckpt_result *result)
 {
+    uint64_t ticket;
     int rc = job_read_at(job, from, index, result);
 
     if (rc == 0) {
-        rc = copy_result(job, result, index, 1, to, at, NULL);
+        rc = copy_result(job, result, index, 1, to, at, &ticket);
         if (rc < 0) {
             blob_unref(result->value);
         }

@@ -14,8 +14,11 @@ TRK_MUST_USE int edit_new(struct edit **out, struct trk_job *job, uint32_t stage
 void edit_free(struct edit *e); /* NULL is fine */
 /* An element of that digest: where its result is, which is taken out. false: there is none. */
 bool edit_take(struct edit *e, const struct digest *digest, uint32_t *stage, uint64_t *index);
-/* Copies what is known and recorded of elements before index from one stage to another. */
-TRK_MUST_USE int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index);
+/* Copies what is known and recorded of elements before index from one stage to another: results in
+ * the order of recording, those behind *position, which moves on (zeros: from the first on, and
+ * what is known too). */
+TRK_MUST_USE int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
+                           struct ckpt_position *position);
 /* The result of one element, for stage to at index at. *result is the caller's. */
 TRK_MUST_USE int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to,
                             uint64_t at, struct ckpt_result *result);

@@ -214,6 +214,7 @@ struct parcel {
     uint32_t count, attempt;
     uint32_t at;            /* results taken */
     size_t bytes;           /* of payloads */
+    uint32_t failed;        /* how many of them are not TRK_STATUS_OK */
     bool is_restored;       /* from the store: the scheduler does not know of it */
 };
 
@@ -238,6 +239,7 @@ struct trk_work {
     uint64_t next_index;       /* [p] ordered: the one due */
     uint64_t pulled_at;        /* [p] taken, when the element that is offered was made */
     bool is_offered;           /* [p] it was offered already, and there was no room */
+    size_t offered_size;       /* [p] of it */
     uint64_t restored;         /* [p] elements added whose results replay gives */
     uint64_t restored_taken, restored_failed; /* [p] of these: results taken, failures of them */
     struct digest fingerprint; /* [c] durable: of the code */
@@ -257,7 +259,8 @@ struct trk_work {
     uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
     uint64_t elements;         /* [w] all of them, once the end is known */
     uint64_t closed_after;     /* [w] results taken when the end was known */
-    uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: not closed */
+    uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: it was not
+                                               closed */
     struct trk_progress progress; /* [w] */
     struct attempts *attempts; /* [w] NULL: none yet */
 
@@ -272,7 +275,8 @@ struct trk_work {
     uint64_t *opened;          /* [f] by slot number: the lease that was told of the stage */
     uint32_t opened_cap;       /* [f] */
     uint64_t known;            /* [f] elements added so far, recorded ones too */
-    uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0: no */
+    uint64_t asked_from;       /* [f] with this element supervisors are asked what they hold; ~0:
+                                  they are not */
     bool is_asking;            /* [f] it does not run yet: what is held may be its results */
     uint32_t asks;             /* [f] supervisors that have not said yet that this is all */
     uint64_t ask_until_ms;     /* [f] it runs then in any case; 0: nobody has been asked yet */
@@ -355,7 +359,8 @@ struct trk_farm {
     struct list answers;     /* [f] notes that wait for the store, see held.c */
     struct list syncing;     /* [f] parcels given to the job's store, in the order of tickets */
     uint64_t last_ticket;    /* [f] of all that was put */
-    bool is_paused;          /* [f] the store cannot write: VMs get nothing new */
+    bool is_paused;          /* [f] the store cannot write */
+    bool is_held;            /* [f] that, or its queue is full: VMs get nothing new */
     struct list works;       /* [f] */
     struct list acks;        /* [f] slots */
     uint32_t next_stage;     /* [f] */
@@ -456,7 +461,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
-uint64_t work_open_count(const struct trk_work *work); /* [p] added and not taken, restored ones apart */
+/* [p] The element that was offered, or else the next one, has to wait for results to be taken. */
+bool work_is_full(struct trk_work *work);
 
 /* attempts.c [f] */
 void attempts_good(struct trk_work *work, const struct trk_vm *vm, const struct wire_result *r);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* job.h - a durable job inside the farm: its stages, reading from its store, who is told.
  *
- * A job's memory is counted: works of a farm that has been closed may outlive it. Its store is there
- * between trk_job_open and trk_job_close, and used under the job's mutex by all but the farm
+ * A job's memory is counted: works of a farm that has been closed may outlive it. Its store is
+ * there between trk_job_open and trk_job_close, and used under the job's mutex by all but the farm
  * thread, which ends before. */
 #ifndef FARM_JOB_H
 #define FARM_JOB_H
@@ -55,7 +55,8 @@ void job_unref(struct trk_job *job);
  * is told any more, when this returns. */
 void job_tell(struct trk_job *job, struct trk_farm *farm);
 
-/* The stage of this key, as it is to go on: found, or made. *is_new: it has no elements. Any thread.
+/* The stage of this key, as it is to go on: found, or made. *is_new: it has no elements. Any
+ * thread.
  * TRK_ECHANGED: other code; TRK_EINVAL: used twice; with sentences. */
 TRK_MUST_USE int job_stage_open(struct trk_job *job, const char *key, const char *name,
                                 const struct digest *fingerprint, struct job_stage **out,
@@ -65,6 +66,8 @@ TRK_MUST_USE int job_stage_edit(struct trk_job *job, struct job_stage *old, stru
 /* The end of its list is known. */
 TRK_MUST_USE int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
                                  uint64_t closed_after);
+/* It has so many by now: where its list had ended before, the end is not known any more. */
+TRK_MUST_USE int job_stage_grow(struct trk_job *job, uint32_t number, uint64_t elements);
 /* The work that used it has ended; the program may open it once more. */
 void job_stage_release(struct trk_job *job, struct job_stage *stage);
 /* The stage that counts instead of number (itself, mostly); 0: unknown. */
@@ -98,5 +101,7 @@ TRK_MUST_USE int job_put_work(struct trk_job *job, uint32_t stage, uint64_t firs
                               const struct value_work *work, uint64_t *ticket);
 /* Waits until all that was put so far is durable, however long the disk is full. */
 TRK_MUST_USE int job_sync(struct trk_job *job, uint64_t ticket);
+/* The same, but only when the queue is full: for whoever puts much. */
+TRK_MUST_USE int job_keep_up(struct trk_job *job, uint64_t ticket);
 
 #endif

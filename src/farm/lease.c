@@ -187,7 +187,7 @@ static void listen_to(struct slot *slot)
     }
     if (slot->is_joined && vm->is_suspect != (silent >= farm->suspect_after_ms)) {
         vm->is_suspect = !vm->is_suspect;
-        if (!farm->is_paused) { /* then it gets nothing new anyway */
+        if (!farm->is_held) { /* then it gets nothing new anyway */
             drive_vm_suspect(slot, vm->is_suspect);
         }
     }

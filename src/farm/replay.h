@@ -24,7 +24,7 @@ struct replay {
     const uint8_t *span;      /* that span */
     bool is_work_end;         /* no work record follows */
 
-    struct ckpt_found found;  /* the next run with results, at or behind the last element asked for */
+    struct ckpt_found found;  /* the next run with results, at or behind the last one asked for */
     bool has_found;
     bool is_found_end;        /* no result follows */
 

@@ -18,6 +18,24 @@
 #define ACK_MESSAGES 32u
 #define ACK_BYTES ((size_t)256 << 10)
 
+/* How many of these are not TRK_STATUS_OK; mostly none is. */
+static uint32_t count_failed(const uint8_t *statuses, uint32_t count)
+{
+    uint32_t failed = 0, i = 0;
+
+    for (; i + 8 <= count; i += 8) {
+        uint64_t eight;
+        memcpy(&eight, statuses + i, 8);
+        for (uint32_t k = 0; eight != 0 && k < 8; k++) {
+            failed += statuses[i + k] != TRK_STATUS_OK;
+        }
+    }
+    for (; i < count; i++) {
+        failed += statuses[i] != TRK_STATUS_OK;
+    }
+    return failed;
+}
+
 static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
                                  const struct wire_result *r, uint64_t first, uint32_t count)
 {
@@ -42,19 +60,17 @@ static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
     for (uint32_t i = 0; i < count; i++) {
         p->bytes += le_load_u32(p->sizes + (size_t)i * 4);
     }
+    p->failed = count_failed(p->statuses, count);
     return p;
 }
 
 /* Into the job's store: from the attempt on the bytes stand as they came (see value.h). */
 static int put_durable(struct step *step, struct trk_work *work, struct parcel *p)
 {
-    struct record_run run = {.first = p->first, .count = p->count};
+    struct record_run run = {.first = p->first, .count = p->count, .failed = p->failed};
     struct ckpt_value value = {.blob = p->body, .count = 4};
     int rc;
 
-    for (uint32_t i = 0; i < p->count; i++) {
-        run.failed += p->statuses[i] != TRK_STATUS_OK;
-    }
     value.slices[0] = (struct ckpt_slice){p->body->data + WIRE_RESULT_ATTEMPT, 4};
     value.slices[1] = (struct ckpt_slice){p->statuses, p->count};
     value.slices[2] = (struct ckpt_slice){p->sizes, (size_t)p->count * 4};
@@ -163,7 +179,7 @@ static void note_exceptions(struct slot *slot, struct trk_work *work, const stru
 
 /* One step per run of results that are alike: those whose code failed may be run again. */
 static int step_results(struct slot *slot, struct trk_work *work, struct blob *body,
-                        const struct wire_result *r, uint64_t *ticket)
+                        const struct wire_result *r, uint32_t failed, uint64_t *ticket)
 {
     struct step step = {.farm = slot->vm->farm, .body = body, .result = r};
     uint32_t i = 0, end;
@@ -174,7 +190,7 @@ static int step_results(struct slot *slot, struct trk_work *work, struct blob *b
         struct sched_event ev = {.type = is_failed ? SCHED_FAILED : SCHED_RESULT,
                                  .vm = slot->number, .stage = r->stage, .attempt = r->attempt,
                                  .first = r->first + i};
-        for (end = i; end < r->count; end++) {
+        for (end = failed > 0 ? i : r->count; end < r->count; end++) {
             if (work->retries > 0 && (r->statuses[end] == TRK_STATUS_EXCEPTION) != is_failed) {
                 break;
             }
@@ -237,7 +253,7 @@ static int on_result(struct slot *slot, struct blob *body)
     struct wire_result result;
     struct trk_work *work;
     uint64_t ticket = 0;
-    uint32_t failed = 0;
+    uint32_t failed;
     int rc = wire_result_decode(&result, body);
 
     if (rc < 0) {
@@ -254,16 +270,14 @@ static int on_result(struct slot *slot, struct blob *body)
     if (work == NULL || result.count == 0) {
         return note_seen(slot, result.seq, 0); /* cancelled meanwhile: the VM may let go */
     }
-    for (uint32_t i = 0; i < result.count; i++) {
-        failed += result.statuses[i] != TRK_STATUS_OK;
-    }
+    failed = count_failed(result.statuses, result.count);
     if (failed < result.count) {
         attempts_good(work, slot->vm, &result);
     }
     if (failed > 0) {
         note_exceptions(slot, work, &result);
     }
-    rc = step_results(slot, work, body, &result, &ticket);
+    rc = step_results(slot, work, body, &result, failed, &ticket);
     if (ticket == 0 && farm->job != NULL &&
         work->last_ticket > ckpt_store_durable(farm->job->store)) {
         ticket = work->last_ticket; /* what of it was needed is put, and may not be durable yet */
@@ -337,24 +351,35 @@ void results_commit(struct trk_farm *farm)
     }
 }
 
-/* A store that cannot write keeps what it was given; VMs get nothing new, so that this is little. */
-static void look_at_disk(struct trk_farm *farm)
+/* While the store cannot write, or is behind with it, VMs get nothing new: what they still have on
+ * their way is little. */
+static void hold_vms(struct trk_farm *farm)
 {
-    struct trk_job_state state;
+    bool is_held = farm->is_paused || ckpt_store_is_full(farm->job->store);
     struct list *pos;
 
-    trk_job_get_state(farm->job, &state);
-    if (state.is_paused == farm->is_paused) {
+    if (is_held == farm->is_held) {
         return;
     }
-    farm->is_paused = state.is_paused;
-    notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
-                   farm->is_paused ? state.text : "the store can be written again: the job goes on");
+    farm->is_held = is_held;
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->is_joined && !slot->vm->is_suspect) {
-            drive_vm_suspect(slot, farm->is_paused);
+            drive_vm_suspect(slot, is_held);
         }
+    }
+}
+
+static void look_at_disk(struct trk_farm *farm)
+{
+    struct trk_job_state state;
+
+    trk_job_get_state(farm->job, &state);
+    if (state.is_paused != farm->is_paused) {
+        farm->is_paused = state.is_paused;
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s",
+                       farm->is_paused ? state.text
+                                       : "the store can be written again: the job goes on");
     }
 }
 
@@ -379,6 +404,7 @@ void results_durable(struct trk_farm *farm)
         look_at_unsafe(container_of(pos, struct slot, ack_node), durable);
     }
     held_durable(farm, durable);
+    hold_vms(farm);
 }
 
 void results_told(struct trk_farm *farm)

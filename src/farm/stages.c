@@ -179,8 +179,8 @@ static int reuse(struct trk_job *job, struct job_stage *stage, const char *name,
                  const struct digest *fingerprint, struct job_stage **out, bool *is_new)
 {
     if (stage->is_used) {
-        return fail(TRK_EINVAL, "two works of job %s that run at once are called %s; give each forkwork and forkgen "
-                    "a name= of its own", job->name, stage->key);
+        return fail(TRK_EINVAL, "two works of job %s that run at once are called %s; give "
+                    "each forkwork and forkgen a name= of its own", job->name, stage->key);
     }
     if (memcmp(&stage->fingerprint, fingerprint, sizeof(*fingerprint)) != 0) {
         if (job->on_change == TRK_CHANGE_REFUSE) {
@@ -247,6 +247,21 @@ int job_stage_close(struct trk_job *job, uint32_t number, uint64_t total,
         stage->is_closed = true;
         stage->total = total;
         stage->closed_after = closed_after;
+        rc = save(job, stage);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return rc;
+}
+
+int job_stage_grow(struct trk_job *job, uint32_t number, uint64_t elements)
+{
+    struct job_stage *stage;
+    int rc = 0;
+
+    pthread_mutex_lock(&job->mutex);
+    stage = find_number(job, number);
+    if (stage != NULL && stage->is_closed && stage->total < elements) {
+        stage->is_closed = false;
         rc = save(job, stage);
     }
     pthread_mutex_unlock(&job->mutex);

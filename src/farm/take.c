@@ -166,8 +166,16 @@ static int work_error(struct trk_work *work, int error)
     return fail(error, "the work cannot go on: %s", trk_strerror(error));
 }
 
+/* The list ended here, after results that have not been given yet: they run again. */
+static bool is_end_due(const struct trk_work *work)
+{
+    return !work->is_closed && work->added == work->last_total &&
+           work->taken < work->last_closed_after;
+}
+
 /* What was recorded before this run. 0; TRK_AGAIN: the next one's element has to be added first;
- * TRK_END: none is due now. */
+ * TRK_END: none is due now, or none can be: for its element there is no room before others have
+ * been taken (those before it may run because their failures do not count any more). */
 static int take_restored(struct trk_work *work, struct trk_result *out)
 {
     struct replay *r = work->replay;
@@ -186,13 +194,16 @@ static int take_restored(struct trk_work *work, struct trk_result *out)
         work->restored_taken++;
         work->restored_failed += out->status != TRK_STATUS_OK;
     } else if (rc == TRK_END && r->is_given && replay_is_over(r, work->added) &&
-               work->restored_taken == work->restored &&
+               work->restored_taken == work->restored && !is_end_due(work) &&
                (work->edit != NULL ||
                 job_stage_previous(work->farm->job, work->in_job->number) == 0)) {
         replay_free(r);
         work->replay = NULL;
     }
-    return work->lazy && rc == TRK_AGAIN && work->taken < work->added ? TRK_END : rc;
+    if (rc == TRK_AGAIN && (work->lazy ? work->taken < work->added : work_is_full(work))) {
+        rc = TRK_END;
+    }
+    return rc;
 }
 
 int trk_work_next(struct trk_work *work, int timeout_ms, struct trk_result *out)

@@ -14,7 +14,7 @@
 #include "farm/farm_impl.h"
 
 #define AHEAD 100000u
-#define AHEAD_DURABLE 500000u
+#define AHEAD_DURABLE 200000u
 #define BLOCK_ELEMENTS 1024u
 #define BLOCK_BYTES ((size_t)64 << 10)
 #define RECORDED_ELEMENTS 65536u
@@ -84,16 +84,11 @@ void work_put(struct parcel *parcel)
 {
     struct trk_work *work = parcel->work;
 
-    uint32_t failed = 0;
-
-    for (uint32_t i = 0; i < parcel->count; i++) {
-        failed += parcel->statuses[i] != TRK_STATUS_OK;
-    }
     parcel->work = NULL; /* the queue's parcels hold no reference: no circle */
     atomic_fetch_add(&work->held_bytes, parcel->bytes);
     pthread_mutex_lock(&work->mutex);
     work->progress.done += parcel->count; /* with the results: who has all sees all done */
-    work->progress.failed += failed;
+    work->progress.failed += parcel->failed;
     list_push_back(&work->ready, &parcel->node);
     if (!work->lazy || work->progress.done == work->total) {
         wake(work);
@@ -425,18 +420,19 @@ static int add_recorded(struct trk_work *work)
     return block->count == block->cap ? trk_work_flush(work) : 0;
 }
 
-uint64_t work_open_count(const struct trk_work *work)
-{
-    return (work->added - work->restored) - (work->taken - work->restored_taken);
-}
-
 static bool is_full(struct trk_work *work, size_t size)
 {
-    uint64_t open = work_open_count(work);
+    /* added and not taken, restored ones apart */
+    uint64_t open = (work->added - work->restored) - (work->taken - work->restored_taken);
 
     return open > 0 && (open >= work->ahead_elements ||
                         atomic_load_explicit(&work->held_bytes, memory_order_relaxed) + size >
                             work->ahead_bytes);
+}
+
+bool work_is_full(struct trk_work *work)
+{
+    return is_full(work, work->is_offered ? work->offered_size : 0);
 }
 
 /* The program's element of a durable work, made when pulled_at results had been taken. */
@@ -449,6 +445,7 @@ static int add_durable(struct trk_work *work, const void *element, size_t size)
     if (!work->is_offered) {
         work->pulled_at = work->taken;
         work->is_offered = true;
+        work->offered_size = size;
     }
     rc = work->replay != NULL || work->edit != NULL ? durable_look(work, &digest, &kind) : 0;
     if (rc < 0) {

@@ -5,7 +5,8 @@
  *   TRICKLE_CRASH=write:7 | torn:7 | sync:3 | frame:20      0: never
  *   TRICKLE_CRASH_COUNT=FILE       at an orderly end the counts are written there, one a line
  *
- * What counts as a store's is a file called data.mdb. The helper that checks stores is left alone. */
+ * What counts as a store's is a file called data.mdb. The helper that checks stores is left
+ * alone. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>

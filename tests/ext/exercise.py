@@ -152,6 +152,7 @@ def steady(scenario, times):
 
 class Server:
     version = "%d.%d" % sys.version_info[:2]
+    moved = type("Moved", (BaseException,), {})
     dumps = staticmethod(dumps)
     loads = staticmethod(loads)
 
@@ -162,7 +163,7 @@ class Server:
         return 0, bytes(payload)
 
     def stage_open(self, function):
-        return eval(bytes(function))
+        return eval(bytes(function)), None
 
     def dump_exception(self, error):
         return dumps(repr(error))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Builds the extension against fake_trickle.c, and finds the Pythons to load it in."""
+"""Builds the extension against fake_trickle.c and fake_jobs.c, finds the Pythons to load it in."""
 import functools
 import os
 import pathlib
@@ -21,7 +21,8 @@ def build(folder, *flags):
         [os.environ.get("CC", "cc"), "-std=gnu11", "-D_GNU_SOURCE", "-shared", "-fPIC", "-O2", "-g",
          "-pthread", "-Wall", "-Wextra", "-Wshadow", "-Wno-unused-parameter", "-Werror",
          "-fvisibility=hidden", f"-I{ROOT / 'include'}", f"-I{sysconfig.get_path('include')}",
-         *flags, *sources, str(HERE / "fake_trickle.c"), "-o", str(module)],
+         *flags, *sources, str(HERE / "fake_trickle.c"), str(HERE / "fake_jobs.c"),
+         "-o", str(module)],
         check=True)
     return module
 

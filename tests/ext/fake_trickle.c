@@ -447,6 +447,11 @@ int trk_work_add(struct trk_work *work, const void *element, size_t size)
     return 0;
 }
 
+enum trk_turn trk_work_turn(struct trk_work *work)
+{
+    return TRK_TURN_ANY;
+}
+
 int trk_work_flush(struct trk_work *work)
 {
     return 0;
@@ -686,6 +691,21 @@ static void serve_line(struct server *s, const char *line)
         start_dump(s, (int)a);
     }
     free(payload);
+}
+
+int trk_vm_checkpoint(const void *bytes, size_t size)
+{
+    return TRK_END;
+}
+
+int trk_vm_checkpoint_wait(void)
+{
+    return TRK_END;
+}
+
+int trk_vm_restore(const void **bytes, size_t *size)
+{
+    return TRK_END;
 }
 
 int trk_vm_serve(const struct trk_rai_module *module, void *state)

@@ -357,6 +357,7 @@ START_TEST(elements_before_the_change_are_copied_and_have_had_their_share)
 {
     static const uint64_t list[] = {5, 7, 5, 9, 5, 7};
     struct job_stage *old = open_stage("a", "x"), *stage;
+    struct ckpt_position copied = {0};
     struct replay_look look;
     struct replay *r;
     struct edit *e;
@@ -364,7 +365,7 @@ START_TEST(elements_before_the_change_are_copied_and_have_had_their_share)
     put_works(old->number, 0, list, 6, 0);
     put_results(old->number, 0, 6, true);
     ck_assert_int_eq(job_stage_edit(job, old, &stage), 0);
-    ck_assert_int_eq(edit_copy(job, old->number, stage->number, 3), 0);
+    ck_assert_int_eq(edit_copy(job, old->number, stage->number, 3, &copied), 0);
     ck_assert_int_eq(edit_new(&e, job, stage->number, 3), 0);
     expect_taken(e, 5, true, 4);
     expect_taken(e, 5, false, 0);
@@ -379,6 +380,42 @@ START_TEST(elements_before_the_change_are_copied_and_have_had_their_share)
     take_expecting(r, 3, 0);
     take_expecting(r, 3, 1);
     take_expecting(r, 3, 2);
+    replay_free(r);
+}
+END_TEST
+
+/* A generator that depends on results makes the same elements the next time, too. */
+START_TEST(what_is_copied_keeps_its_turns_and_its_order)
+{
+    struct job_stage *old = open_stage("a", "x"), *stage;
+    uint8_t digests[5 * 16], spans[3 * VALUE_WORK_SPAN];
+    struct value_work v = {.count = 5, .digests = digests, .spans = 3, .delivered = spans};
+    struct ckpt_position copied = {0};
+    struct replay_look look;
+    struct replay *r;
+    uint64_t ticket;
+
+    memset(digests, 0, sizeof(digests));
+    value_work_span_put(spans, 2, 0);
+    value_work_span_put(spans + VALUE_WORK_SPAN, 2, 1);
+    value_work_span_put(spans + 2 * VALUE_WORK_SPAN, 1, 3);
+    ck_assert_int_eq(job_put_work(job, old->number, 0, &v, &ticket), 0);
+    ck_assert_int_eq(job_sync(job, ticket), 0);
+    put_results(old->number, 1, 1, false);
+    ck_assert_int_eq(job_stage_edit(job, old, &stage), 0);
+    ck_assert_int_eq(edit_copy(job, old->number, stage->number, 3, &copied), 0);
+    put_results(old->number, 2, 2, false);
+    ck_assert_int_eq(edit_copy(job, old->number, stage->number, 3, &copied), 0);
+    put_results(stage->number, 0, 1, false);
+    ck_assert_int_eq(replay_new(&r, job, stage->number), 0);
+    for (uint64_t i = 0; i < 4; i++) {
+        ck_assert_int_eq(replay_look(r, i, &look), 0);
+        ck_assert_int_eq(look.is_known, i < 3);
+        ck_assert_uint_eq(look.delivered, i == 2 ? 1 : 0);
+    }
+    take_expecting(r, 3, 1);
+    take_expecting(r, 3, 2);
+    take_expecting(r, 3, 0);
     replay_free(r);
 }
 END_TEST
@@ -458,6 +495,7 @@ int main(void)
     tcase_add_test(all, a_result_without_its_element_is_a_stray);
     tcase_add_test(all, equal_elements_keep_their_results_the_kth_the_kth);
     tcase_add_test(all, elements_before_the_change_are_copied_and_have_had_their_share);
+    tcase_add_test(all, what_is_copied_keeps_its_turns_and_its_order);
     tcase_add_test(all, a_list_changed_twice_finds_results_of_both);
     tcase_add_test(all, out_of_memory_is_an_error_and_leaves_nothing_behind);
     suite_add_tcase(suite, all);

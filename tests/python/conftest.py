@@ -36,7 +36,7 @@ def wait_given_back():
     from trickle import _farm
     until = monotonic() + 20
     while leased := [vm for vm in _farm.farm().vms() if vm["state"] == "leased"]:
-        assert monotonic() < until, f"20 s after all lists are closed these are still leased: {leased}"
+        assert monotonic() < until, f"20 s after all lists were closed still leased: {leased}"
 
 
 @pytest.fixture

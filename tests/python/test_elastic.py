@@ -222,7 +222,8 @@ def make(job):
     hold(job, "go")
     return iter([1, 2])
 
-log, farm = Log(sys.argv[1]), trickle._farm.farm()
+log, farm, say, said = Log(sys.argv[1]), trickle._farm.farm(), trickle._farm.say, []
+trickle._farm.say = lambda text: (say(text), said.append(text))
 vms = connect()
 inject(vms, make)
 pid = trickle._proxy.vm_info(vms[0])["pid"]
@@ -234,6 +235,7 @@ log.wait(lambda: vms[0]._t_leaving)
 log.open("go")
 iterator = join(handle)
 print(next(iterator), log.wait(lambda: iterator._t_vm is vms[1]), next(iterator))
+log.wait(lambda: any("moved" in text for text in said))  # by another thread, a moment later
 """
 
 

@@ -230,6 +230,39 @@ def test_what_has_changed_is_named():
         "f uses g0, g1, g2 and 6 more, which have changed")
 
 
+PROGRAM_OF_JOB = """
+import os, sys
+import trickle
+
+def deep(x):
+    return x * 2
+
+def work(x):
+    return deep(x) + table[x]
+
+trickle.job(sys.argv[1], on_change=sys.argv[2])
+table = [1, 2, 3]
+vms = trickle.connect(2)
+trickle.inject(vms, table=[4, 5, 6])
+print(trickle.forkwork(vms, work, range(3)))
+"""
+
+
+def test_resumed_job_says_which_code_has_changed(run_program, tmp_path):
+    name = f"changed-{os.getpid()}-{tmp_path.name}"
+    first = run_program(PROGRAM_OF_JOB, name, "refuse")
+    assert first.status == 0, first.err
+    assert run_program("# moved\n" + PROGRAM_OF_JOB, name, "refuse").out == first.out
+    for old, new, changed in (("x * 2", "x * 3", "deep, which has"), ("[1,", "[0,", "table, which"),
+                              ("[4,", "[0,", "injected table, which has")):
+        result = run_program(PROGRAM_OF_JOB.replace(old, new), name, "refuse")
+        assert result.status == 1 and "ResumeMismatch: the code of work" in result.err
+        assert f"(work uses {changed}" in result.err, result.err
+    changed = PROGRAM_OF_JOB.replace("x * 2", "x * 3")
+    assert run_program(changed, name, "keep").out == first.out
+    assert run_program(changed, name, "redo").status == 0
+
+
 def make(text, name="made", **space):
     space["__name__"] = name
     exec(compile(textwrap.dedent(text), "<made>", "exec"), space)

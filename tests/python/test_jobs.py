@@ -90,6 +90,17 @@ def test_a_job_can_be_named_but_only_once(run, command, tmp_path):
     assert "cannot be the name of a job" in result.stderr
 
 
+def test_a_home_that_cannot_be_used_is_said(command, tmp_path):
+    (tmp_path / "prog.py").write_text(SMALL)
+    (tmp_path / "file").touch()
+    command.env["TRICKLE_HOME"] = str(tmp_path / "file" / "home")
+    result = command("run", "--local=1", tmp_path / "prog.py")
+    assert result.returncode == 1 and "TRICKLE_HOME" in result.stderr, result
+    assert "--no-checkpoint" in result.stderr
+    result = command("run", "--local=1", "--no-checkpoint", tmp_path / "prog.py")
+    assert (result.returncode, result.stdout) == (0, "45\n"), result
+
+
 @pytest.mark.parametrize("words", [["status", "nope"], ["why", "nope", "1"], ["results", "nope"],
                                    ["cancel", "nope"], ["resume", "nope"], ["fsck", "nope"]])
 def test_an_unknown_job_is_answered_with_those_there_are(words, run, command):
@@ -254,6 +265,15 @@ def test_values_of_any_kind(run, command, tmp_path):
     assert "cannot be shown" in command("results", "prog-1").stdout.splitlines()[0]
     result = command("results", "--pickle", target, "prog-1")
     assert result.returncode == 1 and "element 0" in result.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(run, command):
+    run("vms = connect()\nforkwork(vms, 'x'.__mul__, [10000] * 100)\n")
+    process = command.start("results", "prog-1")
+    assert process.stdout.read(10) == "0: 'xxxxxx"
+    process.stdout.close()
+    assert process.stderr.read() == "" and process.wait(30) == 0
+    process.stderr.close()
 
 
 # --- its end --------------------------------------------------------------------------------------

@@ -58,7 +58,8 @@ def cable(tmp_path):
 
 def in_namespace(name, runtime, *command, **options):
     runtime.mkdir(mode=0o700, exist_ok=True)
-    env = {k: v for k, v in os.environ.items() if not k.startswith("TRICKLE_")}
+    env = {k: v for k, v in os.environ.items()
+           if not k.startswith("TRICKLE_") or k == "TRICKLE_HOME"}
     env["TRICKLE_RUNTIME"] = str(runtime)
     return subprocess.Popen(["ip", "netns", "exec", name, *map(str, command)], env=env, text=True,
                             stdin=subprocess.DEVNULL, **options)

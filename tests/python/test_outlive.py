@@ -117,7 +117,7 @@ def test_a_result_that_comes_while_the_next_run_waits_counts(supervise, tmp_path
 
 
 def test_many_small_results_are_held(supervise, tmp_path):
-    """The program is stopped while VMs compute: what they have sent and it cannot record is held."""
+    """What VMs had sent, and the program did not live to record, is held."""
     text = PROGRAM.replace('hold(job, f"gate{x}")', 'hold(job, "gate") if x > 500 else None')
     job = Job(supervise(count=2), tmp_path, text)
     job.start(600)
@@ -211,6 +211,76 @@ def test_a_program_that_ends_in_order_leaves_nothing(supervise, tmp_path):
     assert not held()
 
 
+LATE = """
+import sys
+import trickle
+from runlog import hold, note
+trickle.job(sys.argv[1])
+def work(job):
+    x = note(job)
+    hold(job, f"gate{x}")
+    return x * 10
+def elements():
+    for x in range(int(sys.argv[3])):
+        hold((sys.argv[2], x), f"made{x}")
+        yield (sys.argv[2], x)
+vms = trickle.connect()
+print(sorted(trickle.forkgen(vms, work, elements())))
+"""
+
+
+def is_gone(pid):
+    try:
+        os.kill(pid, 0)
+        return False
+    except ProcessLookupError:
+        return True
+
+
+def test_a_result_waits_until_its_element_is_made(supervise, tmp_path):
+    job = Job(supervise(count=1), tmp_path, LATE)
+    for name in ("made0", "made1", "gate0"):
+        job.log.open(name)
+    job.start(2)
+    job.wait_runs(2)
+    job.kill()
+    job.log.open("gate1")
+    job.log.wait(lambda: is_gone(job.log.runs()[1][1]))  # it has finished, and kept what it has
+    assert held()
+    os.unlink(tmp_path / "made1")
+    os.unlink(tmp_path / "gate1")  # to run again would never end
+    job.start(2)
+    job.log.open("made1")
+    assert job.finish() == expected(2)
+
+
+def test_what_cannot_be_kept_runs_again(supervise, tmp_path, home):
+    job = Job(supervise(count=1), tmp_path)
+    job.start(1)
+    job.wait_runs(1)
+    Path(home, "held").write_text("no folder")
+    job.kill()
+    job.log.open("gate0")
+    job.start(1)
+    assert job.finish() == expected(1)
+    assert job.log.counts() == {0: 2}
+
+
+def test_an_interrupted_program_ends_what_runs(supervise, tmp_path):
+    job = Job(supervise(count=2), tmp_path)
+    job.start(2)
+    job.wait_runs(2)
+    job.process.send_signal(signal.SIGINT)
+    job.process.communicate(timeout=60)
+    job.log.wait(lambda: all(is_gone(pid) for _, pid in job.log.runs()))
+    assert not held()
+    job.log.open("gate0")
+    job.log.open("gate1")
+    job.start(2)
+    assert job.finish() == expected(2)
+    assert job.log.counts() == {0: 2, 1: 2}
+
+
 # An element of three parts notes 10 * (parts done) when it begins, and the part when that is safe.
 CHECKPOINTS = """
 import sys
@@ -264,7 +334,8 @@ def test_an_element_goes_on_from_its_checkpoint_in_the_next_run(supervise, tmp_p
 
 # The same, but it makes checkpoints also while it waits.
 BUSY = CHECKPOINTS.replace('hold(job, f"gate{part}")', """while not exists(f"{job[0]}/gate{part}"):
-            trickle.checkpoint(part - 1)""").replace("import sys", "import sys\nfrom os.path import exists")
+            trickle.checkpoint(part - 1)""").replace("import sys", """import sys
+from os.path import exists""")
 
 
 def test_a_leaving_vm_moves_its_element_at_a_checkpoint(supervise, tmp_path):
@@ -291,7 +362,7 @@ def test_without_the_program_checkpoints_are_held(supervise, tmp_path):
     job.kill()
     job.log.open("gate1")
     job.wait_runs(2)
-    assert len(held()) == 1
+    assert held()
     first.process.send_signal(signal.SIGTERM)
     assert first.process.wait(30) == 0
     assert len(held()) == 1

@@ -129,6 +129,40 @@ print(json.dumps([r if isinstance(r, int) else str(r.exception) for r in results
     assert resumable(program, result=flaky) == (out, [])
 
 
+def test_failures_of_a_list_that_was_changed_are_tried_again(resumable):
+    """Also the first list has them: they are not taken over from there."""
+    program = """
+results = forkwork(vms, work, {}, on_error="return")
+print(json.dumps([r if isinstance(r, int) else None for r in results]))
+"""
+    flaky = "x if x != 3 or os.path.exists(LOG + '-fixed') else int('no')"
+    resumable(program.format([1, 2, 3]), result=flaky)
+    changed = program.format([0, 1, 2, 3])
+    assert resumable(changed, on_change="keep", result=flaky) == ([0, 1, 2, None], ["0"])
+    out, ran = resumable("open(LOG + '-fixed', 'w').close()\n" + changed, result=flaky,
+                         retry_failed=True)
+    assert out == [0, 1, 2, 3] and ran == ["3"]
+
+
+def test_a_generator_that_depends_on_results_of_a_changed_list(resumable):
+    """What its change has left is given in the same turns and the same order again."""
+    program = """
+given = []
+def elements():
+    for x in range(1500):
+        yield -1 if x == CHANGED else x * 10000 + len(given) + sum(given[-3:]) % 7
+for value in forkgen(vms, work, elements()):
+    given.append(value)
+    if len(given) == STOP:
+        os.kill(os.getpid(), signal.SIGKILL)
+print(json.dumps(len(given)))
+"""
+    resumable("STOP, CHANGED = 900, -1\n" + program, status=-9)
+    resumable("STOP, CHANGED = 600, 450\n" + program, status=-9, on_change="keep")
+    assert resumable("STOP, CHANGED = 0, 450\n" + program)[0] == 1500
+    assert resumable("STOP, CHANGED = 0, 450\n" + program) == (1500, [])
+
+
 def test_an_exception_that_ended_the_program_comes_again(resumable):
     program = "print(json.dumps(forkwork(vms, work, range(50))))"
     for _ in range(2):
@@ -323,3 +357,15 @@ print(sum(len(r) for r in trickle.forkwork(trickle.connect(2), large, range(40))
     watchdog.cancel()
     assert (process.returncode, out) == (0, "40000000\n"), err
     assert "the job goes on" in err
+
+
+def test_results_that_come_faster_than_the_disk_takes_them_do_not_pile_up(resumable):
+    program = """
+from trickle import _job
+queued = 0
+for value in forkgen(vms, work, range(8000)):
+    queued = max(queued, _job._job.state()["queued_bytes"])
+print(json.dumps(queued >> 20))
+"""
+    queued, ran = resumable(program, result="bytes(100_000)")
+    assert queued < 200 and len(ran) == 8000

@@ -164,7 +164,8 @@ def test_a_generator_retries_and_tells_too(vms, log):
     assert isinstance(failed, WorkFailed) and failed.exception.code == (2, 2)
     assert [a.outcome for a in results.attempts(1)] == ["exception", "done"]
     progress = results.progress()
-    assert set(progress) == {"added", "done", "failed", "reissued", "vms", "is_closed"}
+    assert set(progress) == {"added", "done", "failed", "restored", "reissued", "vms",
+                             "is_closed"}
     assert (progress["added"], progress["done"], progress["failed"]) == (3, 3, 1)
     assert progress["is_closed"]
 

@@ -141,6 +141,11 @@ static void wait_for_files(int count)
     wait_until(is_count, &count);
 }
 
+static bool is_gone_shown(const void *arg)
+{
+    return strstr(rig_vm(&rig, 0).owner, ", here), gone") != NULL;
+}
+
 /* --- results ------------------------------------------------------------------------------- */
 
 START_TEST(vanished_holders_element_is_finished_and_held)
@@ -152,6 +157,8 @@ START_TEST(vanished_holders_element_is_finished_and_held)
     other = client_open(&rig, rig_vm(&rig, 0).address, WIRE_PURPOSE_LEASE, 2);
     ck_assert(!other->welcome.is_accepted);
     ck_assert_ptr_nonnull(strstr(other->welcome.reason, "finishes an element of client1 (pid"));
+    ck_assert_ptr_nonnull(strstr(other->welcome.reason, ", here), gone"));
+    wait_until(is_gone_shown, NULL);
     client_free(other);
     wait_for_files(1);
     rig_wait_vm(&rig, 0, TRK_VM_IDLE, NULL);
