@@ -7,6 +7,7 @@
 #include "trickle/error.h"
 #include "trickle/farm.h"
 #include "trickle/job.h"
+#include "trickle/key.h"
 #include "trickle/rai.h"
 #include "trickle/view.h"
 #include "trickle/vm.h"

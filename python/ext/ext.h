@@ -7,6 +7,7 @@
  *   farm.c    Farm            call.c  Call, wait_any
  *   vm.c      VMList, VM      work.c  Work: the hot loops
  *   job.c     Job             view.c  View: jobs from outside
+ *   keys.c    the key file
  *   serve.c   the VM side: the python RAI module
  *
  * Only the limited API of CPython 3.11 and the public headers of Trickle are used, so that one
@@ -139,6 +140,13 @@ PyObject *view_home(PyObject *module, PyObject *unused);
 PyObject *view_names(PyObject *module, PyObject *unused);
 PyObject *view_remove(PyObject *module, PyObject *args);
 PyObject *view_check(PyObject *module, PyObject *args);
+
+/* keys.c */
+
+extern const char keys_path_doc[], keys_do_doc[], keys_import_doc[];
+PyObject *keys_path(PyObject *module, PyObject *unused);
+PyObject *keys_do(PyObject *module, PyObject *args);
+PyObject *keys_import(PyObject *module, PyObject *args);
 
 /* Takes list, also on failure. */
 PyObject *vmlist_wrap(struct ext_state *state, struct farm_object *farm, struct trk_vmlist *list);

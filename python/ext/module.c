@@ -68,6 +68,9 @@ static PyMethodDef module_methods[] = {
     {"job_names", view_names, METH_NOARGS, view_names_doc},
     {"job_remove", view_remove, METH_VARARGS, view_remove_doc},
     {"job_check", view_check, METH_VARARGS, view_check_doc},
+    {"key_path", keys_path, METH_NOARGS, keys_path_doc},
+    {"key_do", keys_do, METH_VARARGS, keys_do_doc},
+    {"key_import", keys_import, METH_VARARGS, keys_import_doc},
     {"is_forked", is_forked, METH_NOARGS, is_forked_doc},
     {NULL, NULL, 0, NULL},
 };

@@ -178,6 +178,15 @@ def serve(server: Any) -> None:
 
 def is_forked() -> bool: ...
 
+def key_path() -> str: ...
+
+def key_do(what: str, secret: bool = False) -> tuple[list[str], str] | None:
+    """what: "load", "new", "rotate" or "finish". (IDs of the keys, newest first, and their text
+    or ""). None: there is no key file."""
+
+def key_import(text: bytes, name: str, may_replace: bool) -> list[str]:
+    """The IDs of the keys."""
+
 def element() -> tuple[Any, int, int] | None:
     """(what its stage was opened with, index, attempt) of the element that runs in this process."""
 

@@ -28,6 +28,7 @@ usage: trickle PROGRAM [ARGS...]
        trickle vm [OPTIONS]
        trickle vms [OPTIONS]
        trickle drain [OPTIONS] VM...
+       trickle key new | show | import | rotate | finish
 
 Runs Python functions on the VMs of this machine and of the network.
 
@@ -42,9 +43,10 @@ Runs Python functions on the VMs of this machine and of the network.
   trickle cancel    stop a running job; it can be resumed
   trickle rm        remove jobs and what they recorded
   trickle fsck      check the store of a job
-  trickle vm        start VMs on this machine
+  trickle vm        start VMs on this machine, or with --ssh on others
   trickle vms       list the VMs that answer
   trickle drain     let VMs finish what they run, then end them
+  trickle key       the key that makes machines one farm
 
 Each command has --help. trickle --version prints the version.
 """
@@ -381,10 +383,30 @@ def check_program(path):
 
 
 def command_vm(args):
+    if "--ssh" in args or "--ssh-remote" in args:
+        from trickle import ssh
+        return ssh.command_vm_ssh(args)
     path = trickle_vm()
+    if "--sandbox" in args:
+        from trickle import sandbox
+        args = sandbox.replace(args)
     if not any(a == "--python" or a.startswith("--python=") for a in args):
         args = ["--python", sys.executable, *args]  # a venv's trickle makes that venv's VMs
     os.execve(path, ["trickle-vm", *args], vm_environment())
+
+
+def command_key(args):
+    from trickle import keys
+    return keys.command_key(args)
+
+
+def words_after(args, option):
+    """The words behind an option, up to the next option; and args without all of these."""
+    at = args.index(option)
+    end = at + 1
+    while end < len(args) and not args[end].startswith("-"):
+        end += 1
+    return args[at + 1:end], args[:at] + args[end:]
 
 
 def command_vms(args):
@@ -484,7 +506,7 @@ def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
     commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain,
-                "resume": command_resume} | dict.fromkeys(JOB_COMMANDS, command_jobs)
+                "resume": command_resume, "key": command_key} | dict.fromkeys(JOB_COMMANDS, command_jobs)
     status = 0
     try:
         if not args:

@@ -256,3 +256,50 @@ int trk_view_ask(struct trk_view *view, const char *verb, const char *argument, 
     snprintf(*answer, *size + 1, "%s %s", verb, argument);
     return 0;
 }
+
+/* --- the key file ---- */
+
+int trk_key_path(char *path, size_t size)
+{
+    snprintf(path, size, "/config/key");
+    return 0;
+}
+
+static int one_key(struct trk_keys *out, const char *id)
+{
+    memset(out, 0, sizeof(*out));
+    out->count = 1;
+    snprintf(out->id[0], sizeof(out->id[0]), "%s", id);
+    snprintf(out->text, sizeof(out->text), "secret of %s", id);
+    return 0;
+}
+
+int trk_key_load(struct trk_keys *out)
+{
+    memset(out, 0, sizeof(*out));
+    return TRK_END;
+}
+
+int trk_key_new(struct trk_keys *out) { return one_key(out, "new"); }
+
+int trk_key_rotate(struct trk_keys *out)
+{
+    one_key(out, "newer");
+    out->count = 2;
+    snprintf(out->id[1], sizeof(out->id[1]), "new");
+    return 0;
+}
+
+int trk_key_finish(struct trk_keys *out)
+{
+    memset(out, 0, sizeof(*out));
+    return TRK_EDENIED;
+}
+
+int trk_key_import(const char *text, size_t size, const char *name, bool may_replace,
+                   struct trk_keys *out)
+{
+    return one_key(out, may_replace ? "replaced" : size == 2 && text[0] == 'k' ? name : "?");
+}
+
+void trk_keys_clear(struct trk_keys *keys) { memset(keys, 0, sizeof(*keys)); }

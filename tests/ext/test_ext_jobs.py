@@ -140,3 +140,19 @@ def test_functions(ext):
     for call in (ext.job_remove, ext.job_check):
         with pytest.raises(RuntimeError):
             call("held")
+
+
+def test_the_key_file(ext):
+    assert ext.key_path() == "/config/key"
+    assert ext.key_do("load") is None
+    assert ext.key_do("new") == (["new"], "")
+    assert ext.key_do("rotate", True) == (["newer", "new"], "secret of newer")
+    assert ext.key_import(b"k\0", "here", False) == ["here"]
+    assert ext.key_import(b"other", "here", True) == ["replaced"]
+    with pytest.raises(RuntimeError):
+        ext.key_do("finish")
+    for bad in [("make",), ("load\0",), (1,)]:
+        with pytest.raises((ValueError, TypeError)):
+            ext.key_do(*bad)
+    with pytest.raises(TypeError):
+        ext.key_import("text", "here", False)
