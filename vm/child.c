@@ -233,7 +233,8 @@ static pid_t fork_child(struct vm_child *vm, int control, int output)
                          .page = vm->page_fd,
                          .index = vm->index,
                          .cores = vm->sup->cores,
-                         .tcp_port = vm->tcp_port};
+                         .tcp_port = vm->tcp_port,
+                         .is_tls = vm->sup->opt.keys != NULL};
     char *argv[3] = {(char *)(uintptr_t)opt->python, (char *)(uintptr_t)opt->boot, NULL};
     if (opt->exec != NULL) {
         argv[0] = (char *)(uintptr_t)opt->exec;
@@ -278,6 +279,7 @@ static int start_process(struct vm_child *vm)
         return rc;
     }
     fcntl(output[0], F_SETFL, O_NONBLOCK);
+    keys_send(vm->sup, control[0]); /* there before the process is */
     pid_t pid = fork_child(vm, control[1], output[1]);
     int error = errno;
     close(control[1]);
@@ -448,10 +450,8 @@ static int make_page(struct vm_child *vm)
 
 static int make_tcp(struct vm_child *vm)
 {
-    const char *host = vm->sup->opt.listen_host;
     char address[TRK_VM_TEXT_MAX], bound[TRK_VM_TEXT_MAX];
-    snprintf(address, sizeof(address), strchr(host, ':') != NULL ? "tcp:[%s]:0" : "tcp:%s:0",
-             host);
+    supervisor_tcp_address(vm->sup, 0, address, sizeof(address));
     vm->tcp_fd = net_listen_fd(address, bound, sizeof(bound));
     if (vm->tcp_fd < 0) {
         return vm->tcp_fd;

@@ -18,9 +18,9 @@ int vm_fds_format(const struct vm_fds *fds, char *text, unsigned size)
     }
     int n = snprintf(text, size,
                      "listen=%d,tcp=%d,control=%d,page=%d,index=%u,cores=%u,tcpport=%u,"
-                     "supervisor=%s",
+                     "tls=%d,supervisor=%s",
                      fds->listen, fds->tcp, fds->control, fds->page, fds->index, fds->cores,
-                     fds->tcp_port, hex);
+                     fds->tcp_port, fds->is_tls, hex);
     return n > 0 && (unsigned)n < size ? 0 : TRK_EINVAL;
 }
 
@@ -41,17 +41,18 @@ int vm_fds_parse(struct vm_fds *out, const char *text)
     char hex[33];
     int end = 0;
     struct vm_fds fds;
-    unsigned port;
+    unsigned port, tls;
     int n = sscanf(text,
                    "listen=%9d,tcp=%9d,control=%9d,page=%9d,index=%9u,cores=%9u,tcpport=%9u,"
-                   "supervisor=%32[0-9a-f]%n",
+                   "tls=%1u,supervisor=%32[0-9a-f]%n",
                    &fds.listen, &fds.tcp, &fds.control, &fds.page, &fds.index, &fds.cores, &port,
-                   hex, &end);
-    if (n != 8 || text[end] != '\0' || port > 65535 || !parse_hex(fds.supervisor, hex) ||
+                   &tls, hex, &end);
+    if (n != 9 || text[end] != '\0' || port > 65535 || !parse_hex(fds.supervisor, hex) ||
         fds.listen < 0 || fds.tcp < -1 || fds.control < 0 || fds.page < 0) {
         return TRK_EINVAL;
     }
     fds.tcp_port = (uint16_t)port;
+    fds.is_tls = tls != 0;
     *out = fds;
     return 0;
 }

@@ -1,12 +1,21 @@
 /* SPDX-License-Identifier: MIT */
 /* host.h - what the supervisor hands to a VM process: TRICKLE_VM_FDS in the environment.
  *
- *   "listen=3,tcp=4,control=5,page=6,index=0,cores=2,tcpport=4711,supervisor=HEX"
+ *   "listen=3,tcp=4,control=5,page=6,index=0,cores=2,tcpport=4711,tls=1,supervisor=HEX"
  * listen: listening unix socket; tcp: listening TCP socket or -1; control: socketpair to the
- * supervisor (its end of file means that the supervisor has gone); page: memfd of struct vm_page.
+ * supervisor (its end of file means that the supervisor has gone); page: memfd of struct vm_page;
+ * tls: TCP is TLS with the keys that come by control (0: plain, --insecure).
  * Control bytes, VM -> supervisor: 'R' ready (accepting), 'E' lease ended, about to exit;
- * supervisor -> VM: 'D' drain (end after the running element), 'S' stop now. stdout and stderr
+ * supervisor -> VM: 'D' drain (end after the running element), 'S' stop now, 'K' and a byte n:
+ * n bytes follow, the text of the keys that count from now on (auth/keys.h). stdout and stderr
  * are the output pipe already.
+ *
+ * What user code can know of the keys: they are in no argument, environment, file or shared
+ * memory of a VM, and its net thread has read them before user code runs. But that code runs in
+ * the VM's process: whoever means to can search its memory, and unless the VM is in a sandbox
+ * read the user's key file. Nothing is lost by that: only who has a key can send code to a VM of
+ * another machine, and on this one code comes from the same user. A key is not for code from
+ * others.
  *
  * TRICKLE_VM_OWNER is the supervisor's id: all that a VM starts inherits it, and can be found by
  * it when the supervisor is gone. */
@@ -25,6 +34,7 @@ struct vm_fds {
     int listen, tcp, control, page;
     uint32_t index, cores;
     uint16_t tcp_port;
+    bool is_tls; /* TCP waits for keys */
     uint8_t supervisor[16];
 };
 int vm_fds_parse(struct vm_fds *out, const char *text); /* 0 or TRK_EINVAL */

@@ -9,6 +9,7 @@
  *
  *   host.c          takes over what the supervisor handed down
  *   host_net.c      connections and messages
+ *   host_control.c  what the supervisor says: keys, drain, stop
  *   host_leave.c    the ways in which a lease and the process end
  *   host_stop.c     what stops a running element: its timeout, an interrupt
  *   host_late.c     results that wait behind a long element
@@ -27,6 +28,7 @@
 #include <sys/types.h>
 #include <uv.h>
 
+#include "auth/keys.h"
 #include "ckpt/home.h"
 #include "net/loop.h"
 #include "net/session.h"
@@ -68,6 +70,9 @@ struct host {
     struct net_loop *loop;
     struct net_listener *listen_unix, *listen_tcp;
     uv_poll_t control;
+    uint8_t control_in[2 + AUTH_TEXT_MAX]; /* from the supervisor, not a whole message yet */
+    size_t control_size;
+    struct auth_keys keys;      /* for TCP; count 0: none have come */
     uv_timer_t exit_timer;      /* an orderly end takes too long */
     uv_timer_t interrupt_timer; /* interrupted code runs on */
     uv_timer_t timeout_timer;   /* an element that runs or is queued may have used up its time */
@@ -132,6 +137,9 @@ struct host {
 /* host_net.c */
 TRK_MUST_USE int host_net_start(struct host *h);
 void host_wake(struct host *h); /* under lock */
+
+/* host_control.c: net thread. Takes in and does all that the supervisor has said. */
+void host_control_read(struct host *h);
 
 /* host_leave.c: net thread */
 void host_tell(struct host *h, char byte); /* the supervisor */

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/fail.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/sys.h"
@@ -41,15 +42,6 @@ static void count_dropped(struct host *h)
     uint64_t now = net_dropped();
     atomic_fetch_add(&h->page->dropped, now - h->dropped_seen);
     h->dropped_seen = now;
-}
-
-/* The supervisor has gone: nobody will look after this process and its children any more. */
-static _Noreturn void die_with_group(struct host *h)
-{
-    if (getpgrp() == h->pid) {
-        kill(-h->pid, SIGKILL);
-    }
-    _exit(1);
 }
 
 /* --- the lease ----------------------------------------------------------------------- */
@@ -230,7 +222,11 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
     if (!p->is_proved) {
         h->unproved--;
     }
-    log_debug("vm", "%s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
+    if (error < 0 && !p->is_proved) {
+        log_info("vm", "%s is not let in: %s", net_session_peer(s), why);
+    } else {
+        log_debug("vm", "%s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
+    }
     count_dropped(h);
     if (p->is_holder) {
         host_lease_end(h, true);
@@ -243,8 +239,12 @@ static const struct net_session_ops peer_ops = {.on_message = on_message, .on_cl
 
 static void accept_peer(struct host *h, int fd, bool is_tcp)
 {
-    struct peer *p = h->unproved < HOST_UNPROVED_MAX ? mem_zalloc(1, sizeof(*p)) : NULL;
+    bool has_keys = !is_tcp || !h->fds.is_tls || h->keys.count > 0;
+    bool has_room = h->unproved < HOST_UNPROVED_MAX;
+    struct peer *p = has_keys && has_room ? mem_zalloc(1, sizeof(*p)) : NULL;
     if (p == NULL) {
+        log_info("vm", "a connection is not let in: %s", !has_keys ? "this VM has no key"
+                 : has_room ? "out of memory" : "too many others have not said HELLO");
         close(fd);
         net_count_drop();
         count_dropped(h);
@@ -252,12 +252,15 @@ static void accept_peer(struct host *h, int fd, bool is_tcp)
     }
     struct net_session_options opt = {.ops = &peer_ops,
                                       .user = p,
-                                      .dead_ms = is_tcp ? HOST_TCP_DEAD_MS : 0};
+                                      .dead_ms = is_tcp ? HOST_TCP_DEAD_MS : 0,
+                                      .keys = h->fds.is_tls ? &h->keys : NULL,
+                                      .role = AUTH_VM};
     struct net_session *s;
     p->host = h;
     h->unproved++;
     fd = vm_fd_raise(fd); /* user code may have closed 0 to 2, and prints there */
     if (net_session_accept(h->loop, fd, &opt, &s) < 0) {
+        log_info("vm", "a connection is not let in: %s", fail_text());
         h->unproved--;
         mem_free(p);
         count_dropped(h);
@@ -271,6 +274,7 @@ static void on_accept_unix(void *user, int fd)
 
 static void on_accept_tcp(void *user, int fd)
 {
+    host_control_read(user); /* it may have been made with newer keys */
     accept_peer(user, fd, true);
 }
 
@@ -278,22 +282,7 @@ static void on_accept_tcp(void *user, int fd)
 
 static void on_control(uv_poll_t *poll, int status, int events)
 {
-    struct host *h = poll->data;
-    char bytes[16];
-    ssize_t n = recv(h->fds.control, bytes, sizeof(bytes), MSG_DONTWAIT);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR) && status == 0) {
-        return;
-    }
-    if (n <= 0) {
-        die_with_group(h);
-    }
-    for (ssize_t i = 0; i < n; i++) {
-        if (bytes[i] == 'S') {
-            _exit(0);
-        } else if (bytes[i] == 'D') {
-            host_leave(h, WIRE_END_DRAINED);
-        }
-    }
+    host_control_read(poll->data); /* an error shows when it reads */
 }
 
 /* --- start --------------------------------------------------------------------------- */
@@ -312,6 +301,9 @@ static void start_on_loop(void *host)
     int rc = uv_poll_init(uv, &h->control, h->fds.control);
     h->control.data = h;
     rc = rc < 0 ? rc : uv_poll_start(&h->control, UV_READABLE | UV_DISCONNECT, on_control);
+    if (rc >= 0) {
+        host_control_read(h);
+    }
     rc = rc < 0 ? rc : net_listener_start(h->loop, h->fds.listen, on_accept_unix, h,
                                           &h->listen_unix);
     if (rc >= 0 && h->fds.tcp >= 0) {

@@ -45,10 +45,15 @@ static const char help[] =
     "                          venv (default: " TRICKLE_PYTHON ")\n"
     "      --rai MODULE        what the VMs run: python\n"
     "      --listen ADDR[:PORT]\n"
-    "                          listen on TCP too; ADDR is numeric. Loopback addresses are open\n"
-    "                          to all users of this machine; others need --insecure\n"
-    "      --lan               answer questions by multicast; needs --listen and --insecure\n"
-    "      --insecure          allow plain TCP without any protection\n"
+    "                          listen on TCP too, at this numeric address; programs need the\n"
+    "                          same key as this user (trickle key)\n"
+    "      --lan               be found by multicast, listen at all addresses or ADDR; needs a\n"
+    "                          key, too\n"
+    "      --key-file FILE     where the key is; -: read it from standard input (default:\n"
+    "                          $XDG_CONFIG_HOME/trickle/key, else ~/.config/trickle/key)\n"
+    "      --insecure          listen on TCP without key and encryption: on loopback, which is\n"
+    "                          open to all users of this machine, or at the ADDR of --listen,\n"
+    "                          which is open to all who can reach it\n"
     "      --memory-limit SIZE (as 512M or 2G) a VM whose running code takes more memory is\n"
     "                          killed; one that has 80 % of it between elements is replaced\n"
     "      --recycle-after N   replace a VM when it has run N elements\n"
@@ -67,7 +72,7 @@ static const char help[] =
     "\n"
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
-enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_RUNTIME, OPT_LOG,
+enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE, OPT_RUNTIME, OPT_LOG,
        OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
        OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
 
@@ -77,6 +82,7 @@ static const struct option long_options[] = {
     {"rai", required_argument, NULL, OPT_RAI},
     {"listen", required_argument, NULL, OPT_LISTEN},
     {"lan", no_argument, NULL, OPT_LAN},
+    {"key-file", required_argument, NULL, OPT_KEY_FILE},
     {"insecure", no_argument, NULL, OPT_INSECURE},
     {"runtime", required_argument, NULL, OPT_RUNTIME},
     {"log", required_argument, NULL, OPT_LOG},
@@ -97,6 +103,8 @@ static const struct option long_options[] = {
 struct arguments {
     struct supervisor_options opt;
     const char *listen; /* ADDR[:PORT] */
+    const char *key_file;
+    struct auth_watch keys;
     bool is_insecure;
     bool dies_with_parent;
     char listen_host[INET6_ADDRSTRLEN];
@@ -159,6 +167,9 @@ static void parse_option(struct arguments *a, int option)
         break;
     case OPT_LAN:
         a->opt.lan = true;
+        break;
+    case OPT_KEY_FILE:
+        a->key_file = optarg;
         break;
     case OPT_INSECURE:
         a->is_insecure = true;
@@ -258,26 +269,45 @@ static void parse_listen(struct arguments *a)
     a->opt.listen_host = a->listen_host;
 }
 
+/* Ends this program, with what to type, when there is no key that can be used. */
+static void find_keys(struct arguments *a, const char *option)
+{
+    bool is_stdin = a->key_file != NULL && strcmp(a->key_file, "-") == 0;
+    int rc = is_stdin ? auth_watch_read(&a->keys, STDIN_FILENO)
+                      : auth_watch_open(&a->keys, a->key_file);
+    if (rc == AUTH_NO_KEY) {
+        usage_error("%s: there is no key yet, and without one VMs listen to nobody on a network; "
+                    "type\n  trickle key new\nor, where another machine of yours has one "
+                    "already,\n  trickle key import", option);
+    } else if (rc < 0) {
+        usage_error("%s: %s", option, fail_text());
+    }
+    a->opt.keys = &a->keys;
+}
+
+/* Plain TCP: on loopback, or where somebody has said so in so many words. */
+static void check_insecure(struct arguments *a)
+{
+    const char *host = a->listen != NULL ? a->opt.listen_host : "127.0.0.1";
+    if (a->opt.lan && is_loopback(host)) {
+        usage_error("--lan --insecure: name an address of this machine; if all who can reach it "
+                    "may run code as you, type: trickle-vm --lan --listen ADDR --insecure");
+    }
+    a->opt.listen_host = host;
+    fprintf(stderr, "trickle-vm: warning: --insecure: whoever can reach %s can run code as this "
+                    "user\n", host);
+}
+
 static void check_network(struct arguments *a)
 {
     if (a->listen != NULL) {
         parse_listen(a);
     }
-    const char *host = a->opt.listen_host;
-    if (a->opt.lan && (host == NULL || is_loopback(host) || !a->is_insecure)) {
-        usage_error("--lan: VMs cannot be protected on a network yet; if all who can reach this "
-                    "machine may run code as you, type: trickle-vm --lan --listen ADDR "
-                    "--insecure");
-    }
-    if (host != NULL && !is_loopback(host) && !a->is_insecure) {
-        usage_error("--listen %s: VMs cannot be protected on a network yet; if all who can reach "
-                    "this machine may run code as you, add --insecure", a->listen);
-    }
-    if (host != NULL && a->is_insecure) {
-        fprintf(stderr, "trickle-vm: warning: --insecure: whoever can reach %s can run code as "
-                        "this user\n", host);
-    } else if (a->is_insecure) {
-        fprintf(stderr, "trickle-vm: warning: --insecure does nothing without --listen ADDR\n");
+    if (a->is_insecure) {
+        check_insecure(a);
+    } else if (a->opt.lan || a->listen != NULL) {
+        find_keys(a, a->opt.lan ? "--lan" : "--listen");
+        a->opt.listen_host = a->listen != NULL ? a->opt.listen_host : "*";
     }
 }
 

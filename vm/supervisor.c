@@ -127,9 +127,8 @@ static void finish(struct supervisor *sup)
     }
 }
 
-static void on_stop_signal(uv_signal_t *handle, int number)
+void supervisor_stop(struct supervisor *sup, int number)
 {
-    struct supervisor *sup = handle->data;
     bool is_second = sup->is_stopping;
     log_info("vm", "%s: the VMs %s", strsignal(number),
              is_second ? "are killed" : "end when they have finished what they run");
@@ -143,6 +142,11 @@ static void on_stop_signal(uv_signal_t *handle, int number)
         }
     }
     supervisor_vm_changed(sup);
+}
+
+static void on_stop_signal(uv_signal_t *handle, int number)
+{
+    supervisor_stop(handle->data, number);
 }
 
 /* What user code has set free from its VM (a daemon of its own session) was adopted by us, and
@@ -372,20 +376,26 @@ static int listen_unix(struct supervisor *sup)
                               &sup->unix_listener);
 }
 
+void supervisor_tcp_address(const struct supervisor *sup, uint16_t port, char *text, size_t size)
+{
+    const char *host = sup->opt.listen_host;
+    snprintf(text, size, strchr(host, ':') != NULL ? "tcp:[%s]:%u" : "tcp:%s:%u", host, port);
+}
+
 static int listen_tcp(struct supervisor *sup)
 {
     char address[TRK_VM_TEXT_MAX], bound[TRK_VM_TEXT_MAX];
-    const char *host = sup->opt.listen_host;
-    if (host == NULL) {
+    if (sup->opt.listen_host == NULL) {
         return 0;
     }
-    snprintf(address, sizeof(address), strchr(host, ':') != NULL ? "tcp:[%s]:%u" : "tcp:%s:%u",
-             host, sup->opt.listen_port);
+    supervisor_tcp_address(sup, sup->opt.listen_port, address, sizeof(address));
     sup->tcp_fd = net_listen_fd(address, bound, sizeof(bound));
     if (sup->tcp_fd < 0) {
         return sup->tcp_fd;
     }
     sup->tcp_port = (uint16_t)strtoul(strrchr(bound, ':') + 1, NULL, 10);
+    sup->has_ipv6 = strncmp(bound, "tcp:[", 5) == 0;
+    supervisor_tcp_address(sup, sup->tcp_port, bound, sizeof(bound));
     fprintf(stderr, "trickle-vm: listening on %s\n", bound + 4);
     return net_listener_start(sup->loop, sup->tcp_fd, watch_accept_tcp, sup, &sup->tcp_listener);
 }
@@ -401,7 +411,15 @@ static int start_responder(struct supervisor *sup)
     if (!sup->opt.lan) {
         return 0;
     }
-    int rc = discovery_responder_new(&sup->responder, sup->opt.multicast, sup->tcp_port, sup->id);
+    bool is_all = strcmp(sup->opt.listen_host, "*") == 0;
+    struct discovery_responder_options opt = {
+        .multicast = sup->opt.multicast,
+        .keys = keys_of(sup),
+        .listen_host = is_all ? NULL : sup->opt.listen_host,
+        .ipv4_port = is_all || !sup->has_ipv6 ? sup->tcp_port : 0,
+        .ipv6_port = sup->has_ipv6 ? sup->tcp_port : 0,
+        .supervisor = sup->id};
+    int rc = discovery_responder_open(&sup->responder, &opt);
     if (rc < 0) {
         return rc;
     }
@@ -435,6 +453,7 @@ static int start(struct supervisor *sup)
     int rc = make_names(sup);
     rc = rc < 0 ? rc : net_loop_new(&sup->loop);
     rc = rc < 0 ? rc : start_signals(sup);
+    rc = rc < 0 ? rc : keys_start(sup);
     rc = rc < 0 ? rc : guard_init(&sup->guard, sup->opt.count, sup->marker, sup->files);
     rc = rc < 0 ? rc : guard_start(&sup->guard);
     if (rc < 0) {

@@ -11,6 +11,7 @@
  *   watch.c       initiators that watch: VMS, OUTPUT, DEATH
  *   order.c       what they may ask for: drain, stop
  *   offer.c       what is held here for their job, handed to them
+ *   keys.c        the farm's keys, for TLS and multicast
  *   guard.c       what cleans up when this process is killed */
 #ifndef VM_SUPERVISOR_H
 #define VM_SUPERVISOR_H
@@ -20,6 +21,7 @@
 #include <sys/types.h>
 #include <uv.h>
 
+#include "auth/keywatch.h"
 #include "base/list.h"
 #include "ckpt/home.h"
 #include "discovery/discovery_impl.h"
@@ -42,10 +44,11 @@ struct supervisor_options {
     const char *python;      /* interpreter of the python module */
     const char *boot;        /* its program: .../trickle/_boot.py */
     const char *exec;        /* run this instead; NULL: python */
-    const char *listen_host; /* TCP: numeric, without brackets; NULL: none */
+    const char *listen_host; /* TCP: numeric, without brackets; "*": all; NULL: none */
     uint16_t listen_port;    /* 0: any */
     bool lan;                /* answer multicast questions */
     const char *multicast;   /* "group:port" */
+    struct auth_watch *keys; /* TCP and multicast need them; borrowed; NULL: --insecure */
     const char *runtime_dir; /* or NULL */
     uint64_t memory_limit;   /* bytes of a VM; 0: none */
     uint64_t recycle_after;  /* elements; 0: any number */
@@ -98,6 +101,7 @@ struct supervisor {
     const char **files; /* the socket files, for the guard; NULL at the end */
     int unix_fd, tcp_fd; /* tcp_fd -1: none */
     uint16_t tcp_port;
+    bool has_ipv6; /* tcp_fd takes IPv6 */
     struct net_loop *loop;
     struct net_listener *unix_listener, *tcp_listener;
     struct discovery_responder *responder;
@@ -107,6 +111,10 @@ struct supervisor {
     char marker[64];  /* "TRICKLE_VM_OWNER=...", in the environment of all VMs */
     struct oom oom;
     uv_timer_t memory_timer;
+    uv_timer_t keys_timer;    /* when there are keys, as the next two */
+    uv_signal_t hangup;       /* HUP */
+    bool has_terminal;        /* it was started in one */
+    uint64_t refused_ms;      /* when a refusal was last told at the level of warnings; 0: never */
     char home[HOME_PATH_MAX]; /* where results are held; "": no job has been here */
     uv_timer_t hold_timer;    /* when it is "": not started */
     struct vm_child *vms;
@@ -121,6 +129,9 @@ struct supervisor {
 /* supervisor.c */
 int supervisor_run(const struct supervisor_options *opt); /* until it has ended; 0 or TRK_E* */
 void supervisor_vm_changed(struct supervisor *sup); /* a VM became idle, failed, or is gone */
+void supervisor_stop(struct supervisor *sup, int signal); /* as at SIGTERM */
+/* "tcp:..." of listen_host with a port. */
+void supervisor_tcp_address(const struct supervisor *sup, uint16_t port, char *text, size_t size);
 
 /* fn: something can be read (or the other end is closed). Takes fd over, also on error (NULL). */
 struct watched_fd *watched_fd_new(struct supervisor *sup, int fd, void (*fn)(void *user),
@@ -146,6 +157,12 @@ void child_info(const struct vm_child *vm, bool is_tcp, struct trk_vm_info *info
 bool death_is_expected(enum wire_end end);
 /* Says how the process ended, to log and holder. Returns why. */
 enum wire_end death_report(struct vm_child *vm, int status, const struct rusage *usage);
+
+/* keys.c */
+TRK_MUST_USE int keys_start(struct supervisor *sup);
+void keys_look(struct supervisor *sup); /* has the file changed? Then all get the new ones */
+void keys_send(const struct supervisor *sup, int control); /* to a VM */
+const struct auth_keys *keys_of(const struct supervisor *sup); /* NULL: plain */
 
 /* memory.c */
 void memory_start(struct supervisor *sup);

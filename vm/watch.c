@@ -19,6 +19,7 @@
 #include "vm/supervisor.h"
 
 #define HOLD_LOOK_MS 3600000u /* how often what is too old is looked for */
+#define REFUSAL_MS 60000u      /* how often one is told to who reads warnings only */
 #define OUTPUT_QUEUED_MAX ((size_t)4 << 20)
 
 struct watcher {
@@ -194,11 +195,28 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
     blob_unref(msg->body);
 }
 
+/* Somebody is not let in. Who tries all the time must not fill the log. */
+static void log_refusal(struct supervisor *sup, const char *who, const char *why)
+{
+    uint64_t now = net_loop_now_ms(sup->loop);
+    if (sup->refused_ms == 0 || now >= sup->refused_ms + REFUSAL_MS) {
+        sup->refused_ms = now + 1;
+        log_warn("vm", "%s is not let in: %s", who, why);
+    } else {
+        log_info("vm", "%s is not let in: %s", who, why);
+    }
+}
+
 static void on_close(struct net_session *s, void *user, int error, const char *why)
 {
     struct watcher *w = user;
     struct supervisor *sup = w->sup;
-    log_debug("vm", "watcher %s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
+    if (error < 0 && !w->is_proved) {
+        log_refusal(sup, net_session_peer(s), why);
+    } else {
+        log_debug("vm", "watcher %s closed: %s", net_session_peer(s),
+                  error < 0 ? why : "in order");
+    }
     if (!w->is_proved) {
         sup->unproved--;
     }
@@ -218,19 +236,23 @@ static void accept_watcher(struct supervisor *sup, int fd, bool is_tcp)
 {
     struct watcher *w = sup->unproved < UNPROVED_MAX ? mem_zalloc(1, sizeof(*w)) : NULL;
     if (w == NULL) {
+        log_refusal(sup, "a connection", "too many others have not said HELLO");
         close(fd);
         net_count_drop();
         return;
     }
     struct net_session_options opt = {.ops = &watcher_ops,
                                       .user = w,
-                                      .dead_ms = is_tcp ? 60000 : 0};
+                                      .dead_ms = is_tcp ? 60000 : 0,
+                                      .keys = keys_of(sup),
+                                      .role = AUTH_VM};
     struct net_session *s;
     w->sup = sup;
     w->is_tcp = is_tcp;
     sup->unproved++;
     list_push_back(&sup->watchers, &w->link);
     if (net_session_accept(sup->loop, fd, &opt, &s) < 0) {
+        log_refusal(sup, "a connection", fail_text());
         sup->unproved--;
         list_remove(&w->link);
         mem_free(w);
@@ -244,6 +266,7 @@ void watch_accept_unix(void *sup, int fd)
 
 void watch_accept_tcp(void *sup, int fd)
 {
+    keys_look(sup);
     accept_watcher(sup, fd, true);
 }
 

@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <netinet/in.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -83,11 +84,11 @@ static int listen_unix(int fd, const struct net_address *a)
     return 0;
 }
 
-static int listen_tcp(int fd, const struct net_address *a, const char *text)
+static int listen_tcp(int fd, const struct net_address *a, const char *text, bool is_both)
 {
-    int one = 1;
+    int one = 1, is_only = !is_both;
     if (a->sa.ss_family == AF_INET6) {
-        (void)!setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof(one));
+        (void)!setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &is_only, sizeof(is_only));
     }
     if (setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one)) != 0 ||
         bind(fd, (const struct sockaddr *)&a->sa, a->size) != 0 || listen(fd, SOMAXCONN) != 0) {
@@ -96,7 +97,8 @@ static int listen_tcp(int fd, const struct net_address *a, const char *text)
     return 0;
 }
 
-int net_listen_fd(const char *address, char *bound, size_t bound_size)
+/* is_both: an IPv6 socket takes IPv4, too. */
+static int listen_at(const char *address, bool is_both, char *bound, size_t bound_size)
 {
     struct net_address a;
     int rc = net_address_parse(&a, address);
@@ -107,12 +109,28 @@ int net_listen_fd(const char *address, char *bound, size_t bound_size)
     if (fd < 0) {
         return fail(TRK_EIO, "cannot make a socket: %s", strerror(errno));
     }
-    rc = a.sa.ss_family == AF_UNIX ? listen_unix(fd, &a) : listen_tcp(fd, &a, address);
+    rc = a.sa.ss_family == AF_UNIX ? listen_unix(fd, &a) : listen_tcp(fd, &a, address, is_both);
     if (rc != 0) {
         close(fd);
         return rc;
     }
     net_address_of_socket(fd, bound, bound_size);
+    return fd;
+}
+
+int net_listen_fd(const char *address, char *bound, size_t bound_size)
+{
+    static const char all[] = "tcp:*:";
+    char text[NET_ADDRESS_TEXT];
+    if (strncmp(address, all, strlen(all)) != 0) {
+        return listen_at(address, false, bound, bound_size);
+    }
+    snprintf(text, sizeof(text), "tcp:[::]:%s", address + strlen(all));
+    int fd = listen_at(text, true, bound, bound_size);
+    if (fd < 0) { /* a machine without IPv6 */
+        snprintf(text, sizeof(text), "tcp:0.0.0.0:%s", address + strlen(all));
+        fd = listen_at(text, false, bound, bound_size);
+    }
     return fd;
 }
 

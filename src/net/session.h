@@ -97,7 +97,8 @@ struct net_listener;
 
 /* Makes a listening socket (CLOEXEC, non-blocking). "unix:/path" (0600, stale file replaced when
  * nobody answers there; the path appears only once it can be connected to) or "tcp:host:port",
- * port 0: any. bound: the address it got, at least 128 bytes. Returns the descriptor or TRK_E*. */
+ * port 0: any; "tcp:*:port": all addresses, IPv4 and, where there is IPv6, both ("tcp:[::]:port"
+ * in bound). bound: the address it got, at least 128 bytes. Returns the descriptor or TRK_E*. */
 int net_listen_fd(const char *address, char *bound, size_t bound_size);
 /* Accepts on fd (borrowed: stays open after net_listener_close): each connection is handed over
  * as a descriptor, which the callback owns. Accept errors (EMFILE ...) back off, never spin. */
