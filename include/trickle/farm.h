@@ -34,7 +34,9 @@ struct trk_farm_options {
     const char *program;     /* shown to others as the holder of the VMs; NULL: process name */
     const char *runtime_dir; /* NULL: $TRICKLE_RUNTIME, else /tmp/trickle-UID */
     bool lan;                /* ask on the LAN by multicast too (also TRICKLE_LAN=1) */
-    bool insecure;           /* allow plain TCP to other hosts (also TRICKLE_INSECURE=1) */
+    /* Plain TCP without the key: on loopback, and to addresses that hosts names; a message warns
+     * each time (also TRICKLE_INSECURE=1). */
+    bool insecure;
     const char *hosts;       /* "host:port,..." of supervisors to ask; NULL: $TRICKLE_HOSTS */
     const char *multicast;   /* "group:port"; NULL: $TRICKLE_MULTICAST, else the default group */
     /* Silence after which a VM counts as lost; 0: $TRICKLE_DEAD_AFTER (seconds), else 10,000. */
@@ -44,9 +46,14 @@ struct trk_farm_options {
     uint32_t suspect_after_ms;
     struct trk_job *job;     /* whose results this farm records (job.h), or NULL; it must stay open
                                 until the farm is closed */
+    /* The farm's key, for TCP and multicast (not read for VMs of this machine alone); NULL:
+     * $XDG_CONFIG_HOME/trickle/key, else ~/.config/trickle/key. It is read again when it has
+     * changed. */
+    const char *key_file;
 };
 
-/* Starts a farm. On success *out belongs to the caller (trk_farm_close). */
+/* Starts a farm. On success *out belongs to the caller (trk_farm_close). TRK_EDENIED: lan without
+ * a key, or a key file that others can read. */
 TRK_API TRK_MUST_USE int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt);
 
 /* Ends all leases, waits at most timeout_ms until the VMs have said goodbye and their last

@@ -85,6 +85,7 @@ static void farm_free(struct trk_farm *farm)
     job_unref(farm->job);
     pthread_mutex_destroy(&farm->mutex);
     mem_free(farm->slot_by_number);
+    auth_watch_clear(&farm->keys);
     mem_free(farm->hosts);
     mem_free(farm->multicast);
     mem_free(farm);
@@ -262,6 +263,23 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     farm->multicast = option_or_env(opt->multicast, "TRICKLE_MULTICAST");
 }
 
+/* The keys, where something of this farm goes by TCP or multicast. */
+static int load_keys(struct trk_farm *farm, const char *key_file)
+{
+    int rc;
+
+    if (farm->insecure || (!farm->lan && farm->hosts == NULL)) {
+        return 0;
+    }
+    rc = auth_watch_open(&farm->keys, key_file);
+    if (rc == AUTH_NO_KEY && farm->lan) {
+        return fail(TRK_EDENIED, "there is no key yet, without which VMs of other machines do not "
+                    "answer; type `trickle key import` and paste what `trickle key show` prints "
+                    "there, or `trickle key new` where there is none at all");
+    }
+    return rc < 0 ? rc : 0; /* hosts: what is missing is told when one answers */
+}
+
 int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
 {
     static const struct trk_farm_options defaults = {.size = sizeof(defaults)};
@@ -290,7 +308,7 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
         fail(rc, "%s", why);
         goto fail;
     }
-    if ((rc = make_hello(farm, &o)) < 0 || (rc = net_loop_new(&farm->loop)) < 0 ||
+    if ((rc = load_keys(farm, o.key_file)) < 0 || (rc = make_hello(farm, &o)) < 0 || (rc = net_loop_new(&farm->loop)) < 0 ||
         (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||
         (rc = net_loop_start_thread(farm->loop, "trickle-farm")) < 0) {
         goto fail;

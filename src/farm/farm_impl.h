@@ -22,6 +22,7 @@
 #include <stdatomic.h>
 
 #include "base/blob.h"
+#include "auth/keywatch.h"
 #include "base/list.h"
 #include "ckpt/ckpt.h"
 #include "farm/control.h"
@@ -59,9 +60,9 @@ void waiter_post(struct waiter *w);
 struct finder {
     struct trk_farm *farm;                     /* [c] */
     const struct trk_discovery_module *module; /* [c] */
-    void *state;                               /* [f] of the module */
-    uv_poll_t poll;                            /* [f] on the module's descriptor */
-    bool has_poll;                             /* [f] poll is initialised */
+    void *state;                               /* [f] of the module, while is_open */
+    bool is_open;                              /* [f] */
+    uv_poll_t *poll;                           /* [f] on the module's descriptor, or NULL */
     uint64_t asked_at_ms, answered_at_ms;      /* [f] the last question, the last answer */
     bool has_answer;                           /* [f] since the farm's last question */
 };
@@ -75,6 +76,8 @@ struct supervisor {
     enum supervisor_state state;
     uint8_t id[16]; /* known from WELCOME on */
     bool has_id;
+    bool is_named;       /* the list of hosts has it, not only somebody's answer */
+    bool has_complained; /* the program was told why it cannot be used */
     struct net_session *session; /* one reference while CONNECTING or ANSWERED */
     char address[TRK_VM_TEXT_MAX];
 };
@@ -335,6 +338,8 @@ struct trk_farm {
     bool is_stopped;        /* [m] its thread has ended */
     bool is_closing;        /* [f] */
     bool insecure, lan;     /* [c] */
+    struct auth_watch keys; /* [f] for TCP and multicast; none: see find.c */
+    bool has_new_keys;      /* [f] which modules that ask by multicast do not have yet */
     uint32_t dead_after_ms, suspect_after_ms; /* [c] */
     uv_timer_t pulse;       /* [f] looks at who is silent */
     char runtime_dir[108];  /* [c] */
@@ -392,6 +397,9 @@ void find_pulse(struct trk_farm *farm); /* asks again now and then for who was l
 bool find_is_complete(struct trk_farm *farm); /* all answers are in */
 void find_close(struct trk_farm *farm);
 void find_free(struct trk_farm *farm); /* after the loop has ended */
+/* Connects to a supervisor or a VM: by TCP with the keys. */
+TRK_MUST_USE int find_connect(struct trk_farm *farm, const char *address,
+                              const struct net_session_options *opt, struct net_session **out);
 struct slot *find_slot_of_vm(struct trk_farm *farm, const uint8_t incarnation[16]);
 
 /* lease.c [f] */

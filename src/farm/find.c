@@ -4,7 +4,12 @@
  * A supervisor's address may be found again and again; there is one session per address, and one
  * supervisor per id (the same one seen over unix and TCP counts once, the first stays). Slots are
  * never forgotten while the farm lives, so their numbers can be the scheduler's. All of this is
- * on the farm thread. */
+ * on the farm thread.
+ *
+ * TCP is TLS with the user's key, which is looked at again whenever somebody is found. Without
+ * protection only --insecure connects: to loopback, and to the hosts that the user has named, each
+ * time with a warning. What a supervisor on another machine says cannot lead elsewhere: its VMs
+ * are where it is. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,13 +80,25 @@ struct slot *find_slot_of_vm(struct trk_farm *farm, const uint8_t incarnation[16
     return NULL;
 }
 
-/* "tcp::4711" means: at the host where its supervisor was reached. */
+static bool is_tcp(const char *address)
+{
+    return strncmp(address, "tcp:", 4) == 0;
+}
+
+/* "tcp::4711" means: at the host where its supervisor was reached. One that is on another machine
+ * has no say in other hosts, nor in files of this one. */
 static void complete_address(struct trk_vm_info *info, const struct supervisor *sup)
 {
     char port[32];
     const char *end;
 
-    if (strncmp(info->address, "tcp::", 5) != 0 || strncmp(sup->address, "tcp:", 4) != 0) {
+    if (!is_tcp(sup->address) || info->address[0] == '\0') {
+        return;
+    }
+    if (strncmp(info->address, "tcp::", 5) != 0) {
+        log_warn("farm", "%s names a VM at %s, which is not used", sup->address, info->address);
+        net_count_drop();
+        info->address[0] = '\0';
         return;
     }
     end = strrchr(sup->address, ':');
@@ -99,7 +116,7 @@ static void slot_update(struct supervisor *sup, const struct trk_vm_info *info)
         log_error("farm", "out of memory: VM %u of %s is not used", info->index, sup->address);
         return;
     }
-    if (slot->info.state != info->state ||
+    if (slot->sup != sup || slot->info.state != info->state ||
         memcmp(slot->info.incarnation, info->incarnation, 16) != 0) {
         slot->refusals = 0;
         slot->retry_at_ms = 0;
@@ -161,6 +178,7 @@ static int supervisor_on_welcome(struct supervisor *sup, struct blob *body)
     }
     memcpy(sup->id, welcome.supervisor, 16);
     sup->has_id = true;
+    sup->has_complained = false;
     net_session_set_trusted(sup->session);
     if (supervisor_is_known(sup)) {
         return TRK_ECLOSED;
@@ -249,6 +267,16 @@ static void supervisor_on_message(struct net_session *session, void *user,
     }
 }
 
+/* Why its VMs are not used; once until they are. */
+static void complain(struct supervisor *sup, const char *why)
+{
+    if (!sup->has_complained) {
+        sup->has_complained = true;
+        notice_message(sup->farm, TRK_NOTICE_MESSAGE, NULL, "VMs at %s cannot be used: %s",
+                       sup->address, why);
+    }
+}
+
 static void supervisor_on_close(struct net_session *session, void *user, int error,
                                 const char *why)
 {
@@ -257,9 +285,11 @@ static void supervisor_on_close(struct net_session *session, void *user, int err
     if (error < 0 && sup->state == SUP_CONNECTING) {
         log_info("farm", "supervisor at %s: %s", sup->address, why);
         if (error == TRK_EVERSION || error == TRK_EDENIED) {
-            notice_message(sup->farm, TRK_NOTICE_MESSAGE, NULL, "VMs at %s cannot be used: %s",
-                           sup->address, why);
+            complain(sup, why);
         }
+    } else if (sup->state == SUP_CONNECTING && !sup->has_id && is_tcp(sup->address) &&
+               sup->farm->keys.keys.count == 0 && !sup->farm->is_closing) {
+        complain(sup, "it closed the connection without a word, as it does when it wants a key");
     }
     supervisor_lose(sup);
 }
@@ -268,6 +298,19 @@ static const struct net_session_ops supervisor_ops = {
     .on_message = supervisor_on_message,
     .on_close = supervisor_on_close,
 };
+
+int find_connect(struct trk_farm *farm, const char *address,
+                 const struct net_session_options *opt, struct net_session **out)
+{
+    struct net_session_options secured = *opt;
+
+    secured.role = AUTH_INITIATOR;
+    secured.keys = farm->keys.keys.count > 0 ? &farm->keys.keys : NULL;
+    if (is_tcp(address) && secured.keys == NULL && !farm->insecure) {
+        return fail(TRK_EDENIED, "there is no key");
+    }
+    return net_session_connect(farm->loop, address, &secured, out);
+}
 
 static void supervisor_connect(struct supervisor *sup)
 {
@@ -280,7 +323,7 @@ static void supervisor_connect(struct supervisor *sup)
 
     sup->state = SUP_GONE;
     sup->has_id = false;
-    if (net_session_connect(farm->loop, sup->address, &opt, &sup->session) < 0) {
+    if (find_connect(farm, sup->address, &opt, &sup->session) < 0) {
         log_info("farm", "supervisor at %s: %s", sup->address, fail_text());
         sup->session = NULL;
         return;
@@ -293,45 +336,87 @@ static void supervisor_connect(struct supervisor *sup)
     }
 }
 
+static void find_look_at_keys(struct trk_farm *farm);
+
 static bool address_is_loopback(const char *address)
 {
     return strncmp(address, "tcp:127.", 8) == 0 || strncmp(address, "tcp:[::1]", 9) == 0;
+}
+
+/* NULL: its VMs may be used; or why not. Warns where that is the user's risk. */
+static const char *why_not(struct supervisor *sup)
+{
+    struct trk_farm *farm = sup->farm;
+
+    if (!is_tcp(sup->address) || farm->keys.keys.count > 0) {
+        return NULL;
+    }
+    if (!farm->insecure) {
+        return "there is no key to protect the connection with; type `trickle key import` here "
+               "and paste what `trickle key show` prints there";
+    }
+    if (!address_is_loopback(sup->address) && !sup->is_named) {
+        return "--insecure uses VMs of other machines only where --hosts names their address";
+    }
+    notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "warning: --insecure: whoever is on the way to "
+                   "%s can read and change all that goes there, and run code in its place",
+                   sup->address);
+    return NULL;
+}
+
+static void supervisor_try(struct supervisor *sup)
+{
+    const char *why;
+
+    if (is_tcp(sup->address)) {
+        find_look_at_keys(sup->farm);
+    }
+    why = why_not(sup);
+    if (why != NULL) {
+        log_info("farm", "supervisor at %s: %s", sup->address, why);
+        complain(sup, why);
+        return;
+    }
+    supervisor_connect(sup);
+}
+
+static struct supervisor *supervisor_find(struct trk_farm *farm, const char *address)
+{
+    struct list *pos;
+
+    list_for_each(pos, &farm->supervisors) {
+        struct supervisor *sup = container_of(pos, struct supervisor, node);
+        if (strcmp(sup->address, address) == 0) {
+            return sup;
+        }
+    }
+    return NULL;
 }
 
 static void on_found(void *ctx, const char *address)
 {
     struct finder *finder = ctx;
     struct trk_farm *farm = finder->farm;
-    struct supervisor *sup;
-    struct list *pos;
+    struct supervisor *sup = supervisor_find(farm, address);
 
     finder->has_answer = true;
     finder->answered_at_ms = now_ms(farm);
     farm_touch(farm);
-    list_for_each(pos, &farm->supervisors) {
-        sup = container_of(pos, struct supervisor, node);
-        if (strcmp(sup->address, address) == 0) {
-            if (sup->state == SUP_GONE) {
-                supervisor_connect(sup);
-            }
-            return;
+    if (sup == NULL) {
+        sup = mem_zalloc(1, sizeof(*sup));
+        if (sup == NULL || strlen(address) >= sizeof(sup->address)) {
+            mem_free(sup);
+            return; /* no real address is that long */
         }
+        memcpy(sup->address, address, strlen(address) + 1);
+        sup->farm = farm;
+        sup->state = SUP_GONE;
+        list_push_back(&farm->supervisors, &sup->node);
     }
-    if (strncmp(address, "tcp:", 4) == 0 && !address_is_loopback(address) && !farm->insecure) {
-        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "VMs at %s are not used: connections to "
-                       "other machines are not encrypted yet; --insecure allows them", address);
-        return;
+    sup->is_named |= finder->module == &discovery_hosts;
+    if (sup->state == SUP_GONE) {
+        supervisor_try(sup);
     }
-    sup = mem_zalloc(1, sizeof(*sup));
-    if (sup == NULL || strlen(address) >= sizeof(sup->address)) {
-        mem_free(sup);
-        return; /* no real address is that long */
-    }
-    memcpy(sup->address, address, strlen(address) + 1);
-    sup->farm = farm;
-    list_push_back(&farm->supervisors, &sup->node);
-    supervisor_connect(sup);
-    farm_touch(farm);
 }
 
 /* --- discovery modules ---------------- */
@@ -344,39 +429,106 @@ static void on_readable(uv_poll_t *poll, int status, int events)
     farm_touch(finder->farm);
 }
 
-static int finder_open(struct trk_farm *farm, const struct trk_discovery_module *module)
+static int finder_open(struct finder *finder)
 {
+    struct trk_farm *farm = finder->farm;
     struct trk_discovery_config config = {.runtime_dir = farm->runtime_dir, .hosts = farm->hosts,
                                           .multicast = farm->multicast};
-    struct finder *finder = &farm->finders[farm->finders_count];
     struct trk_discovery_sink sink = {.ctx = finder, .found = on_found};
     int rc, fd;
 
-    finder->farm = farm;
-    finder->module = module;
-    rc = module->open(&config, &sink, &finder->state);
+    config.keys = farm->keys.keys.count > 0 ? &farm->keys.keys : NULL;
+    rc = finder->module->open(&config, &sink, &finder->state);
     if (rc < 0) {
         return rc;
     }
-    farm->finders_count++;
-    fd = module->fd(finder->state);
-    if (fd >= 0 && uv_poll_init(net_loop_uv(farm->loop), &finder->poll, fd) == 0) {
-        finder->poll.data = finder;
-        finder->has_poll = true;
-        uv_poll_start(&finder->poll, UV_READABLE, on_readable);
+    finder->is_open = true;
+    fd = finder->module->fd(finder->state);
+    finder->poll = fd >= 0 ? mem_zalloc(1, sizeof(*finder->poll)) : NULL;
+    if (finder->poll != NULL && uv_poll_init(net_loop_uv(farm->loop), finder->poll, fd) < 0) {
+        mem_free(finder->poll);
+        finder->poll = NULL;
+    }
+    if (finder->poll != NULL) {
+        finder->poll->data = finder;
+        uv_poll_start(finder->poll, UV_READABLE, on_readable);
     }
     return 0;
 }
 
+static void on_poll_closed(uv_handle_t *handle)
+{
+    mem_free(handle);
+}
+
+static void finder_close(struct finder *finder)
+{
+    if (finder->poll != NULL) {
+        uv_close((uv_handle_t *)finder->poll, on_poll_closed);
+        finder->poll = NULL;
+    }
+    if (finder->is_open) {
+        finder->module->close(finder->state);
+        finder->is_open = false;
+    }
+}
+
+static int finder_add(struct trk_farm *farm, const struct trk_discovery_module *module)
+{
+    struct finder *finder = &farm->finders[farm->finders_count];
+    int rc;
+
+    finder->farm = farm;
+    finder->module = module;
+    rc = finder_open(finder);
+    farm->finders_count += rc == 0;
+    return rc;
+}
+
+static void find_look_at_keys(struct trk_farm *farm)
+{
+    int rc = farm->keys.path[0] != '\0' ? auth_watch_look(&farm->keys) : 0;
+    struct list *pos;
+
+    if (rc < 0) {
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s", fail_text());
+    }
+    if (rc <= 0) {
+        return;
+    }
+    log_info("farm", "the keys have changed; the first is %s", farm->keys.keys.key[0].id);
+    farm->has_new_keys = true; /* modules may be on the stack: at the next question */
+    list_for_each(pos, &farm->slots) { /* who refused the old one may take this one */
+        struct slot *slot = container_of(pos, struct slot, node);
+        slot->refusals = 0;
+        slot->retry_at_ms = 0;
+    }
+}
+
+/* Modules keep the keys that they were opened with. */
+static void open_again(struct trk_farm *farm)
+{
+    farm->has_new_keys = false;
+    for (size_t i = 0; i < farm->finders_count; i++) {
+        struct finder *finder = &farm->finders[i];
+        if (finder->module == &discovery_multicast) {
+            finder_close(finder);
+            if (finder_open(finder) < 0) {
+                notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
+            }
+        }
+    }
+}
+
 int find_open(struct trk_farm *farm)
 {
-    int rc = finder_open(farm, &discovery_local);
+    int rc = finder_add(farm, &discovery_local);
 
     if (rc == 0 && farm->lan) {
-        rc = finder_open(farm, &discovery_multicast);
+        rc = finder_add(farm, &discovery_multicast);
     }
     if (rc == 0 && farm->hosts != NULL) {
-        rc = finder_open(farm, &discovery_hosts);
+        rc = finder_add(farm, &discovery_hosts);
     }
     return rc;
 }
@@ -384,13 +536,17 @@ int find_open(struct trk_farm *farm)
 static void finder_ask(struct finder *finder)
 {
     finder->asked_at_ms = now_ms(finder->farm);
-    if (finder->module->ask(finder->state) < 0) {
+    if (finder->is_open && finder->module->ask(finder->state) < 0) {
         log_warn("farm", "discovery %s: %s", finder->module->name, fail_text());
     }
 }
 
 void find_ask(struct trk_farm *farm)
 {
+    find_look_at_keys(farm);
+    if (farm->has_new_keys) {
+        open_again(farm);
+    }
     farm->asked_at_ms = now_ms(farm);
     for (size_t i = 0; i < farm->finders_count; i++) {
         farm->finders[i].has_answer = false;
@@ -452,11 +608,7 @@ void find_close(struct trk_farm *farm)
     struct list *pos;
 
     for (size_t i = 0; i < farm->finders_count; i++) {
-        struct finder *finder = &farm->finders[i];
-        if (finder->has_poll) {
-            uv_close((uv_handle_t *)&finder->poll, NULL);
-        }
-        finder->module->close(finder->state);
+        finder_close(&farm->finders[i]);
     }
     farm->finders_count = 0;
     list_for_each(pos, &farm->supervisors) {

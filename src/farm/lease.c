@@ -269,10 +269,13 @@ void lease_end(struct slot *slot)
 
 /* --- sessions with VMs ---------------- */
 
-static void refuse(struct slot *slot, const char *reason)
+#define RETRY_MS 20
+#define RETRY_TCP_MS 700 /* a new key may take a few seconds to get to all VMs */
+
+static void refuse(struct slot *slot, uint64_t retry_ms, const char *reason)
 {
     slot->refusals++;
-    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) + 20;
+    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) + retry_ms;
     log_info("farm", "VM %u at %s: %s", slot->info.index, slot->info.address, reason);
 }
 
@@ -287,7 +290,7 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
         return rc;
     }
     if (!welcome.is_accepted) {
-        refuse(slot, welcome.reason);
+        refuse(slot, RETRY_MS, welcome.reason);
         return TRK_EDENIED;
     }
     vm->is_welcome = true;
@@ -364,8 +367,10 @@ static void vm_on_close(struct net_session *session, void *user, int error, cons
 
     farm_touch(vm->farm);
     if (slot->vm == vm && !vm->is_welcome) {
-        if (error < 0 && slot->refusals == 0) {
-            refuse(slot, why);
+        if (error < 0 && strncmp(slot->info.address, "tcp:", 4) == 0) {
+            refuse(slot, RETRY_TCP_MS, why);
+        } else if (error < 0 && slot->refusals == 0) {
+            refuse(slot, RETRY_MS, why);
         }
         pthread_mutex_lock(&vm->farm->mutex);
         slot->vm = NULL;
@@ -405,7 +410,8 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     if (vm == NULL) {
         return;
     }
-    if (net_session_connect(farm->loop, slot->info.address, &opt, &vm->session) < 0) {
+    if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
+        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
         slot->refusals++;
         slot->retry_at_ms = net_loop_now_ms(farm->loop) + 20;
         trk_vm_unref(vm);

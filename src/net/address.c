@@ -89,6 +89,15 @@ void net_address_format(const struct net_address *a, char *text, size_t size)
         return;
     }
     char host[NET_ADDRESS_TEXT - 16], port[8];
+    const struct sockaddr_in6 *in6 = (const struct sockaddr_in6 *)&a->sa;
+    struct net_address ipv4 = {.size = sizeof(struct sockaddr_in)};
+    if (a->sa.ss_family == AF_INET6 && IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+        struct sockaddr_in *in = (struct sockaddr_in *)&ipv4.sa; /* on a socket for both */
+        in->sin_family = AF_INET;
+        in->sin_port = in6->sin6_port;
+        memcpy(&in->sin_addr, in6->sin6_addr.s6_addr + 12, sizeof(in->sin_addr));
+        a = &ipv4;
+    }
     int rc = getnameinfo((const struct sockaddr *)&a->sa, a->size, host, sizeof(host), port,
                          sizeof(port), NI_NUMERICHOST | NI_NUMERICSERV);
     if (rc != 0) {

@@ -269,7 +269,7 @@ START_TEST(order_over_tcp_is_refused)
 {
     char address[64], text[256];
     unsigned port;
-    rig_start(&rig, 1, "--listen", "127.0.0.1", NULL);
+    rig_start(&rig, 1, "--listen", "127.0.0.1", "--insecure", NULL);
     const char *said = strstr(rig.said, "listening on 127.0.0.1:");
     ck_assert_ptr_nonnull(said);
     ck_assert_int_eq(sscanf(said, "listening on 127.0.0.1:%u", &port), 1);

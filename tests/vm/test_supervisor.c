@@ -494,7 +494,7 @@ START_TEST(tcp_serves_supervisor_and_vms)
 {
     char address[128], text[16];
     unsigned port, vm_port;
-    rig_start(&rig, 1, "--listen", "127.0.0.1", NULL);
+    rig_start(&rig, 1, "--listen", "127.0.0.1", "--insecure", NULL);
     const char *said = strstr(rig.said, "listening on 127.0.0.1:");
     ck_assert_ptr_nonnull(said);
     ck_assert_int_eq(sscanf(said, "listening on 127.0.0.1:%u", &port), 1);
@@ -532,7 +532,7 @@ START_TEST(stale_sockets_are_removed_at_the_start)
     char said[256], bound[128];
     int tcp = net_listen_fd("tcp:127.0.0.1:0", bound, sizeof(bound));
     /* Another supervisor in the same directory, which cannot have the port. */
-    int rc = rig_run(said, sizeof(said), "--exec", "/bin/false", "--listen",
+    int rc = rig_run(said, sizeof(said), "--exec", "/bin/false", "--insecure", "--listen",
                      bound + strlen("tcp:"), "--runtime", rig.dir, NULL);
     ck_assert_int_eq(rc, 1);
     ck_assert_msg(strstr(said, "in use") != NULL, "said: %s", said);
@@ -547,12 +547,14 @@ static const struct {
     const char *args[4];
     const char *said; /* part of what it must say */
 } usage_table[] = {
-    {{"--listen", "10.0.0.1"}, "add --insecure"},
-    {{"--listen", "0.0.0.0:99"}, "add --insecure"},
+    {{"--listen", "10.0.0.1"}, "type\n  trickle key new\n"},
+    {{"--listen", "127.0.0.1"}, "type\n  trickle key new\n"},
+    {{"--listen", "0.0.0.0:99", "--key-file", "/no/such/key"}, "trickle key import\n"},
     {{"--listen", "example"}, "numeric address"},
     {{"--listen", "127.0.0.1:99999"}, "from 0 to 65535"},
     {{"--listen", "[::1"}, "[ADDR]:PORT"},
-    {{"--lan"}, "type: trickle-vm --lan --listen ADDR --insecure"},
+    {{"--lan"}, "type\n  trickle key new\n"},
+    {{"--lan", "--insecure"}, "type: trickle-vm --lan --listen ADDR --insecure"},
     {{"--lan", "--listen", "127.0.0.1", "--insecure"}, "type: trickle-vm --lan"},
     {{"--rai", "exec"}, "there is: python"},
     {{"-n", "0"}, "from 1 to"},
@@ -573,6 +575,7 @@ START_TEST(wrong_usage_is_told_with_status_2)
 {
     char said[2048];
     const char *const *args = usage_table[_i].args;
+    setenv("XDG_CONFIG_HOME", "/no/such", 1); /* no key, whoever runs this */
     int rc = rig_run(said, sizeof(said), args[0], args[1], args[2], args[3], NULL);
     ck_assert_int_eq(rc, 2);
     ck_assert_msg(strstr(said, usage_table[_i].said) != NULL, "said: %s, expected: %s", said,
