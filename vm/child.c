@@ -223,6 +223,22 @@ static char **make_env(char *owner, char *fds)
     return env;
 }
 
+/* The command of a VM, behind the one that is to run it. Array for mem_free, entries borrowed. */
+static char **make_argv(const struct supervisor_options *opt)
+{
+    const char *own[] = {opt->exec != NULL ? opt->exec : opt->python,
+                         opt->exec != NULL ? NULL : opt->boot};
+    size_t n = 0;
+    while (opt->wrap != NULL && opt->wrap[n] != NULL) {
+        n++;
+    }
+    char **argv = mem_zalloc(n + 3, sizeof(*argv));
+    for (size_t i = 0; argv != NULL && i < n + 2; i++) {
+        argv[i] = i < n ? opt->wrap[i] : (char *)(uintptr_t)own[i - n];
+    }
+    return argv;
+}
+
 static pid_t fork_child(struct vm_child *vm, int control, int output)
 {
     const struct supervisor_options *opt = &vm->sup->opt;
@@ -235,17 +251,13 @@ static pid_t fork_child(struct vm_child *vm, int control, int output)
                          .cores = vm->sup->cores,
                          .tcp_port = vm->tcp_port,
                          .is_tls = vm->sup->opt.keys != NULL};
-    char *argv[3] = {(char *)(uintptr_t)opt->python, (char *)(uintptr_t)opt->boot, NULL};
-    if (opt->exec != NULL) {
-        argv[0] = (char *)(uintptr_t)opt->exec;
-        argv[1] = NULL;
-    }
     memcpy(fds.supervisor, vm->sup->id, 16);
     size_t prefix = strlen(fds_text);
-    char **env = make_env(vm->sup->marker, fds_text);
-    if (env == NULL ||
+    char **env = make_env(vm->sup->marker, fds_text), **argv = make_argv(opt);
+    if (env == NULL || argv == NULL ||
         vm_fds_format(&fds, fds_text + prefix, (unsigned)(sizeof(fds_text) - prefix)) < 0) {
         mem_free(env);
+        mem_free(argv);
         errno = ENOMEM;
         return -1;
     }
@@ -261,6 +273,7 @@ static pid_t fork_child(struct vm_child *vm, int control, int output)
     int error = errno;
     sigprocmask(SIG_SETMASK, &old, NULL);
     mem_free(env);
+    mem_free(argv);
     errno = error;
     return pid;
 }

@@ -396,7 +396,9 @@ int main(int argc, char **argv)
     while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {
         parse_option(&a, option);
     }
-    if (optind < argc) {
+    if (optind < argc && strcmp(argv[optind - 1], "--") == 0) {
+        a.opt.wrap = argv + optind;
+    } else if (optind < argc) {
         usage_error("%s: options only are expected; try trickle-vm --help", argv[optind]);
     }
     if (a.dies_with_parent) {

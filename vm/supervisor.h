@@ -44,6 +44,7 @@ struct supervisor_options {
     const char *python;      /* interpreter of the python module */
     const char *boot;        /* its program: .../trickle/_boot.py */
     const char *exec;        /* run this instead; NULL: python */
+    char *const *wrap;       /* a command that runs that one, which is put behind; NULL: none */
     const char *listen_host; /* TCP: numeric, without brackets; "*": all; NULL: none */
     uint16_t listen_port;    /* 0: any */
     bool lan;                /* answer multicast questions */
