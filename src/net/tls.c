@@ -482,6 +482,7 @@ int net_tls_handshake(struct net_tls *t)
 
 static int drop(struct net_tls *t, const char *why)
 {
+    ERR_clear_error(); /* the loop's thread */
     net_tls_refuse(t, why);
     t->has_failed = true;
     return TRK_ECORRUPT;
@@ -534,8 +535,8 @@ static int take_other(struct net_tls *t, uint8_t type, const uint8_t *text, size
                    : drop(t, "it says that what we sent was changed on its way");
     }
     if (type == RECORD_HANDSHAKE && size == KEY_UPDATE_BYTES &&
-        memcmp(text, KEY_UPDATE, KEY_UPDATE_BYTES) == 0 && record_rekey(&t->reading) == 0) {
-        return 0;
+        memcmp(text, KEY_UPDATE, KEY_UPDATE_BYTES) == 0) {
+        return record_rekey(&t->reading) == 0 ? 0 : drop(t, "OpenSSL cannot make the next keys");
     }
     return drop(t, "it is not Trickle's TLS");
 }
@@ -561,7 +562,6 @@ int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
         }
         rc = record_open(&t->reading, record, out, room, t->rest, &type, &size);
         if (rc != 0) {
-            ERR_clear_error();
             return drop(t, "it was changed on its way (TLS)");
         }
         if (type == RECORD_DATA) {
