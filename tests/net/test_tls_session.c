@@ -406,6 +406,34 @@ START_TEST(both_keys_are_accepted_while_rotating)
 }
 END_TEST
 
+static void nothing(void *arg) {}
+
+/* Each of our own allocations of a connect with keys; OpenSSL's are in test_tls_memory.c. */
+START_TEST(connect_without_memory_is_refused)
+{
+    struct pair p;
+    pair_make(&p, LOOPBACK);
+    uint64_t live = mem_live(), n = 1;
+    for (; n < 100; n++) {
+        p.client->fail_after = n;
+        int rc = peer_connect(p.client, p.server.address);
+        if (rc == 0) {
+            break;
+        }
+        ck_assert_int_eq(rc, TRK_ENOMEM);
+        on_loop(here, nothing, NULL); /* its handles are closed when the loop has gone round */
+        on_loop(here, nothing, NULL);
+        ck_assert_uint_eq(mem_live(), live);
+    }
+    ck_assert_uint_gt(n, 3);
+    ck_assert_uint_lt(n, 100);
+    net_session_close(p.client->session, false);
+    peer_wait_closed(p.client);
+    peer_wait_closed(p.end);
+    pair_free(&p);
+}
+END_TEST
+
 static void add_tests(TCase *t)
 {
     tcase_add_test(t, messages_come_back_whole);
@@ -421,6 +449,7 @@ static void add_tests(TCase *t)
     tcase_add_test(t, vm_may_dial_in);
     tcase_add_loop_test(t, stranger_is_refused_with_a_reason_on_both_sides, 0,
                         (int)(sizeof(refusals) / sizeof(refusals[0])));
+    tcase_add_test(t, connect_without_memory_is_refused);
     tcase_add_loop_test(t, both_keys_are_accepted_while_rotating, 0, 3);
 }
 
