@@ -115,7 +115,7 @@ static SSL_CTX *context;    /* of all connections; NULL: it could not be made */
 static BIO_METHOD *method;
 static pthread_mutex_t context_mutex = PTHREAD_MUTEX_INITIALIZER;
 
-/* "CLIENT_TRAFFIC_SECRET_0 RANDOM SECRET", and SERVER; both are known when the handshake is over. */
+/* "CLIENT_TRAFFIC_SECRET_0 RANDOM SECRET", and SERVER: both come before the handshake's end. */
 static void note_secret(const SSL *ssl, const char *line)
 {
     static const char *const names[2] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};

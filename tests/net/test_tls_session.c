@@ -411,12 +411,14 @@ static void nothing(void *arg) {}
 /* Each of our own allocations of a connect with keys; OpenSSL's are in test_tls_memory.c. */
 START_TEST(connect_without_memory_is_refused)
 {
-    struct pair p;
-    pair_make(&p, LOOPBACK);
+    char address[128];
+    int listener = net_listen_fd(LOOPBACK, address, sizeof(address)); /* nobody else allocates */
+    struct peer *client = peer_new(here);
+    client->opt.keys = &ours;
     uint64_t live = mem_live(), n = 1;
     for (; n < 100; n++) {
-        p.client->fail_after = n;
-        int rc = peer_connect(p.client, p.server.address);
+        client->fail_after = n;
+        int rc = peer_connect(client, address);
         if (rc == 0) {
             break;
         }
@@ -427,10 +429,11 @@ START_TEST(connect_without_memory_is_refused)
     }
     ck_assert_uint_gt(n, 3);
     ck_assert_uint_lt(n, 100);
-    net_session_close(p.client->session, false);
-    peer_wait_closed(p.client);
-    peer_wait_closed(p.end);
-    pair_free(&p);
+    peer_close(client, false);
+    close(listener);
+    net_loop_free(here);
+    here = NULL;
+    peer_free(client);
 }
 END_TEST
 
