@@ -6,6 +6,7 @@ Needs root and ip(8); otherwise it is skipped (exit status 77).
 usage: netns.py PATH_OF_multicast_tool SCENARIO...
        netns.py --thief INTERFACE                    (started by itself, on one of the machines)
 """
+import contextlib
 import os
 import re
 import select
@@ -71,9 +72,11 @@ class Machine:
         raise AssertionError(f"no such address: {shown}")
 
     def close(self):
-        for program in self.programs:
-            program.close()
-        ip("netns", "del", self.name)
+        try:
+            for program in self.programs:
+                program.close()
+        finally:
+            ip("netns", "del", self.name)
 
 
 class Program:
@@ -435,14 +438,9 @@ SCENARIOS = {"plain": (plain, 2), "sealed": (sealed, 2), "rotation": (rotation, 
 
 def play(tool, name):
     check, count = SCENARIOS[name]
-    machines = []
-    try:
-        for letter in "abcde"[:count]:
-            machines.append(Machine(letter))
-        check(tool, *machines)
-    finally:
-        for machine in machines:
-            machine.close()
+    with contextlib.ExitStack() as machines:
+        check(tool, *[machines.enter_context(contextlib.closing(Machine(letter)))
+                      for letter in "abcde"[:count]])
     print(f"{name}: ok")
 
 
