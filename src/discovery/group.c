@@ -253,8 +253,8 @@ static void put_packet_info(struct msghdr *msg, union packet_info *control, unsi
     }
 }
 
-/* One datagram from one address, to another one's port. */
-static void send_from(int fd, const struct discovery_interface *from, const struct in6_addr *to,
+/* One datagram from one address, to another one's port. Has it gone out? */
+static bool send_from(int fd, const struct discovery_interface *from, const struct in6_addr *to,
                       uint16_t port, const struct discovery_seals *seals, size_t key,
                       const struct wire_beacon *b)
 {
@@ -268,12 +268,14 @@ static void send_from(int fd, const struct discovery_interface *from, const stru
     memcpy(sealed.address, &from->address, sizeof(sealed.address));
     if (discovery_seals_put(seals, key, &sealed, bytes) < 0) {
         log_warn("discovery", "%s", fail_text());
-        return;
+        return false;
     }
     put_packet_info(&msg, &control, from->index, &from->address);
     if (sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         log_debug("discovery", "cannot send by interface %u: %s", from->index, strerror(errno));
+        return false;
     }
+    return true;
 }
 
 /* Does one speak to the group from this address? To a group of the link from the link's own
@@ -301,16 +303,14 @@ void discovery_group_send(int fd, const struct discovery_group *g,
     }
 }
 
-void discovery_group_answer(int fd, const struct discovery_letter *to,
+bool discovery_group_answer(int fd, const struct discovery_letter *to,
                             const struct discovery_interfaces *all,
                             const struct discovery_seals *seals, const struct wire_beacon *b)
 {
     struct in6_addr peer;
     memcpy(&peer, to->b.address, sizeof(peer));
     const struct discovery_interface *from = discovery_interface_for(all, to->interface, &peer);
-    if (from != NULL) {
-        send_from(fd, from, &peer, to->port, seals, to->key, b);
-    }
+    return from != NULL && send_from(fd, from, &peer, to->port, seals, to->key, b);
 }
 
 /* Notes the interface; false: it was not sent to heard (NULL: to whatever). */

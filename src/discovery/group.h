@@ -52,8 +52,8 @@ bool discovery_group_receive(int fd, const struct discovery_group *heard,
                              const struct discovery_seals *seals, int *budget,
                              struct discovery_letter *out);
 /* Sends b to the sender of to, sealed alike, by the same interface and from our address there.
- * Without an address there nothing is sent. */
-void discovery_group_answer(int fd, const struct discovery_letter *to,
+ * False: we have no address there, or none that reaches it. */
+bool discovery_group_answer(int fd, const struct discovery_letter *to,
                             const struct discovery_interfaces *all,
                             const struct discovery_seals *seals, const struct wire_beacon *b);
 

@@ -257,21 +257,22 @@ int discovery_responder_set_keys(struct discovery_responder *r, const struct aut
 
 int discovery_responder_fd(struct discovery_responder *r) { return r->epoll_fd; }
 
-/* Has this question been answered? Else it will have been. Bare ones cannot be told apart. */
-static bool note_seen(struct discovery_responder *r, const struct wire_beacon *b)
+/* Has this question been answered? Bare ones cannot be told apart. */
+static bool is_seen(const struct discovery_responder *r, const struct wire_beacon *b)
 {
-    if (!b->is_sealed) {
-        return false;
-    }
-    for (size_t i = 0; i < r->seen_count; i++) {
+    for (size_t i = 0; b->is_sealed && i < r->seen_count; i++) {
         if (memcmp(r->seen[i], b->mac, sizeof(b->mac)) == 0) {
             return true;
         }
     }
+    return false;
+}
+
+static void note_seen(struct discovery_responder *r, const struct wire_beacon *b)
+{
     memcpy(r->seen[r->seen_next], b->mac, sizeof(b->mac));
     r->seen_next = (r->seen_next + 1) % SEEN_MAX;
     r->seen_count += r->seen_count < SEEN_MAX;
-    return false;
 }
 
 static void answer(struct discovery_responder *r, int fd, const struct discovery_letter *letter)
@@ -282,7 +283,9 @@ static void answer(struct discovery_responder *r, int fd, const struct discovery
     b.port = port_at(r, &peer);
     memcpy(b.nonce, letter->b.nonce, sizeof(b.nonce));
     memcpy(b.supervisor, r->supervisor, sizeof(b.supervisor));
-    discovery_group_answer(fd, letter, &r->interfaces, &r->seals, &b);
+    if (discovery_group_answer(fd, letter, &r->interfaces, &r->seals, &b)) {
+        note_seen(r, &letter->b); /* else it may be answered once we have an address for that */
+    }
 }
 
 void discovery_responder_process(struct discovery_responder *r)
@@ -296,7 +299,7 @@ void discovery_responder_process(struct discovery_responder *r)
         int budget = r->fds[i] >= 0 ? TURN_DATAGRAMS : 0;
         struct discovery_letter letter;
         while (discovery_group_receive(r->fds[i], &r->groups[i], &r->seals, &budget, &letter)) {
-            if (letter.b.kind == WIRE_BEACON_ASK && !note_seen(r, &letter.b) &&
+            if (letter.b.kind == WIRE_BEACON_ASK && !is_seen(r, &letter.b) &&
                 discovery_ration_take(&r->answers, sys_now_ns())) {
                 answer(r, r->fds[i], &letter);
             }

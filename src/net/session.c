@@ -233,6 +233,18 @@ static void end_of_input(struct net_session *s)
     }
 }
 
+/* Receives once. What is sent meanwhile, in answer, is written together afterwards. */
+static ssize_t receive_corked(struct net_session *s, size_t *asked, int *rc)
+{
+    s->is_corked = true;
+    ssize_t n = s->tls != NULL ? net_session_receive_tls(s, asked, rc) : receive(s, asked, rc);
+    s->is_corked = false;
+    pthread_mutex_lock(&s->mutex);
+    net_session_write_out(s, NET_TURN_BYTES);
+    pthread_mutex_unlock(&s->mutex);
+    return n;
+}
+
 /* Reads for one turn; may end in CLOSED. */
 static void read_in(struct net_session *s)
 {
@@ -240,8 +252,7 @@ static void read_in(struct net_session *s)
     while (taken < NET_TURN_BYTES && s->phase != CLOSED) {
         size_t asked;
         int rc;
-        ssize_t n = s->tls != NULL ? net_session_receive_tls(s, &asked, &rc)
-                                   : receive(s, &asked, &rc);
+        ssize_t n = receive_corked(s, &asked, &rc);
         if (n == -EINTR) {
             continue;
         }

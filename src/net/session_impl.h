@@ -44,6 +44,7 @@ struct net_session {
     bool has_greeted;           /* the peer's first message has come */
     bool owes_on_open;          /* on_open is to be called */
     bool is_stranger;           /* counted among the loop's strangers */
+    bool is_corked;             /* receiving: the loop's own sends wait for its end */
     bool has_said_end;          /* TLS: the peer knows that nothing follows */
     uint8_t first_byte;         /* that came from the peer */
     uint64_t shake_ms;          /* SHAKING: the handshake is due then */

@@ -6,6 +6,9 @@
  * is_blocked hands the queue over to the loop, which polls for writability; it does so too when a
  * sender has written its own message and others keep pushing.
  *
+ * What the loop sends while it receives for the session (answers, mostly) is written when that is
+ * done: many small messages in one call and, with TLS, in one record.
+ *
  * With TLS a step encrypts a few records under the mutex, the rest of the time it sends them: what
  * is encrypted cannot be overtaken any more, so it is kept short. The next records are made when
  * the ones before are sent. Before the handshake is over only its own bytes are written.
@@ -155,8 +158,11 @@ int net_session_send(struct net_session *s, uint8_t type, uint32_t stream, struc
         return TRK_ECLOSED;
     }
     outq_push(&s->out, item);
-    /* The loop has others to care for; a sender of its own stays until its message is out. */
-    net_session_write_out(s, net_loop_is_here(s->loop) ? NET_TURN_BYTES : size + SENDER_BYTES);
+    bool is_here = net_loop_is_here(s->loop);
+    if (!is_here || !s->is_corked) {
+        /* The loop has others to care for; a sender of its own stays until its message is out. */
+        net_session_write_out(s, is_here ? NET_TURN_BYTES : size + SENDER_BYTES);
+    }
     pthread_mutex_unlock(&s->mutex);
     return 0;
 }

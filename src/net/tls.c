@@ -3,7 +3,11 @@
  *
  * OpenSSL is part of the program around us, which may use it, too (Python does): its error queue
  * is left clean where we may be on somebody's thread, its memory functions and its configuration
- * are not touched, and our one context is never freed: at exit other threads may still use it. */
+ * are not touched, and our one context is never freed: at exit other threads may still use it.
+ *
+ * OpenSSL does the handshake. The traffic secrets that come out of it (it tells them by its key
+ * log, which goes nowhere but here) key the two directions of record.h; then OpenSSL's connection
+ * is freed. From then on reading and writing share nothing: each may be in another thread. */
 #include "net/tls.h"
 
 #include <assert.h>
@@ -17,23 +21,27 @@
 #include "auth/derive.h"
 #include "base/fail.h"
 #include "base/mem.h"
+#include "net/record.h"
 
 #define OUT_RECORDS 4
-/* What a record has around its plain text, and a message of OpenSSL's own before it. */
-#define RECORD_EXTRA 512
-#define OUT_BYTES (OUT_RECORDS * (NET_TLS_RECORD + RECORD_EXTRA))
+#define OTHER_BYTES 256 /* kept for a KeyUpdate before and an alert behind them */
+#define OUT_BYTES (OUT_RECORDS * RECORD_MAX + OTHER_BYTES)
 #define REKEY_RECORDS (UINT64_C(1) << 22)
 
 #define SUITES "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
+#define GCM_SUITE 0x1301 /* the first of them */
 #define SUITE_OF_PSK "\x13\x01" /* names the hash, SHA-256, that both of them have */
 #define IDENTITY "trickle1:"
 #define IDENTITY_MAX 64
 
-#define CONTENT_ALERT 21 /* first bytes of TLS records */
-#define CONTENT_HANDSHAKE 22
+#define KEY_UPDATE "\x18\x00\x00\x01\x00" /* the message: "mine are new"; asks for nothing */
+#define KEY_UPDATE_BYTES 5
+
+#define ALERT_CLOSE_NOTIFY 0
+#define ALERT_BAD_RECORD 20
 
 struct net_tls {
-    SSL *ssl;
+    SSL *ssl;                   /* until the handshake is over */
     bool is_caller;
     enum auth_role caller;      /* the role of who calls, which chooses the keys */
     struct {
@@ -44,13 +52,24 @@ struct net_tls {
     char identity[IDENTITY_MAX]; /* of key[0], for the caller */
     bool has_begun;             /* the first byte from the peer was looked at */
     bool has_found;             /* answering: the caller has named one of our keys */
-    bool has_failed;            /* for good */
+    uint8_t secret[2][RECORD_SECRET]; /* of what the caller writes, of what the other does */
+    unsigned secret_count;      /* known so far */
+    char why[160];              /* net_tls_why */
+
+    /* Reading. */
+    bool has_failed;            /* for good: handshake, reading */
     const uint8_t *in;          /* borrowed: what is left of the bytes fed */
     size_t in_size;
-    uint64_t record_count;      /* written since the last new keys */
-    char why[160];              /* net_tls_why */
+    struct record reading;
+    size_t part_size;           /* of part: a record that is not whole yet */
+    size_t rest_at, rest_end;   /* of rest: plain text that is not read yet */
+
+    /* Writing. */
+    bool has_write_failed;      /* for good */
+    struct record writing;
     size_t out_start, out_end;  /* of out: bytes to be sent */
-    uint8_t out[OUT_BYTES];
+
+    uint8_t part[RECORD_MAX], rest[RECORD_PLAIN], out[OUT_BYTES]; /* not zeroed */
 };
 
 /* --- the BIO ----------------------------------------------------------------------------- */
@@ -96,6 +115,22 @@ static SSL_CTX *context;    /* of all connections; NULL: it could not be made */
 static BIO_METHOD *method;
 static pthread_mutex_t context_mutex = PTHREAD_MUTEX_INITIALIZER;
 
+/* "CLIENT_TRAFFIC_SECRET_0 RANDOM SECRET", and SERVER: both come before the handshake's end. */
+static void note_secret(const SSL *ssl, const char *line)
+{
+    static const char *const names[2] = {"CLIENT_TRAFFIC_SECRET_0 ", "SERVER_TRAFFIC_SECRET_0 "};
+    struct net_tls *t = SSL_get_app_data(ssl);
+    const char *hex = strrchr(line, ' ');
+    for (int i = 0; i < 2; i++) {
+        size_t size = 0;
+        if (strncmp(line, names[i], strlen(names[i])) == 0 && hex != NULL &&
+            OPENSSL_hexstr2buf_ex(t->secret[i], RECORD_SECRET, &size, hex + 1, '\0') == 1 &&
+            size == RECORD_SECRET) {
+            t->secret_count++;
+        }
+    }
+}
+
 static int refuse_certificate(int is_fine, X509_STORE_CTX *store) { return 0; }
 
 static SSL_CTX *make_context(void)
@@ -109,6 +144,7 @@ static SSL_CTX *make_context(void)
     SSL_CTX_clear_options(ctx, SSL_OP_ENABLE_MIDDLEBOX_COMPAT | SSL_OP_ALLOW_NO_DHE_KEX);
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_verify(ctx, SSL_VERIFY_PEER, refuse_certificate);
+    SSL_CTX_set_keylog_callback(ctx, note_secret);
     if (SSL_CTX_set_min_proto_version(ctx, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_max_proto_version(ctx, TLS1_3_VERSION) != 1 ||
         SSL_CTX_set_ciphersuites(ctx, SUITES) != 1 ||
@@ -270,7 +306,7 @@ int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_ro
     if (t == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
-    memset(t, 0, offsetof(struct net_tls, out));
+    memset(t, 0, offsetof(struct net_tls, part));
     t->is_caller = is_caller;
     enum auth_role other = role == AUTH_INITIATOR ? AUTH_VM : AUTH_INITIATOR;
     t->caller = is_caller ? role : other;
@@ -292,7 +328,10 @@ void net_tls_free(struct net_tls *t)
 {
     if (t != NULL) {
         SSL_free(t->ssl); /* with its BIO */
+        record_fini(&t->reading);
+        record_fini(&t->writing);
         OPENSSL_cleanse(t->key, sizeof(t->key));
+        OPENSSL_cleanse(t->secret, sizeof(t->secret));
         mem_free(t);
     }
 }
@@ -374,20 +413,6 @@ static int explain_handshake(struct net_tls *t)
     return TRK_EDENIED;
 }
 
-static int explain_data(struct net_tls *t)
-{
-    bool is_memory;
-    int reason = ERR_GET_REASON(take_error(&is_memory));
-    t->has_failed = true;
-    if (is_memory) {
-        net_tls_refuse(t, "out of memory");
-        return TRK_ENOMEM;
-    }
-    net_tls_refuse(t, is_alert(reason) ? "it says that what we sent was changed on its way"
-                                       : "it was changed on its way (TLS)");
-    return TRK_ECORRUPT;
-}
-
 /* --- handshake --------------------------------------------------------------------------- */
 
 void net_tls_feed(struct net_tls *t, const void *bytes, size_t size)
@@ -404,7 +429,7 @@ static bool is_tls(struct net_tls *t)
         return true;
     }
     t->has_begun = true;
-    if (t->in[0] == CONTENT_HANDSHAKE || t->in[0] == CONTENT_ALERT) {
+    if (t->in[0] == RECORD_HANDSHAKE || t->in[0] == RECORD_ALERT) {
         return true;
     }
     net_tls_refuse(t, t->is_caller ? "it does not answer in TLS: does it listen with --insecure?"
@@ -413,16 +438,31 @@ static bool is_tls(struct net_tls *t)
     return false;
 }
 
+/* Hands over from OpenSSL to the two directions. */
 static int end_handshake(struct net_tls *t)
 {
-    OPENSSL_cleanse(t->key, sizeof(t->key));
     /* True when the key was used. OpenSSL has no other way left to come here; if it had, stop. */
-    if (SSL_session_reused(t->ssl) != 1 || SSL_version(t->ssl) != TLS1_3_VERSION) {
+    if (SSL_session_reused(t->ssl) != 1 || SSL_version(t->ssl) != TLS1_3_VERSION ||
+        t->secret_count != 2) {
         net_tls_refuse(t, "it did not use the farm's key");
         t->has_failed = true;
         return TRK_EDENIED;
     }
-    return 0;
+    bool is_gcm = SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t->ssl)) == GCM_SUITE;
+    const EVP_CIPHER *cipher = is_gcm ? EVP_aes_128_gcm() : EVP_chacha20_poly1305();
+    int mine = t->is_caller ? 0 : 1;
+    int rc = record_init(&t->writing, cipher, t->secret[mine], true);
+    rc = rc == 0 ? record_init(&t->reading, cipher, t->secret[1 - mine], false) : rc;
+    OPENSSL_cleanse(t->key, sizeof(t->key));
+    OPENSSL_cleanse(t->secret, sizeof(t->secret));
+    SSL_free(t->ssl);
+    t->ssl = NULL;
+    if (rc != 0) {
+        ERR_clear_error();
+        net_tls_refuse(t, "out of memory");
+        t->has_failed = true;
+    }
+    return rc;
 }
 
 int net_tls_handshake(struct net_tls *t)
@@ -438,97 +478,176 @@ int net_tls_handshake(struct net_tls *t)
     return SSL_get_error(t->ssl, rc) == SSL_ERROR_WANT_READ ? TRK_AGAIN : explain_handshake(t);
 }
 
-/* --- data -------------------------------------------------------------------------------- */
+/* --- reading ----------------------------------------------------------------------------- */
+
+static int drop(struct net_tls *t, const char *why)
+{
+    ERR_clear_error(); /* the loop's thread */
+    net_tls_refuse(t, why);
+    t->has_failed = true;
+    return TRK_ECORRUPT;
+}
+
+/* Adds to part what it lacks of size bytes. */
+static bool fill_part(struct net_tls *t, size_t size)
+{
+    size_t want = size - t->part_size, n = want < t->in_size ? want : t->in_size;
+    memcpy(t->part + t->part_size, t->in, n);
+    t->part_size += n;
+    t->in += n;
+    t->in_size -= n;
+    return n == want;
+}
+
+/* The next whole record, in place where it is whole among the bytes fed. 0, with *record NULL when
+ * more must come, or TRK_ECORRUPT. */
+static int next_record(struct net_tls *t, const uint8_t **record)
+{
+    bool is_begun = t->part_size > 0;
+    *record = NULL;
+    if (is_begun || t->in_size < RECORD_HEAD) {
+        if (t->part_size < RECORD_HEAD && !fill_part(t, RECORD_HEAD)) {
+            return 0;
+        }
+        is_begun = true;
+    }
+    size_t size = record_size(is_begun ? t->part : t->in);
+    if (size == 0) {
+        return drop(t, "it was changed on its way (TLS)");
+    }
+    if (!is_begun && t->in_size >= size) {
+        *record = t->in;
+        t->in += size;
+        t->in_size -= size;
+    } else if (fill_part(t, size)) {
+        *record = t->part;
+        t->part_size = 0;
+    }
+    return 0;
+}
+
+/* A record that is not data: an alert or a KeyUpdate. */
+static int take_other(struct net_tls *t, uint8_t type, const uint8_t *text, size_t size)
+{
+    if (type == RECORD_ALERT && size == 2) {
+        return text[1] == ALERT_CLOSE_NOTIFY
+                   ? TRK_END
+                   : drop(t, "it says that what we sent was changed on its way");
+    }
+    if (type == RECORD_HANDSHAKE && size == KEY_UPDATE_BYTES &&
+        memcmp(text, KEY_UPDATE, KEY_UPDATE_BYTES) == 0) {
+        return record_rekey(&t->reading) == 0 ? 0 : drop(t, "OpenSSL cannot make the next keys");
+    }
+    return drop(t, "it is not Trickle's TLS");
+}
+
+static size_t take_rest(struct net_tls *t, uint8_t *out, size_t room)
+{
+    size_t left = t->rest_end - t->rest_at, n = left < room ? left : room;
+    memcpy(out, t->rest + t->rest_at, n);
+    t->rest_at += n;
+    return n;
+}
 
 int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
 {
-    *got = 0;
-    if (t->has_failed) {
-        return TRK_ECORRUPT;
+    *got = take_rest(t, out, room);
+    while (*got == 0 && !t->has_failed) {
+        const uint8_t *record;
+        uint8_t type;
+        size_t size;
+        int rc = next_record(t, &record);
+        if (rc != 0 || record == NULL) {
+            return rc;
+        }
+        rc = record_open(&t->reading, record, out, room, t->rest, &type, &size);
+        if (rc != 0) {
+            return drop(t, "it was changed on its way (TLS)");
+        }
+        if (type == RECORD_DATA) {
+            *got = size < room ? size : room;
+            t->rest_at = 0;
+            t->rest_end = size - *got;
+        } else if ((rc = take_other(t, type, out, size < room ? size : 0)) != 0) {
+            return rc;
+        }
     }
-    ERR_clear_error(); /* as above */
-    if (SSL_read_ex(t->ssl, out, room, got) == 1) {
-        return 0;
-    }
-    *got = 0;
-    int error = SSL_get_error(t->ssl, 0);
-    if (error == SSL_ERROR_WANT_READ) {
-        return 0;
-    }
-    return error == SSL_ERROR_ZERO_RETURN ? TRK_END : explain_data(t);
+    return t->has_failed ? TRK_ECORRUPT : 0;
 }
 
-/* Where in a list of pieces. */
-struct place {
-    const struct iovec *iov;
-    size_t count; /* pieces left, that of iov too */
-    size_t at;    /* bytes of it that are behind us */
-};
+/* --- writing ----------------------------------------------------------------------------- */
 
-/* The plain text of the next record: in place where a piece fills it, else gathered. */
-static size_t next_record(struct place *p, uint8_t gathered[NET_TLS_RECORD], const uint8_t **data)
+/* There is room: each caller sees to that. */
+static bool seal(struct net_tls *t, enum record_type type, const struct iovec *iov, size_t skip,
+                 size_t size)
+{
+    assert(OUT_BYTES - t->out_end >= size + RECORD_EXTRA);
+    ERR_set_mark(); /* any thread's queue */
+    int rc = record_seal(&t->writing, type, iov, skip, size, t->out + t->out_end);
+    ERR_pop_to_mark();
+    t->has_write_failed = t->has_write_failed || rc != 0;
+    t->out_end += rc == 0 ? size + RECORD_EXTRA : 0;
+    return rc == 0;
+}
+
+static size_t size_of(const struct iovec *iov, size_t count)
 {
     size_t size = 0;
-    *data = gathered;
-    while (p->count > 0 && size < NET_TLS_RECORD) {
-        const uint8_t *from = (const uint8_t *)p->iov->iov_base + p->at;
-        size_t left = p->iov->iov_len - p->at, room = NET_TLS_RECORD - size;
-        size_t n = left < room ? left : room;
-        if (n == NET_TLS_RECORD) {
-            *data = from;
-        } else {
-            memcpy(gathered + size, from, n);
-        }
-        size += n;
-        p->at += n;
-        if (n == left) {
-            p->iov++;
-            p->count--;
-            p->at = 0;
-        }
+    for (size_t i = 0; i < count; i++) {
+        size += iov[i].iov_len;
     }
     return size;
 }
 
 ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count)
 {
-    uint8_t gathered[NET_TLS_RECORD];
-    struct place p = {.iov = iov, .count = count};
-    size_t taken = 0;
-    while (p.count > 0 && OUT_BYTES - t->out_end >= NET_TLS_RECORD + RECORD_EXTRA) {
-        const uint8_t *data;
-        size_t size = next_record(&p, gathered, &data), written = 0;
-        if (t->record_count++ >= REKEY_RECORDS) {
-            net_tls_rekey(t);
-        }
-        ERR_set_mark(); /* any thread's queue */
-        int rc = t->has_failed ? 0 : SSL_write_ex(t->ssl, data, size, &written);
-        ERR_pop_to_mark();
-        if (rc != 1 || written != size) {
-            t->has_failed = true;
-            return TRK_EIO;
-        }
-        taken += size;
+    size_t left = size_of(iov, count), all = left, skip = 0;
+    if (t->writing.number >= REKEY_RECORDS) {
+        net_tls_rekey(t);
     }
-    return (ssize_t)taken;
+    while (left > 0 && !t->has_write_failed) {
+        size_t size = left < RECORD_PLAIN ? left : RECORD_PLAIN;
+        if (OUT_BYTES - OTHER_BYTES - t->out_end < size + RECORD_EXTRA) {
+            break;
+        }
+        if (!seal(t, RECORD_DATA, iov, skip, size)) {
+            break;
+        }
+        left -= size;
+        for (skip += size; left > 0 && skip >= iov->iov_len; iov++) {
+            skip -= iov->iov_len;
+        }
+    }
+    return t->has_write_failed ? TRK_EIO : (ssize_t)(all - left);
 }
 
 void net_tls_rekey(struct net_tls *t)
 {
+    const struct iovec update = {(void *)KEY_UPDATE, KEY_UPDATE_BYTES};
+    if (t->has_write_failed || OUT_BYTES - t->out_end < OTHER_BYTES ||
+        !seal(t, RECORD_HANDSHAKE, &update, 0, KEY_UPDATE_BYTES)) {
+        return; /* there is no room now: the next write tries again */
+    }
     ERR_set_mark();
-    (void)!SSL_key_update(t->ssl, SSL_KEY_UPDATE_NOT_REQUESTED); /* fails where writing does */
+    t->has_write_failed = record_rekey(&t->writing) != 0;
     ERR_pop_to_mark();
-    t->record_count = 0;
 }
 
 void net_tls_end(struct net_tls *t)
 {
-    if (!t->has_failed) {
-        ERR_set_mark();
-        (void)!SSL_shutdown(t->ssl); /* 0: ours is said, the peer's has yet to come */
-        ERR_pop_to_mark();
+    uint8_t alert[2] = {1, ALERT_CLOSE_NOTIFY};
+    const struct iovec iov = {alert, sizeof(alert)};
+    if (t->has_failed) {
+        alert[0] = 2; /* fatal */
+        alert[1] = ALERT_BAD_RECORD;
+    }
+    if (t->writing.ctx != NULL && !t->has_write_failed &&
+        OUT_BYTES - t->out_end >= sizeof(alert) + RECORD_EXTRA) {
+        (void)!seal(t, RECORD_ALERT, &iov, 0, sizeof(alert));
     }
 }
+
+/* --- output ------------------------------------------------------------------------------ */
 
 const uint8_t *net_tls_output(const struct net_tls *t, size_t *size)
 {

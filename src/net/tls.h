@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* tls.h - one end of a TLS 1.3 connection as a state machine: bytes in, bytes out.
  *
- * No sockets, no locks, no threads of its own: the session feeds what it received, takes what is
- * to be sent, and guards all of it by its mutex (OpenSSL's state of one connection is one state
- * for both directions). The BIO is memory: input is the caller's, used in place; output is a fixed
- * buffer of a few records, because what is encrypted can no longer be overtaken.
+ * No sockets, no locks, no threads of its own: the session feeds what it received and takes what
+ * is to be sent. During the handshake it is one state, OpenSSL's; then what reads (feed, read) and
+ * what writes (write, rekey, end, output, sent) share nothing, and each needs its own guard only.
+ * All is in memory: input is the caller's, used in place; output is a fixed buffer of a few
+ * records, because what is encrypted can no longer be overtaken.
  *
  * Who may: both sides prove that they have the farm's key (external PSK), each connection has
  * fresh keys besides (psk_dhe_ke). The identity says "trickle1:ID:ROLE" of who calls, and the PSK
@@ -42,12 +43,12 @@ TRK_MUST_USE int net_tls_handshake(struct net_tls *t);
  * order; TRK_ECORRUPT, TRK_ENOMEM: the connection is to be dropped (net_tls_why). */
 TRK_MUST_USE int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got);
 /* Encrypts of iov what there is room for, in full records where it can. Returns the bytes taken
- * (0: no room) or TRK_EIO. */
+ * (0: no room) or TRK_EIO: it has failed for good. */
 TRK_MUST_USE ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count);
 /* New keys for what is written from now on; done by itself every 64 GiB, long before too much
  * has been encrypted with one. */
 void net_tls_rekey(struct net_tls *t);
-/* Says to the peer that nothing follows. Harmless after a failure. */
+/* Says to the peer that nothing follows, or after a failed read that its bytes were changed. */
 void net_tls_end(struct net_tls *t);
 
 /* What is to be sent: stays where it is, and may grow, until net_tls_sent. */

@@ -6,6 +6,7 @@ Needs root and ip(8); otherwise it is skipped (exit status 77).
 usage: netns.py PATH_OF_multicast_tool SCENARIO...
        netns.py --thief INTERFACE                    (started by itself, on one of the machines)
 """
+import contextlib
 import os
 import re
 import select
@@ -58,22 +59,24 @@ class Machine:
         names, values = [line.split() for line in text.splitlines() if line.startswith("Udp:")]
         return int(values[names.index("OutDatagrams")])
 
-    def link_local(self, name):
-        """Its address there, once it may be used."""
+    def ipv6(self, name, prefix="fe80:"):
+        """Its address there that begins so, once it may be used."""
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
             shown = subprocess.run(["ip", "-n", self.name, "-6", "addr", "show", "dev", name],
                                    check=True, capture_output=True, text=True).stdout
-            found = re.search(r"inet6 (fe80:\S+)/64.*", shown)
+            found = re.search(rf"inet6 ({prefix}\S+)/64.*", shown)
             if found and "tentative" not in found.group():
                 return found.group(1)
             time.sleep(0.05)
-        raise AssertionError(f"no link-local address: {shown}")
+        raise AssertionError(f"no such address: {shown}")
 
     def close(self):
-        for program in self.programs:
-            program.close()
-        ip("netns", "del", self.name)
+        try:
+            for program in self.programs:
+                program.close()
+        finally:
+            ip("netns", "del", self.name)
 
 
 class Program:
@@ -230,7 +233,11 @@ def address(tool, a, b):
     asker.expect("tcp:10.77.0.2:4711")
     b.ip("addr", "del", "10.77.0.2/24", "dev", "one")
     assert asker.ask() == []
+    before, end = b.sent(), time.monotonic() + 3  # at once: it looks every five seconds anyway
     b.ip("addr", "add", "10.77.0.9/24", "dev", "one")
+    while b.sent() == before:
+        assert time.monotonic() < end, "it does not notice that it has another address"
+        time.sleep(0.05)
     lines = asker.find("tcp:10.77.0.9:4711")
     assert lines == ["tcp:10.77.0.9:4711"], f"saw {lines}"
 
@@ -253,17 +260,20 @@ def ipv6(tool, a, b):
     b.answer(tool, 4712, "y", "-")
     asker, site, stranger = (a.ask(tool, "k"), a.ask(tool, "k", SITE), a.ask(tool, "-"))
     plug(a, b, "one")
-    wanted = f"tcp:[{b.link_local('one')}%one]:4711"
-    a.link_local("one")
+    wanted = f"tcp:[{b.ipv6('one')}%one]:4711"
+    a.ipv6("one")
     lines = asker.find(wanted)
     assert lines == [wanted], f"saw {lines}"
     lines = stranger.find(wanted.replace("4711", "4712"))
     assert len(lines) == 1, f"saw {lines}"  # plain farms meet, keys or not beside them
 
+    # One that gets an address says so, as soon as it can.
     a.ip("addr", "add", "fd77::1/64", "dev", "one")
+    a.ipv6("one", "fd77:")
+    assert site.ask() == []
     b.ip("addr", "add", "fd77::2/64", "dev", "one")
-    lines = site.find("tcp:[fd77::2]:4711")
-    assert lines == ["tcp:[fd77::2]:4711"], f"saw {lines}"
+    site.expect("tcp:[fd77::2]:4711")
+    assert site.ask() == ["tcp:[fd77::2]:4711"]
 
     # Another address, as a provider gives one each night.
     b.ip("addr", "del", "fd77::2/64", "dev", "one")
@@ -299,8 +309,8 @@ def four(tool, *machines):
     a, others = machines[1], machines[2:]
     for number, machine in enumerate(others, 2):
         machine.answer(tool, 4710 + number, str(number), "k")
-        machine.link_local("one")
-    a.link_local("one")
+        machine.ipv6("one")
+    a.ipv6("one")
     asker = a.ask(tool, "k")
     asker.reports()
     for _ in range(2):
@@ -338,6 +348,8 @@ def thief(tool, *machines):
     second = b.answer(tool, 4712, "y", "k", IPV4)
     asker.expect("tcp:10.77.0.2:4712")
     before, answers = b.sent(), taker.tell("count 2")
+    assert taker.tell("own 1") == 0
+    assert b.sent() == before
     for _ in range(5):
         taker.tell("replay 1")
     asker.expect_quiet()
@@ -392,20 +404,22 @@ class Thief:
         return len(self.heard[kind])
 
     def own(self, kind):
-        """Says it by an address of our own; returns how many replies come."""
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-            group, port = IPV4.split(":")
-            by = bytes(8) + socket.if_nametoindex(self.interface).to_bytes(4, sys.byteorder)
-            s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, by)
-            for payload in self.heard[kind]:
+        """Says it by an address of our own and the port it names; how many replies come?"""
+        group, port = IPV4.split(":")
+        by = bytes(8) + socket.if_nametoindex(self.interface).to_bytes(4, sys.byteorder)
+        replies = 0
+        for payload in self.heard[kind]:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+                s.bind(("", int.from_bytes(payload[8:10], "little")))
+                s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, by)
                 s.sendto(payload, (group, int(port)))
-            s.settimeout(QUIET)
-            replies = 0
-            try:
-                while s.recv(4096):
-                    replies += 1
-            except TimeoutError:
-                return replies
+                s.settimeout(QUIET)
+                try:
+                    while s.recv(4096):
+                        replies += 1
+                except TimeoutError:
+                    pass
+        return replies
 
     def serve(self):
         for line in sys.stdin:
@@ -424,14 +438,9 @@ SCENARIOS = {"plain": (plain, 2), "sealed": (sealed, 2), "rotation": (rotation, 
 
 def play(tool, name):
     check, count = SCENARIOS[name]
-    machines = []
-    try:
-        for letter in "abcde"[:count]:
-            machines.append(Machine(letter))
-        check(tool, *machines)
-    finally:
-        for machine in machines:
-            machine.close()
+    with contextlib.ExitStack() as machines:
+        check(tool, *[machines.enter_context(contextlib.closing(Machine(letter)))
+                      for letter in "abcde"[:count]])
     print(f"{name}: ok")
 
 

@@ -353,6 +353,63 @@ START_TEST(other_kinds_of_tls_are_refused)
 }
 END_TEST
 
+static void foreign_feed(SSL *ssl, struct flight *f)
+{
+    ck_assert_int_eq(BIO_write(SSL_get_rbio(ssl), f->bytes, (int)f->size), (int)f->size);
+    f->size = 0;
+}
+
+static void check_foreign_reads(SSL *ssl, struct flight *f, const char *text)
+{
+    char got[64] = "";
+    foreign_feed(ssl, f);
+    ck_assert_int_eq(SSL_read(ssl, got, sizeof(got) - 1), (int)strlen(text));
+    ck_assert_str_eq(got, text);
+}
+
+/* Our records are TLS 1.3: OpenSSL reads and writes them, with either cipher, through new keys of
+ * both sides, up to the end. */
+START_TEST(records_are_those_of_openssl)
+{
+    static struct flight f;
+    char got[64];
+    SSL_CTX *ctx = foreign_context(FOREIGN_COUNT);
+    SSL_CTX_set_ciphersuites(ctx, _i == 0 ? "TLS_AES_128_GCM_SHA256"
+                                          : "TLS_CHACHA20_POLY1305_SHA256");
+    SSL *ssl = foreign_new(ctx, true);
+    struct net_tls *b = vm_new();
+    SSL_do_handshake(ssl);
+    f.size = foreign_output(ssl, f.bytes);
+    struct flight answer = {.size = 0};
+    ck_assert_int_eq(step(b, f.bytes, f.size, &answer), TRK_AGAIN);
+    foreign_feed(ssl, &answer);
+    ck_assert_int_eq(SSL_do_handshake(ssl), 1);
+    f.size = foreign_output(ssl, f.bytes);
+    ck_assert_int_eq(step(b, f.bytes, f.size, &answer), 0);
+    for (int i = 0; i < 3; i++) {
+        write_text(b, "to OpenSSL", &answer);
+        check_foreign_reads(ssl, &answer, "to OpenSSL");
+        ck_assert_int_eq(SSL_write(ssl, "from OpenSSL", 12), 12);
+        f.size = foreign_output(ssl, f.bytes);
+        ck_assert_int_eq(read_flight(b, f.bytes, f.size, got, sizeof(got)), 0);
+        ck_assert_str_eq(got, "from OpenSSL");
+        net_tls_rekey(b);
+        ck_assert_int_eq(SSL_key_update(ssl, SSL_KEY_UPDATE_NOT_REQUESTED), 1);
+    }
+    net_tls_end(b);
+    take_output(b, &answer);
+    foreign_feed(ssl, &answer);
+    ck_assert_int_eq(SSL_read(ssl, got, sizeof(got)), 0);
+    ck_assert_int_eq(SSL_get_error(ssl, 0), SSL_ERROR_ZERO_RETURN);
+    SSL_shutdown(ssl);
+    f.size = foreign_output(ssl, f.bytes);
+    ck_assert_int_eq(read_flight(b, f.bytes, f.size, got, sizeof(got)), TRK_END);
+    SSL_free(ssl);
+    SSL_CTX_free(ctx);
+    net_tls_free(b);
+}
+END_TEST
+
 /* Whoever answers must have the key: a certificate, of whomever, is nothing. */
 START_TEST(server_with_a_certificate_is_refused)
 {
@@ -627,6 +684,7 @@ static void add_tests(TCase *t)
     tcase_add_test(t, wrong_secret_under_the_right_id_is_refused);
     tcase_add_loop_test(t, reflected_handshake_is_refused, 0, 2);
     tcase_add_loop_test(t, other_kinds_of_tls_are_refused, 0, FOREIGN_COUNT);
+    tcase_add_loop_test(t, records_are_those_of_openssl, 0, 2);
     tcase_add_loop_test(t, server_with_a_certificate_is_refused, 0, 2);
     tcase_add_test(t, what_is_not_tls_is_refused_at_its_first_byte);
     tcase_add_loop_test(t, no_changed_byte_changes_a_word, 0, PART_COUNT);

@@ -197,7 +197,7 @@ START_TEST(slow_handshake_is_dropped_and_counted)
     p->opt.hello_ms = 60;
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     for (int i = 0; i < _i; i++) {
-        write_all(raw, bytes + i, 1);
+        (void)!send(raw, bytes + i, 1, MSG_NOSIGNAL); /* on a slow machine it is dropped by now */
     }
     check_closed(p, TRK_ETIMEDOUT, "did not finish the TLS handshake within 60 ms");
     finish(p, raw);

@@ -406,6 +406,37 @@ START_TEST(both_keys_are_accepted_while_rotating)
 }
 END_TEST
 
+static void nothing(void *arg) {}
+
+/* Each of our own allocations of a connect with keys; OpenSSL's are in test_tls_memory.c. */
+START_TEST(connect_without_memory_is_refused)
+{
+    char address[128];
+    int listener = net_listen_fd(LOOPBACK, address, sizeof(address)); /* nobody else allocates */
+    struct peer *client = peer_new(here);
+    client->opt.keys = &ours;
+    uint64_t live = mem_live(), n = 1;
+    for (; n < 100; n++) {
+        client->fail_after = n;
+        int rc = peer_connect(client, address);
+        if (rc == 0) {
+            break;
+        }
+        ck_assert_int_eq(rc, TRK_ENOMEM);
+        on_loop(here, nothing, NULL); /* its handles are closed when the loop has gone round */
+        on_loop(here, nothing, NULL);
+        ck_assert_uint_eq(mem_live(), live);
+    }
+    ck_assert_uint_gt(n, 3);
+    ck_assert_uint_lt(n, 100);
+    peer_close(client, false);
+    close(listener);
+    net_loop_free(here);
+    here = NULL;
+    peer_free(client);
+}
+END_TEST
+
 static void add_tests(TCase *t)
 {
     tcase_add_test(t, messages_come_back_whole);
@@ -421,6 +452,7 @@ static void add_tests(TCase *t)
     tcase_add_test(t, vm_may_dial_in);
     tcase_add_loop_test(t, stranger_is_refused_with_a_reason_on_both_sides, 0,
                         (int)(sizeof(refusals) / sizeof(refusals[0])));
+    tcase_add_test(t, connect_without_memory_is_refused);
     tcase_add_loop_test(t, both_keys_are_accepted_while_rotating, 0, 3);
 }
 

@@ -172,7 +172,8 @@ def test_scheduler_and_store_do_not_know_each_other(one, other):
 # A room may use those before it in its line.
 MAY_USE = {
     "base": [], "wire": ["base"], "sched": ["base"], "ckpt": ["base"], "rai": ["base"],
-    "net": ["base", "wire"], "discovery": ["base", "wire", "auth"],
+    "auth": ["base"], "net": ["base", "wire", "auth"],
+    "discovery": ["base", "wire", "auth"],
     "farm": ["base", "wire", "sched", "ckpt", "net", "discovery", "rai", "farm"],
 }
 
