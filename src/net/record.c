@@ -41,7 +41,7 @@ static bool expand(uint8_t *out, size_t size, const uint8_t secret[RECORD_SECRET
 }
 
 /* Key and IV from r->secret, for cipher or (NULL) the one that there is already. */
-static int set_key(struct record *r, const EVP_CIPHER *cipher)
+static int set_key(struct net_record *r, const EVP_CIPHER *cipher)
 {
     uint8_t key[KEY_MAX];
     size_t size = (size_t)EVP_CIPHER_get_key_length(
@@ -55,8 +55,8 @@ static int set_key(struct record *r, const EVP_CIPHER *cipher)
     return is_done ? 0 : TRK_ENOMEM;
 }
 
-int record_init(struct record *r, const EVP_CIPHER *cipher, const uint8_t secret[RECORD_SECRET],
-                bool is_writing)
+int net_record_init(struct net_record *r, const EVP_CIPHER *cipher,
+                    const uint8_t secret[RECORD_SECRET], bool is_writing)
 {
     r->is_writing = is_writing;
     memcpy(r->secret, secret, RECORD_SECRET);
@@ -64,13 +64,13 @@ int record_init(struct record *r, const EVP_CIPHER *cipher, const uint8_t secret
     return r->ctx != NULL ? set_key(r, cipher) : TRK_ENOMEM;
 }
 
-void record_fini(struct record *r)
+void net_record_fini(struct net_record *r)
 {
     EVP_CIPHER_CTX_free(r->ctx);
     OPENSSL_cleanse(r, sizeof(*r));
 }
 
-int record_rekey(struct record *r)
+int net_record_rekey(struct net_record *r)
 {
     uint8_t next[RECORD_SECRET];
     if (!expand(next, sizeof(next), r->secret, "tls13 traffic upd")) {
@@ -82,7 +82,7 @@ int record_rekey(struct record *r)
 }
 
 /* Begins with the next record: its nonce, which no other has under this key, and its head. */
-static bool begin(struct record *r, const uint8_t head[RECORD_HEAD])
+static bool begin(struct net_record *r, const uint8_t head[RECORD_HEAD])
 {
     uint8_t nonce[sizeof(r->iv)];
     int n;
@@ -95,15 +95,15 @@ static bool begin(struct record *r, const uint8_t head[RECORD_HEAD])
            EVP_CipherUpdate(r->ctx, NULL, &n, head, RECORD_HEAD) == 1;
 }
 
-static bool add(struct record *r, uint8_t *out, const uint8_t *in, size_t size)
+static bool add(struct net_record *r, uint8_t *out, const uint8_t *in, size_t size)
 {
     int n = 0;
     return size == 0 ||
            (EVP_CipherUpdate(r->ctx, out, &n, in, (int)size) == 1 && n == (int)size);
 }
 
-int record_seal(struct record *r, enum record_type type, const struct iovec *iov, size_t skip,
-                size_t size, uint8_t *out)
+int net_record_seal(struct net_record *r, enum net_record_type type, const struct iovec *iov,
+                    size_t skip, size_t size, uint8_t *out)
 {
     uint8_t last = (uint8_t)type, *at = out + RECORD_HEAD, end[RECORD_TAG];
     size_t cipher_size = size + 1 + RECORD_TAG;
@@ -127,7 +127,7 @@ int record_seal(struct record *r, enum record_type type, const struct iovec *iov
     return is_fine ? 0 : TRK_EIO;
 }
 
-size_t record_size(const uint8_t head[RECORD_HEAD])
+size_t net_record_size(const uint8_t head[RECORD_HEAD])
 {
     size_t size = (size_t)head[3] << 8 | head[4];
     bool is_ours = head[0] == RECORD_DATA && head[1] == 3 && head[2] == 3 &&
@@ -135,11 +135,11 @@ size_t record_size(const uint8_t head[RECORD_HEAD])
     return is_ours ? RECORD_HEAD + size : 0;
 }
 
-int record_open(struct record *r, const uint8_t *bytes, uint8_t *out, size_t room, uint8_t *rest,
-                uint8_t *type, size_t *size)
+int net_record_open(struct net_record *r, const uint8_t *bytes, uint8_t *out, size_t room,
+                    uint8_t *rest, uint8_t *type, size_t *size)
 {
     const uint8_t *in = bytes + RECORD_HEAD;
-    size_t plain = record_size(bytes) - RECORD_EXTRA, first = plain < room ? plain : room;
+    size_t plain = net_record_size(bytes) - RECORD_EXTRA, first = plain < room ? plain : room;
     uint8_t tag[RECORD_TAG], end[RECORD_TAG];
     int n;
     memcpy(tag, in + plain + 1, RECORD_TAG);

@@ -26,9 +26,9 @@
 #define RECORD_MAX (RECORD_PLAIN + RECORD_EXTRA)
 #define RECORD_SECRET 32 /* both of our cipher suites hash with SHA-256 */
 
-enum record_type { RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_DATA = 23 };
+enum net_record_type { RECORD_ALERT = 21, RECORD_HANDSHAKE = 22, RECORD_DATA = 23 };
 
-struct record {
+struct net_record {
     EVP_CIPHER_CTX *ctx;           /* owned; has the key */
     bool is_writing;
     uint8_t secret[RECORD_SECRET]; /* that the next keys come from */
@@ -37,22 +37,22 @@ struct record {
 };
 
 /* Zeroed before. TRK_ENOMEM. */
-TRK_MUST_USE int record_init(struct record *r, const EVP_CIPHER *cipher,
-                             const uint8_t secret[RECORD_SECRET], bool is_writing);
-void record_fini(struct record *r);
+TRK_MUST_USE int net_record_init(struct net_record *r, const EVP_CIPHER *cipher,
+                                 const uint8_t secret[RECORD_SECRET], bool is_writing);
+void net_record_fini(struct net_record *r);
 /* The keys that follow a KeyUpdate. TRK_ENOMEM. */
-TRK_MUST_USE int record_rekey(struct record *r);
+TRK_MUST_USE int net_record_rekey(struct net_record *r);
 
 /* Encrypts size bytes, from skip bytes into the first of the pieces on, to out (size +
  * RECORD_EXTRA). TRK_EIO: r is of no use any more. */
-TRK_MUST_USE int record_seal(struct record *r, enum record_type type, const struct iovec *iov,
-                             size_t skip, size_t size, uint8_t *out);
+TRK_MUST_USE int net_record_seal(struct net_record *r, enum net_record_type type,
+                                 const struct iovec *iov, size_t skip, size_t size, uint8_t *out);
 /* Looks at a head. Returns the bytes of the whole record, or 0: it is none that can come here. */
-size_t record_size(const uint8_t head[RECORD_HEAD]);
+size_t net_record_size(const uint8_t head[RECORD_HEAD]);
 /* Decrypts a whole record: the first room bytes of the plain text to out, the rest to rest (of
  * RECORD_PLAIN). *size: of the plain text. What is in both counts only when 0 is returned.
  * TRK_ECORRUPT: it was changed, or is not the one that is next. */
-TRK_MUST_USE int record_open(struct record *r, const uint8_t *bytes, uint8_t *out, size_t room,
-                             uint8_t *rest, uint8_t *type, size_t *size);
+TRK_MUST_USE int net_record_open(struct net_record *r, const uint8_t *bytes, uint8_t *out,
+                                 size_t room, uint8_t *rest, uint8_t *type, size_t *size);
 
 #endif

@@ -60,13 +60,13 @@ struct net_tls {
     bool has_failed;            /* for good: handshake, reading */
     const uint8_t *in;          /* borrowed: what is left of the bytes fed */
     size_t in_size;
-    struct record reading;
+    struct net_record reading;
     size_t part_size;           /* of part: a record that is not whole yet */
     size_t rest_at, rest_end;   /* of rest: plain text that is not read yet */
 
     /* Writing. */
     bool has_write_failed;      /* for good */
-    struct record writing;
+    struct net_record writing;
     size_t out_start, out_end;  /* of out: bytes to be sent */
 
     uint8_t part[RECORD_MAX], rest[RECORD_PLAIN], out[OUT_BYTES]; /* not zeroed */
@@ -328,8 +328,8 @@ void net_tls_free(struct net_tls *t)
 {
     if (t != NULL) {
         SSL_free(t->ssl); /* with its BIO */
-        record_fini(&t->reading);
-        record_fini(&t->writing);
+        net_record_fini(&t->reading);
+        net_record_fini(&t->writing);
         OPENSSL_cleanse(t->key, sizeof(t->key));
         OPENSSL_cleanse(t->secret, sizeof(t->secret));
         mem_free(t);
@@ -451,8 +451,8 @@ static int end_handshake(struct net_tls *t)
     bool is_gcm = SSL_CIPHER_get_protocol_id(SSL_get_current_cipher(t->ssl)) == GCM_SUITE;
     const EVP_CIPHER *cipher = is_gcm ? EVP_aes_128_gcm() : EVP_chacha20_poly1305();
     int mine = t->is_caller ? 0 : 1;
-    int rc = record_init(&t->writing, cipher, t->secret[mine], true);
-    rc = rc == 0 ? record_init(&t->reading, cipher, t->secret[1 - mine], false) : rc;
+    int rc = net_record_init(&t->writing, cipher, t->secret[mine], true);
+    rc = rc == 0 ? net_record_init(&t->reading, cipher, t->secret[1 - mine], false) : rc;
     OPENSSL_cleanse(t->key, sizeof(t->key));
     OPENSSL_cleanse(t->secret, sizeof(t->secret));
     SSL_free(t->ssl);
@@ -511,7 +511,7 @@ static int next_record(struct net_tls *t, const uint8_t **record)
         }
         is_begun = true;
     }
-    size_t size = record_size(is_begun ? t->part : t->in);
+    size_t size = net_record_size(is_begun ? t->part : t->in);
     if (size == 0) {
         return drop(t, "it was changed on its way (TLS)");
     }
@@ -536,7 +536,7 @@ static int take_other(struct net_tls *t, uint8_t type, const uint8_t *text, size
     }
     if (type == RECORD_HANDSHAKE && size == KEY_UPDATE_BYTES &&
         memcmp(text, KEY_UPDATE, KEY_UPDATE_BYTES) == 0) {
-        return record_rekey(&t->reading) == 0 ? 0 : drop(t, "OpenSSL cannot make the next keys");
+        return net_record_rekey(&t->reading) == 0 ? 0 : drop(t, "OpenSSL makes no next keys");
     }
     return drop(t, "it is not Trickle's TLS");
 }
@@ -560,7 +560,7 @@ int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
         if (rc != 0 || record == NULL) {
             return rc;
         }
-        rc = record_open(&t->reading, record, out, room, t->rest, &type, &size);
+        rc = net_record_open(&t->reading, record, out, room, t->rest, &type, &size);
         if (rc != 0) {
             return drop(t, "it was changed on its way (TLS)");
         }
@@ -578,12 +578,12 @@ int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
 /* --- writing ----------------------------------------------------------------------------- */
 
 /* There is room: each caller sees to that. */
-static bool seal(struct net_tls *t, enum record_type type, const struct iovec *iov, size_t skip,
+static bool seal(struct net_tls *t, enum net_record_type type, const struct iovec *iov, size_t skip,
                  size_t size)
 {
     assert(OUT_BYTES - t->out_end >= size + RECORD_EXTRA);
     ERR_set_mark(); /* any thread's queue */
-    int rc = record_seal(&t->writing, type, iov, skip, size, t->out + t->out_end);
+    int rc = net_record_seal(&t->writing, type, iov, skip, size, t->out + t->out_end);
     ERR_pop_to_mark();
     t->has_write_failed = t->has_write_failed || rc != 0;
     t->out_end += rc == 0 ? size + RECORD_EXTRA : 0;
@@ -629,7 +629,7 @@ void net_tls_rekey(struct net_tls *t)
         return; /* there is no room now: the next write tries again */
     }
     ERR_set_mark();
-    t->has_write_failed = record_rekey(&t->writing) != 0;
+    t->has_write_failed = net_record_rekey(&t->writing) != 0;
     ERR_pop_to_mark();
 }
 
