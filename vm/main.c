@@ -277,8 +277,8 @@ static void find_keys(struct arguments *a, const char *option)
                       : auth_watch_open(&a->keys, a->key_file);
     if (rc == AUTH_NO_KEY) {
         usage_error("%s: there is no key yet, and without one VMs listen to nobody on a network; "
-                    "type\n  trickle key new\nor, where another machine of yours has one "
-                    "already,\n  trickle key import", option);
+                    "type\n  trickle key new\nor, on a machine that has one,\n"
+                    "  trickle key show --secret | ssh THIS-HOST trickle key import", option);
     } else if (rc < 0) {
         usage_error("%s: %s", option, fail_text());
     }

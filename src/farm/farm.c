@@ -273,9 +273,9 @@ static int load_keys(struct trk_farm *farm, const char *key_file)
     }
     rc = auth_watch_open(&farm->keys, key_file);
     if (rc == AUTH_NO_KEY && farm->lan) {
-        return fail(TRK_EDENIED, "there is no key yet, without which VMs of other machines do not "
-                    "answer; type `trickle key import` and paste what `trickle key show` prints "
-                    "there, or `trickle key new` where there is none at all");
+        return fail(TRK_EDENIED, "there is no key here, without which VMs of other machines do not "
+                    "answer; type on a machine that has it: trickle key show --secret | ssh "
+                    "THIS-HOST trickle key import (and where none has: trickle key new)");
     }
     return rc < 0 ? rc : 0; /* hosts: what is missing is told when one answers */
 }

@@ -352,8 +352,8 @@ static const char *why_not(struct supervisor *sup)
         return NULL;
     }
     if (!farm->insecure) {
-        return "there is no key to protect the connection with; type `trickle key import` here "
-               "and paste what `trickle key show` prints there";
+        return "there is no key to protect the connection with; type on a machine that has it: "
+               "trickle key show --secret | ssh THIS-HOST trickle key import";
     }
     if (!address_is_loopback(sup->address) && !sup->is_named) {
         return "--insecure uses VMs of other machines only where --hosts names their address";

@@ -549,7 +549,7 @@ static const struct {
 } usage_table[] = {
     {{"--listen", "10.0.0.1"}, "type\n  trickle key new\n"},
     {{"--listen", "127.0.0.1"}, "type\n  trickle key new\n"},
-    {{"--listen", "0.0.0.0:99", "--key-file", "/no/such/key"}, "trickle key import\n"},
+    {{"--listen", "0.0.0.0:99", "--key-file", "/no/such/key"}, "trickle key import"},
     {{"--listen", "example"}, "numeric address"},
     {{"--listen", "127.0.0.1:99999"}, "from 0 to 65535"},
     {{"--listen", "[::1"}, "[ADDR]:PORT"},
