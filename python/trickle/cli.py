@@ -77,6 +77,20 @@ Exit status: the program's own; 1 when it failed, 2 for wrong usage, 75 when the
 (Ctrl-C, SIGTERM, trickle cancel) and can be resumed.
 """
 
+HELP_VM = """\
+usage: trickle vm [OPTIONS]
+       trickle vm --ssh HOST... [--remote-trickle PATH] [OPTIONS]
+       trickle vm --sandbox [DIR...] [OPTIONS]
+
+  --ssh HOST...         start the VMs on these machines, by ssh; they end with this command
+  --remote-trickle PATH where trickle is there (default: on the PATH there)
+  --sandbox [DIR...]    VMs see the file system read-only but for these directories, an empty
+                        /tmp and no other processes; needs bubblewrap
+
+trickle vm is trickle-vm with the Python of this command; it knows:
+
+"""
+
 HELP_VMS = """\
 usage: trickle vms [OPTIONS]
 
@@ -383,11 +397,14 @@ def check_program(path):
 
 
 def command_vm(args):
-    if "--ssh" in args or "--ssh-remote" in args:
+    if "--help" in args or "-h" in args:
+        sys.stdout.write(HELP_VM)
+        sys.stdout.flush()
+    elif "--ssh" in args or "--ssh-remote" in args:
         from trickle import ssh
         return ssh.command_vm_ssh(args)
     path = trickle_vm()
-    if "--sandbox" in args:
+    if "--sandbox" in args and "--help" not in args:
         from trickle import sandbox
         args = sandbox.replace(args)
     if not any(a == "--python" or a.startswith("--python=") for a in args):
@@ -506,7 +523,8 @@ def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
     commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain,
-                "resume": command_resume, "key": command_key} | dict.fromkeys(JOB_COMMANDS, command_jobs)
+                "resume": command_resume, "key": command_key}
+    commands |= dict.fromkeys(JOB_COMMANDS, command_jobs)
     status = 0
     try:
         if not args:

@@ -208,9 +208,12 @@ def serve(args):
     ready, ready_there = os.pipe()
     if not any(a == "--python" or a.startswith("--python=") for a in args):
         args = ["--python", sys.executable, *args]
+    if "--sandbox" in args:
+        from trickle import sandbox
+        args = sandbox.replace(args)
     supervisor = subprocess.Popen(
-        [trickle_vm(), "--listen", address, *args, "--key-file", "-", "--die-with-parent",
-         "--ready-fd", str(ready_there)],
+        [trickle_vm(), "--listen", address, "--key-file", "-", "--die-with-parent",
+         "--ready-fd", str(ready_there), *args],
         stdin=subprocess.PIPE, stdout=sys.stderr, stderr=subprocess.PIPE, bufsize=0,
         pass_fds=[ready_there], env=vm_environment(), process_group=0)
     os.close(ready_there)
