@@ -426,6 +426,15 @@ def words_after(args, option):
     return args[at + 1:end], args[:at] + args[end:]
 
 
+def open_farm(program):
+    from trickle import _trickle
+    try:
+        return _trickle.Farm(program=program)
+    except _trickle.TrickleError as error:
+        sys.stderr.write(f"trickle: {error}\n")
+        sys.exit(EXIT_FAILED)
+
+
 def command_vms(args):
     found, rest = parse(args, FARM_OPTIONS | {"--json": "flag"})
     if "--help" in found:
@@ -434,8 +443,7 @@ def command_vms(args):
     if rest:
         raise UsageError(f"trickle vms takes no arguments, but got {rest[0]!r}")
     apply_farm_options(found)
-    from trickle import _trickle
-    farm = _trickle.Farm(program="trickle vms")
+    farm = open_farm("trickle vms")
     try:
         vms = farm.vms()
     finally:
@@ -462,7 +470,7 @@ def command_drain(args):
     wanted = [vm_named(text) for text in rest]
     apply_farm_options(found)
     from trickle import _trickle
-    farm = _trickle.Farm(program="trickle drain")
+    farm = open_farm("trickle drain")
     status = 0
     try:
         farm.vms()

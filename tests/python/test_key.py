@@ -48,6 +48,14 @@ def test_nothing_else_makes_a_key(machine):
     assert not machine.key.exists()
 
 
+@pytest.mark.parametrize("words, status", [(("vms", "--lan"), 1), (("drain", "--lan", "1"), 1),
+                                           (("vm", "--lan"), 2)])
+def test_without_a_key_the_network_is_refused_with_what_to_type(words, status, machine):
+    done = machine(*words)
+    assert done.returncode == status and "Traceback" not in done.stderr
+    assert "trickle key new" in done.stderr and not machine.key.exists()
+
+
 def test_a_key_goes_from_machine_to_machine_and_is_rotated(machine, tmp_path):
     machine("key", "new")
     first = machine.key.read_text()
