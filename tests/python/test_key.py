@@ -121,6 +121,13 @@ def test_wrong_words(words, machine):
     assert machine(*words).returncode == 2
 
 
+def test_the_tests_that_security_md_names_are_there(root):
+    named = re.findall(r"`(tests/[\w/.]+)::(\w+)`", (root / "SECURITY.md").read_text())
+    assert len(named) > 30
+    assert not [(file, name) for file, name in named if not re.search(
+        rf"^(START_TEST\({name}\)|def {name}\()", (root / file).read_text(), re.M)]
+
+
 # --- a second user ---
 
 OTHER = 65534

@@ -3,6 +3,7 @@
 machine is for it."""
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
@@ -164,6 +165,21 @@ def test_what_ssh_is_given(machines):
     words = (machines.place / "one/words").read_text().split("\n")
     assert words[:2] == ["--", "one"]
     assert words[2] == f"{BUILD}/trickle vm --ssh-remote -n 1 --log error"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(WAIT) == 0
+
+
+def test_a_sandbox_there(machines):
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed")
+    process = machines.ssh("one", "-n", "1", "--sandbox")
+    found = hosts(process)
+    program = machines.place / "program.py"
+    program.write_text("import os\nvms = connect(1)\ndef look(path):\n"
+                       "    return os.listdir(path)\ninject(vms, look)\n"
+                       "print(forkwork(vms, look, ['/tmp']) != [os.listdir('/tmp')])\n")
+    done = machines("run", "--no-checkpoint", "--hosts", found, program)
+    assert done.stdout == "True\n", done.stderr
     process.send_signal(signal.SIGTERM)
     assert process.wait(WAIT) == 0
 
