@@ -103,6 +103,20 @@ static void welcome_holder(struct peer *p, const struct wire_hello *hello)
     send_welcome(p, &welcome);
 }
 
+/* The holder asks for the lease that it has: its session has died under way, and we have not
+ * noticed yet (its address or ours is another one now). The lease ends as if we had. Under the
+ * lock. */
+static bool is_holder_again(struct host *h, const struct wire_hello *hello)
+{
+    const struct wire_hello *holder = agent_holder(h->agent);
+    if (holder == NULL || h->session == NULL ||
+        memcmp(holder->incarnation, hello->incarnation, sizeof(hello->incarnation)) != 0) {
+        return false;
+    }
+    net_session_close(h->session, false); /* its on_close ends the lease */
+    return true;
+}
+
 static void on_hello(struct peer *p, const struct blob *body)
 {
     struct host *h = p->host;
@@ -119,6 +133,7 @@ static void on_hello(struct peer *p, const struct blob *body)
     pthread_mutex_lock(&h->lock);
     bool is_draining = h->is_draining, is_ending = h->is_ending;
     bool is_leased = agent_is_leased(h->agent), is_orphan = agent_is_orphan(h->agent);
+    is_ending |= is_holder_again(h, &hello);
     int rc = is_draining || is_ending ? TRK_EDENIED : agent_lease(h->agent, &hello);
     if (rc == 0) {
         h->session = net_session_ref(p->session);

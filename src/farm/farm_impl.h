@@ -89,6 +89,7 @@ struct slot {
     struct list node;            /* farm->slots */
     uint32_t number;             /* its number in the scheduler */
     struct supervisor *sup;      /* [f] who told of it; NULL when that one has gone */
+    uint8_t ours[16];            /* [f] incarnation of the VM that was leased last */
     struct trk_vm_info info;     /* [f] as the supervisor last said */
     enum lease_state lease;      /* [f] */
     struct trk_vm *vm;           /* [m] TRYING, HELD: one reference */

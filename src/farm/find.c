@@ -125,6 +125,10 @@ static void slot_update(struct supervisor *sup, const struct trk_vm_info *info)
     memcpy(slot->info.supervisor, sup->id, 16);
     complete_address(&slot->info, sup);
     slot->sup = sup;
+    if (slot->vm != NULL && slot->vm->is_silent &&
+        strcmp(slot->vm->info.address, slot->info.address) != 0) {
+        net_session_close(slot->vm->session, false); /* where it was is nobody any more */
+    }
     if (slot->lease == LEASE_TRYING && (info->state == TRK_VM_FAILING ||
                                         info->state == TRK_VM_STOPPING)) {
         net_session_close(slot->vm->session, false); /* it will not answer soon */

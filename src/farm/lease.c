@@ -21,6 +21,10 @@ bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
     if (slot->sup == NULL || slot->refusals > 5) {
         return false;
     }
+    if (slot->info.state == TRK_VM_LEASED) {
+        /* By us, who have lost it: the VM has not noticed, and ends that lease when we ask. */
+        return memcmp(slot->info.incarnation, slot->ours, sizeof(slot->ours)) == 0;
+    }
     return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
 }
 
@@ -300,6 +304,7 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
     memcpy(vm->info.address, slot->info.address, sizeof(vm->info.address));
     slot->info.state = TRK_VM_LEASED;
     slot->lease = LEASE_HELD;
+    memcpy(slot->ours, vm->info.incarnation, sizeof(slot->ours));
     slot->refusals = 0;
     slot->seq_seen = slot->seq_acked = slot->seq_safe = 0;
     slot->unsafe_count = 0;
