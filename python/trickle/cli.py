@@ -63,7 +63,10 @@ forkwork and forkgen are recorded, and trickle resume goes on where it ended, ho
   --keep-env NAME restore this environment variable too in trickle resume; may be repeated
   --local[=N]     start N VMs here for this run (default: one per core); only these are used,
                   and they end with the run
-  --lan           look for VMs on the local network too
+  --ssh LIST      start VMs on these machines for this run: HOST,...; they end with it
+  --remote-trickle PATH
+                  where trickle is there (default: on the PATH there)
+  --lan           look for VMs on the local network too; needs a key: trickle key new
   --hosts LIST    look for VMs at these addresses: HOST:PORT,...
   --insecure      allow plain TCP to other hosts: anyone on the way can read and change all
   --suspect-after SECONDS
@@ -279,7 +282,8 @@ def run_program(path, args):
 
 
 def command_run(args):
-    found, rest = parse(args, FARM_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {"--local": "maybe"})
+    found, rest = parse(args, FARM_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {
+        "--local": "maybe", "--ssh": "value", "--remote-trickle": "value"})
     if "--help" in found:
         sys.stdout.write(HELP_RUN)
         return 0
@@ -307,11 +311,17 @@ def run(found, rest):
     if "--local" in found:
         from trickle.local import LocalVMs
         vms = LocalVMs(trickle_vm(), vm_count(found["--local"]), vm_environment())
+    remote = None
+    if "--ssh" in found:
+        from trickle.ssh import RunVMs
+        remote = RunVMs(found["--ssh"].split(","), found.get("--remote-trickle", "trickle"))
     status = want_job(found, rest)  # while the supervisor comes up
     if status is not None:
         return status
     if vms is not None and not vms.wait_listening():
         raise UsageError("the VMs of --local could not be started")
+    if remote is not None:
+        remote.wait_listening()
     return run_to_its_end(rest[0], rest[1:])
 
 

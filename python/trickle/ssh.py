@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""trickle vm --ssh HOST...: VMs on other machines, for as long as this command runs.
+"""trickle vm --ssh HOST...: VMs on other machines, for as long as this command runs; and trickle
+run --ssh: for as long as that program runs.
 
 One ssh per machine, the user's own, with all that is in their configuration. It runs `trickle vm
 --ssh-remote` there, which is serve() below, and the two talk over its stdin and stdout:
@@ -13,6 +14,7 @@ in no file of that machine. The VMs listen at the one address by which ssh reach
 TLS with that key. When the connection breaks, or this command is killed, stdin ends there, and so
 do they.
 """
+import atexit
 import os
 import selectors
 import shlex
@@ -47,14 +49,13 @@ def command_vm_ssh(args):
             remote = value if equals else rest[at + 1]
             rest = rest[:at] + rest[at + 1 + (not equals):]
             break
-    if not hosts or len(set(hosts)) < len(hosts):
-        raise UsageError("--ssh needs the names of machines, each once: --ssh HOST...")
-    try:
-        key = own_key()
-    except _trickle.TrickleError as error:
-        say(error)
-        return EXIT_FAILED
-    return Machines(hosts, [remote, "vm", "--ssh-remote", *rest], key).run()
+    check_hosts(hosts)
+    return Machines(hosts, [remote, "vm", "--ssh-remote", *rest], own_key()).run()
+
+
+def check_hosts(hosts):
+    if not hosts or len(set(hosts)) < len(hosts) or any(h[:1] in ("", "-") for h in hosts):
+        raise UsageError("--ssh needs the names of machines, each once")
 
 
 def say(text):
@@ -62,10 +63,14 @@ def say(text):
 
 
 def own_key():
-    keys = _trickle.key_do("load", True)
-    if keys is None:
-        keys = _trickle.key_do("new", True)
-        say(f"there was no key yet: made {keys[0][0]} in {_trickle.key_path()}")
+    try:
+        keys = _trickle.key_do("load", True)
+        if keys is None:
+            keys = _trickle.key_do("new", True)
+            say(f"there was no key yet: made {keys[0][0]} in {_trickle.key_path()}")
+    except _trickle.TrickleError as error:
+        say(error)
+        sys.exit(EXIT_FAILED)
     return keys[1].encode()
 
 
@@ -117,23 +122,29 @@ class Machine:
         return f"{self.name}: its VMs have ended (exit status {status})"
 
 
+def start(names, words, key):
+    # Ctrl-C is for us: an ssh that ignores it from its start goes on.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        return [Machine(name, words, key) for name in names]
+    except FileNotFoundError:
+        raise UsageError("there is no ssh on PATH; install openssh-client") from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class Machines:
+    """Those of trickle vm --ssh, until they have ended."""
+
     def __init__(self, names, words, key):
         self.signals, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.signals, selectors.EVENT_READ)
-        self.live = []
         self.asked = 0  # how often we were asked to end
         self.is_announced = False
-        # Ctrl-C is for us: an ssh that ignores it from its start goes on.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
-            for name in names:
-                machine = Machine(name, words, key)
-                self.live.append(machine)
-                self.selector.register(machine.process.stdout, selectors.EVENT_READ, machine)
-        except FileNotFoundError:
-            raise UsageError("there is no ssh on PATH; install openssh-client") from None
+        self.live = start(names, words, key)
+        for machine in self.live:
+            self.selector.register(machine.process.stdout, selectors.EVENT_READ, machine)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
@@ -177,6 +188,36 @@ class Machines:
         names = ", ".join(machine.name for machine in self.live)
         say(f"VMs are up on {names}; a program uses them with")
         print(f"trickle run --hosts {found} PROGRAM", flush=True)
+
+
+class RunVMs:
+    """Those of trickle run --ssh: they end with this process, however it ends, because the other
+    end of their stdin is here."""
+
+    def __init__(self, names, remote):
+        check_hosts(names)
+        self.owner = os.getpid()
+        self.machines = start(names, [remote, "vm", "--ssh-remote"], own_key())
+        atexit.register(self.stop)
+
+    def wait_listening(self):
+        """Waits until all of them can be found, and has them found."""
+        for machine in self.machines:
+            while not machine.address:
+                if not machine.hear():
+                    raise UsageError(machine.end())
+        found = [machine.address for machine in self.machines]
+        if os.environ.get("TRICKLE_HOSTS"):
+            found.append(os.environ["TRICKLE_HOSTS"])
+        os.environ["TRICKLE_HOSTS"] = ",".join(found)
+
+    def stop(self):
+        if os.getpid() != self.owner:
+            return  # a child that the program forked
+        for machine in self.machines:
+            machine.process.stdin.close()
+        for machine in self.machines:
+            machine.process.wait()
 
 
 # --- there ----------------------------------------------------------------------------------

@@ -91,6 +91,45 @@ def test_vms_of_two_machines_compute_and_end(machines):
     assert "there was no key yet" in err and "finish what they run" in err
 
 
+PROGRAM = """
+def square(x):
+    return x * x
+vms = connect(2)
+inject(vms, square)
+print(len(vms), forkwork(vms, square, range(5)))
+"""
+
+
+def test_vms_of_one_run(machines):
+    program = machines.place / "program.py"
+    program.write_text(PROGRAM)
+    remote = f"--remote-trickle={BUILD / 'trickle'}"
+    done = machines("run", "--ssh", "one,two", remote, "--job=a", program)
+    assert (done.returncode, done.stdout) == (0, "2 [0, 1, 4, 9, 16]\n"), done.stderr
+    assert machines.wait_until_nothing_is_left(WAIT), machines.processes()
+    program.write_text(PROGRAM + "raise SystemExit(3)\n")
+    again = machines("run", "--ssh=one,two", remote, "--job=b", program)
+    assert again.returncode == 3, again.stderr
+    program.write_text(PROGRAM)
+    resumed = machines("resume", "b")
+    assert (resumed.returncode, resumed.stdout) == (0, done.stdout), resumed.stderr
+    nobody = machines("run", "--ssh", "nowhere", "--no-checkpoint", program)
+    assert nobody.returncode == 2 and "ssh does not get there" in nobody.stderr
+
+
+def test_vms_of_a_killed_run_end(machines):
+    program = machines.place / "program.py"
+    runs = machines.place / "runs"
+    os.mkfifo(runs)
+    program.write_text("import time\nvms = connect(1)\n"
+                       f"open('{runs}', 'w').close()\ntime.sleep(600)\n")
+    run = machines.start("run", "--ssh=one", f"--remote-trickle={BUILD / 'trickle'}", program)
+    runs.read_bytes()
+    run.kill()
+    run.communicate()
+    assert machines.wait_until_nothing_is_left(WAIT), machines.processes()
+
+
 def everything_of(pid):
     """Arguments and environment of a process."""
     try:
