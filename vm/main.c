@@ -72,8 +72,8 @@ static const char help[] =
     "\n"
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
-enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE, OPT_RUNTIME, OPT_LOG,
-       OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
+enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE, OPT_RUNTIME,
+       OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
        OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
 
 static const struct option long_options[] = {

@@ -308,7 +308,8 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
         fail(rc, "%s", why);
         goto fail;
     }
-    if ((rc = load_keys(farm, o.key_file)) < 0 || (rc = make_hello(farm, &o)) < 0 || (rc = net_loop_new(&farm->loop)) < 0 ||
+    if ((rc = load_keys(farm, o.key_file)) < 0 || (rc = make_hello(farm, &o)) < 0 ||
+        (rc = net_loop_new(&farm->loop)) < 0 ||
         (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||
         (rc = net_loop_start_thread(farm->loop, "trickle-farm")) < 0) {
         goto fail;

@@ -174,7 +174,8 @@ MAY_USE = {
     "base": [], "wire": ["base"], "sched": ["base"], "ckpt": ["base"], "rai": ["base"],
     "auth": ["base"], "net": ["base", "wire", "auth"],
     "discovery": ["base", "wire", "auth"],
-    "farm": ["base", "wire", "sched", "ckpt", "net", "discovery", "rai", "farm"],
+    "farm": ["base", "wire", "sched", "ckpt", "auth", "net", "discovery", "rai",
+             "farm"],
 }
 
 

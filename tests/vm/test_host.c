@@ -145,6 +145,23 @@ START_TEST(used_vm_is_starting_when_its_lease_has_ended)
 }
 END_TEST
 
+/* Its address has changed, say: the old session is dead and nobody here has noticed. */
+START_TEST(holder_that_comes_again_gets_a_fresh_vm)
+{
+    char text[16];
+    struct client *c = client_lease(&rig, 0, 1);
+    struct trk_vm_info info = rig_vm(&rig, 0);
+    ck_assert_int_eq(client_call(c, "hello", text, sizeof(text)), TRK_STATUS_OK);
+    struct client *again = client_open(&rig, info.address, WIRE_PURPOSE_LEASE, 1);
+    client_wait_closed(c);
+    ck_assert(again->welcome.is_accepted);
+    ck_assert_mem_ne(again->welcome.vm.incarnation, c->welcome.vm.incarnation, 16);
+    ck_assert_int_eq(client_call(again, "again", text, sizeof(text)), TRK_STATUS_OK);
+    client_free(c);
+    client_bye(again);
+}
+END_TEST
+
 START_TEST(vanished_holder_ends_what_runs)
 {
     struct client *c = client_lease(&rig, 0, 2);
@@ -462,6 +479,7 @@ int main(void)
     tcase_add_test(tc, watching_a_vm_and_leasing_a_supervisor_are_refused);
     tcase_add_test(tc, lease_that_asked_nothing_leaves_the_vm_as_it_is);
     tcase_add_test(tc, used_vm_is_starting_when_its_lease_has_ended);
+    tcase_add_test(tc, holder_that_comes_again_gets_a_fresh_vm);
     tcase_add_test(tc, vanished_holder_ends_what_runs);
     tcase_add_test(tc, requests_are_answered);
     tcase_add_test(tc, large_requests_come_back_whole);
