@@ -215,8 +215,7 @@ static void parse_option(struct arguments *a, int option)
         puts("trickle-vm " TRK_VERSION);
         exit(0);
     default:
-        fprintf(stderr, "trickle-vm: try trickle-vm --help\n");
-        exit(EXIT_USAGE);
+        usage_error("try trickle-vm --help");
     }
 }
 
