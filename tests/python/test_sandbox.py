@@ -129,14 +129,16 @@ def test_vms_in_a_sandbox_restart_and_end(machine, sandbox, tmp_path):
         def end(x):
             if x == 3:
                 os._exit(9)
+            if x == 5:
+                os.kill(os.getpid(), 9)
             return x
         vms = connect(1)
         inject(vms, end)
         found = forkwork(vms, end, range(6), on_error="return", retries=0)
         print([x if isinstance(x, int) else x.attempts[0].exit_status for x in found])
         """
-    assert run(machine, tmp_path, text) == ["[0, 1, 2, 9, 4, 5]"]
-    assert run(machine, tmp_path, text) == ["[0, 1, 2, 9, 4, 5]"]
+    assert run(machine, tmp_path, text) == ["[0, 1, 2, 9, 4, 137]"]  # 128 and the signal
+    assert run(machine, tmp_path, text) == ["[0, 1, 2, 9, 4, 137]"]
     process.kill()  # its guard ends the VMs
     process.communicate()
     assert machine.wait_until_nothing_is_left(WAIT), machine.processes()
