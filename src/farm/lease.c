@@ -297,6 +297,12 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
         refuse(slot, RETRY_MS, welcome.reason);
         return TRK_EDENIED;
     }
+    if (memcmp(welcome.supervisor, slot->info.supervisor, sizeof(welcome.supervisor)) != 0) {
+        /* An address that has changed hands: what it says would count as that VM's. */
+        refuse(slot, RETRY_TCP_MS, "a VM of another supervisor answers there");
+        net_count_drop();
+        return TRK_EDENIED;
+    }
     vm->is_welcome = true;
     vm->info = welcome.vm;
     memcpy(vm->info.supervisor, slot->info.supervisor, 16);
