@@ -234,7 +234,7 @@ static int take_result(struct trk_work *work, const struct wire_held *m, uint64_
     blob_unref(step.body);
     /* Not wanted: another result has come, which need not be durable yet. */
     *ticket = step.ticket != 0 ? step.ticket : farm->last_ticket;
-    return rc;
+    return rc == 0 && step.has_lost ? 1 : rc;
 }
 
 static int take_state(struct trk_work *work, const struct wire_held *m,
