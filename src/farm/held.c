@@ -294,6 +294,9 @@ static int take(struct trk_farm *farm, const struct wire_held *m, uint64_t *tick
     if (m->kind == WIRE_HELD_STATE) {
         return take_state(work, m, element, ticket);
     }
+    if (m->status != TRK_STATUS_OK && farm->job->retry_failed && m->epoch < farm->hello.epoch) {
+        return 0; /* as if it had been recorded: it runs again */
+    }
     rc = take_result(work, m, ticket);
     log_debug("farm", "a result held by a VM has come: element %llu of %s",
               (unsigned long long)m->index, work->name);
