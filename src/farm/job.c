@@ -227,6 +227,9 @@ void trk_job_get_state(struct trk_job *job, struct trk_job_state *out)
     struct ckpt_state state = {0};
 
     memset(out, 0, sizeof(*out));
+    if (sys_is_forked()) {
+        return;
+    }
     pthread_mutex_lock(&job->mutex);
     if (job->store != NULL) {
         ckpt_store_poll(job->store, &state);

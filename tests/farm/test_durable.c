@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "farm/job.h"
@@ -333,6 +335,32 @@ START_TEST(a_job_that_must_exist_is_not_made)
 }
 END_TEST
 
+/* Another thread may have held any lock when it was forked. */
+START_TEST(a_child_waits_for_no_lock)
+{
+    struct trk_job_state state;
+    struct trk_work *work;
+    int status = -1;
+    pid_t pid;
+
+    run_all(10, 0, false);
+    close_all();
+    open_all(TRK_CHANGE_REFUSE);
+    work = work_new(false);
+    pthread_mutex_lock(&job->mutex);
+    pid = fork();
+    if (pid == 0) {
+        alarm(5);
+        trk_job_get_state(job, &state);
+        _exit(trk_work_turn(work) != TRK_TURN_ANY);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(status, 0);
+    trk_work_free(work);
+}
+END_TEST
+
 START_TEST(a_work_outlives_its_farm_and_its_job)
 {
     struct trk_work *work = work_new(false);
@@ -371,6 +399,7 @@ int main(void)
     tcase_add_test(all, a_list_that_has_grown_is_not_closed);
     tcase_add_test(all, a_work_that_could_not_be_opened_can_be_opened_again);
     tcase_add_test(all, a_job_that_must_exist_is_not_made);
+    tcase_add_test(all, a_child_waits_for_no_lock);
     tcase_add_test(all, a_work_outlives_its_farm_and_its_job);
     suite_add_tcase(suite, all);
     runner = srunner_create(suite);
