@@ -16,17 +16,12 @@
 #include "base/mem.h"
 #include "farm/farm_impl.h"
 
-#define REFUSALS_MAX 5u
-
 bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
 {
-    if (slot->sup == NULL) {
+    if (slot->sup == NULL || slot->refusals > 5) {
         return false;
     }
-    /* A process that is ending refuses, for as long as a busy machine lets it live; the next one of
-     * that VM is told of by the supervisor. */
-    return slot->info.state == TRK_VM_STARTING ||
-           (slot->info.state == TRK_VM_IDLE && slot->refusals <= REFUSALS_MAX);
+    return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
 }
 
 bool lease_is_trying(struct trk_farm *farm)
@@ -277,9 +272,7 @@ void lease_end(struct slot *slot)
 static void refuse(struct slot *slot, const char *reason)
 {
     slot->refusals++;
-    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) +
-                        20 * (uint64_t)(slot->refusals < REFUSALS_MAX ? slot->refusals
-                                                                      : REFUSALS_MAX);
+    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) + 20;
     log_info("farm", "VM %u at %s: %s", slot->info.index, slot->info.address, reason);
 }
 
