@@ -259,7 +259,8 @@ class _Run:
                         turn == ADD or since >= FEED_AGAIN or monotonic() - fed_at > FEED_SECONDS):
                     has_room = self.feed() or turn == ADD
                     since, fed_at = 0, monotonic()
-                taken = self.take(0 if has_room and not self.is_exhausted else WAIT_SECONDS)
+                is_feeding = has_room and not self.is_exhausted and turn != TAKE
+                taken = self.take(0 if is_feeding else WAIT_SECONDS)
                 if taken is _END:
                     return
                 if taken is not None:

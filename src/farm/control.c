@@ -290,7 +290,7 @@ static void answer_attempts(struct trk_farm *farm, const char *argument, struct 
             struct trk_attempt *attempts;
             size_t count;
             if (work->store_stage != stage ||
-                trk_work_attempts(work, index, &attempts, &count) < 0) {
+                history_get(work, stage, index, &attempts, &count) < 0) {
                 continue;
             }
             for (size_t i = 0; i < count; i++) {

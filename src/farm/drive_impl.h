@@ -15,6 +15,7 @@ struct step {
     struct parcel *parcel;           /* RECORDED: the run that was recorded */
     const struct trk_vm *lost;       /* VM_LOST */
     uint64_t ticket;                 /* RESULT: out: of what was put last in the job's store */
+    bool has_lost;                   /* RESULT: out: some of it could not be put: keep it */
 };
 
 /* Gives the event to the scheduler and carries out its actions. */

@@ -9,6 +9,7 @@
 #include "base/buf.h"
 #include "base/fail.h"
 #include "base/mem.h"
+#include "base/sys.h"
 #include "ckpt/value.h"
 #include "farm/farm_impl.h"
 
@@ -314,7 +315,8 @@ enum trk_turn trk_work_turn(struct trk_work *work)
 {
     struct replay_look look;
 
-    if (work->in_job == NULL || work->lazy || work->is_closed || work->is_cancelled) {
+    if (sys_is_forked() || work->in_job == NULL || work->lazy || work->is_closed ||
+        work->is_cancelled) {
         return TRK_TURN_ANY;
     }
     if (work_is_full(work)) {

@@ -486,6 +486,9 @@ void attempts_own_output(struct trk_attempt *a); /* a copy of it, terminated */
 
 /* history.c [f] */
 void history_put(struct trk_work *work, uint64_t index); /* its runs so far, into the job */
+/* All of them, those of earlier runs of the program from stage (0: none); any thread. */
+TRK_MUST_USE int history_get(struct trk_work *work, uint32_t stage, uint64_t index,
+                             struct trk_attempt **out, size_t *count);
 
 /* block.c [f] */
 void block_fini(struct block *block);

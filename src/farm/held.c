@@ -110,15 +110,26 @@ void held_close(struct trk_farm *farm)
 
 /* --- asking ---------------- */
 
+static void ask_stage(struct supervisor *sup, struct trk_work *work, uint32_t stage)
+{
+    if (send_note(sup->session, WIRE_HELD_ASK, &(struct wire_note){.stage = stage}) < 0) {
+        net_session_close(sup->session, false); /* it is asked when it is back */
+    } else {
+        work->asks++;
+    }
+}
+
+/* Also for what the stages that this one has replaced left: a run in which the list changed knew it
+ * to VMs by the number it began with. */
 static void ask(struct supervisor *sup, struct trk_work *work)
 {
     if (sup->state == SUP_GONE || !sup->has_id || sup->session == NULL) {
         return; /* it is asked when it is there */
     }
-    if (send_note(sup->session, WIRE_HELD_ASK, &(struct wire_note){.stage = work->stage}) < 0) {
-        net_session_close(sup->session, false); /* it is asked when it is back */
-    } else {
-        work->asks++;
+    ask_stage(sup, work, work->stage);
+    for (uint32_t s = job_stage_previous(work->farm->job, work->stage); s != 0;
+         s = job_stage_previous(work->farm->job, s)) {
+        ask_stage(sup, work, s);
     }
 }
 
@@ -179,11 +190,19 @@ void held_added(struct trk_work *work, uint64_t first, uint64_t count)
     }
 }
 
+/* The work that a stage is now. NULL: none that is open. */
+static struct trk_work *work_of(struct trk_farm *farm, uint32_t stage)
+{
+    struct trk_work *work = drive_work_of(farm, stage);
+
+    return work != NULL ? work : drive_work_of(farm, job_stage_now(farm->job, stage));
+}
+
 static int on_end(struct trk_farm *farm, const struct blob *body)
 {
     struct wire_note note;
     int rc = wire_note_decode(&note, body);
-    struct trk_work *work = rc == 0 ? drive_work_of(farm, note.stage) : NULL;
+    struct trk_work *work = rc == 0 ? work_of(farm, note.stage) : NULL;
 
     if (work != NULL && work->asks > 0 && --work->asks == 0 && work->is_asking) {
         go_on(work);
@@ -219,10 +238,10 @@ static int take_result(struct trk_work *work, const struct wire_held *m, uint64_
 {
     struct trk_farm *farm = work->farm;
     bool is_failed = work->retries > 0 && m->status == TRK_STATUS_EXCEPTION;
-    struct wire_result head = {.stage = m->stage, .attempt = m->attempt, .first = m->index,
+    struct wire_result head = {.stage = work->stage, .attempt = m->attempt, .first = m->index,
                                .count = 1}, result;
     struct sched_event ev = {.type = is_failed ? SCHED_FAILED : SCHED_RESULT, .vm = SCHED_NO_VM,
-                             .stage = m->stage, .attempt = m->attempt, .first = m->index,
+                             .stage = work->stage, .attempt = m->attempt, .first = m->index,
                              .count = 1, .failed = !is_failed && m->status != TRK_STATUS_OK};
     struct step step = {.farm = farm, .ev = &ev, .result = &result};
     uint32_t size = (uint32_t)m->size;
@@ -234,7 +253,7 @@ static int take_result(struct trk_work *work, const struct wire_held *m, uint64_
     blob_unref(step.body);
     /* Not wanted: another result has come, which need not be durable yet. */
     *ticket = step.ticket != 0 ? step.ticket : farm->last_ticket;
-    return rc;
+    return rc == 0 && step.has_lost ? 1 : rc;
 }
 
 static int take_state(struct trk_work *work, const struct wire_held *m,
@@ -257,7 +276,7 @@ static bool is_of(const struct trk_work *work, const struct wire_held *m,
 /* 1: keep it, 0: delete it when the ticket is durable. */
 static int take(struct trk_farm *farm, const struct wire_held *m, uint64_t *ticket)
 {
-    struct trk_work *work = drive_work_of(farm, m->stage);
+    struct trk_work *work = work_of(farm, m->stage);
     const struct digest *element;
     int rc;
 
@@ -274,6 +293,9 @@ static int take(struct trk_farm *farm, const struct wire_held *m, uint64_t *tick
     }
     if (m->kind == WIRE_HELD_STATE) {
         return take_state(work, m, element, ticket);
+    }
+    if (m->status != TRK_STATUS_OK && farm->job->retry_failed && m->epoch < farm->hello.epoch) {
+        return 0; /* as if it had been recorded: it runs again */
     }
     rc = take_result(work, m, ticket);
     log_debug("farm", "a result held by a VM has come: element %llu of %s",

@@ -135,16 +135,16 @@ static int prepend(const struct earlier *old, struct trk_attempt *now, size_t no
     return 0;
 }
 
-int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt **out,
-                      size_t *count)
+int history_get(struct trk_work *work, uint32_t stage, uint64_t index, struct trk_attempt **out,
+                size_t *count)
 {
     struct earlier old;
     int rc = attempts_now(work, index, out, count);
 
-    if (rc < 0 || work->in_job == NULL) {
+    if (rc < 0 || stage == 0) {
         return rc;
     }
-    rc = earlier_get(&old, work->farm->job, work->in_job->number, index);
+    rc = earlier_get(&old, work->farm->job, stage, index);
     if (rc < 0) {
         trk_attempts_free(*out, *count);
         return rc;
@@ -155,4 +155,10 @@ int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt 
     }
     earlier_free(&old);
     return rc;
+}
+
+int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt **out,
+                      size_t *count)
+{
+    return history_get(work, work->in_job != NULL ? work->in_job->number : 0, index, out, count);
 }

@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* job.c - opening and closing a durable job, its named values, and what reads its store. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/fail.h"
 #include "base/mem.h"
@@ -83,6 +85,26 @@ static int find_dir(const struct trk_job_options *opt, char *dir, size_t size, c
     return rc < 0 ? rc : ckpt_job_dir(home, opt->name, dir, size);
 }
 
+static int no_job(const char *name)
+{
+    return fail(TRK_EINVAL, "there is no job of the name %s; trickle jobs lists those there are",
+                name);
+}
+
+/* A store that must exist is not made. */
+static bool is_missing(const char *dir)
+{
+    char path[HOME_PATH_MAX + HOME_NAME_MAX + 32];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/data.mdb", dir);
+    if (stat(path, &st) == 0 || errno != ENOENT) {
+        return false;
+    }
+    snprintf(path, sizeof(path), "%s/last", dir); /* it was there: opening says so */
+    return stat(path, &st) < 0 && errno == ENOENT;
+}
+
 static int check_existence(const struct trk_job_options *opt, const struct ckpt_opened *found)
 {
     if (opt->must_be_new && !found->is_new) {
@@ -90,8 +112,7 @@ static int check_existence(const struct trk_job_options *opt, const struct ckpt_
                     "resume %s, or remove it with: trickle rm %s", opt->name, opt->name, opt->name);
     }
     if (opt->must_exist && found->is_new) {
-        return fail(TRK_EINVAL, "there is no job of the name %s; trickle jobs lists those there "
-                    "are", opt->name);
+        return no_job(opt->name);
     }
     return 0;
 }
@@ -147,6 +168,9 @@ int trk_job_open(struct trk_job **out, const struct trk_job_options *opt,
         return fail(TRK_EVERSION, "the program was built for another Trickle");
     }
     rc = find_dir(opt, dir, sizeof(dir), notice, sizeof(notice));
+    if (rc == 0 && opt->must_exist && is_missing(dir)) {
+        rc = no_job(opt->name);
+    }
     if (rc < 0) {
         return rc;
     }
@@ -203,6 +227,9 @@ void trk_job_get_state(struct trk_job *job, struct trk_job_state *out)
     struct ckpt_state state = {0};
 
     memset(out, 0, sizeof(*out));
+    if (sys_is_forked()) {
+        return;
+    }
     pthread_mutex_lock(&job->mutex);
     if (job->store != NULL) {
         ckpt_store_poll(job->store, &state);

@@ -109,6 +109,7 @@ static int put(struct step *step, struct trk_work *work, struct blob *body,
         if (parcel != NULL) {
             parcel_free(parcel);
         }
+        step->has_lost = true;
         work_fail(work, rc);
     }
     return rc;
@@ -201,7 +202,7 @@ static int step_results(struct slot *slot, struct trk_work *work, struct blob *b
         step.ev = &ev;
         rc = drive_step(&step);
     }
-    *ticket = step.ticket;
+    *ticket = step.has_lost ? UINT64_MAX : step.ticket; /* then it is never acknowledged */
     return rc;
 }
 

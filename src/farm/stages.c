@@ -163,7 +163,9 @@ static int make(struct trk_job *job, const char *key, const char *name,
         old->is_used = false;
         rc = save(job, old);
     }
-    *out = stage;
+    if (rc == 0) {
+        *out = stage;
+    }
     return rc;
 }
 

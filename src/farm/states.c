@@ -17,6 +17,7 @@
 
 struct state {
     uint64_t index;
+    uint32_t stage;        /* of the store, that it is kept under */
     uint64_t ticket;       /* durable up to it, it is in the store */
     uint32_t epoch, attempt; /* of the run that made it */
     struct digest element; /* of its bytes */
@@ -92,48 +93,62 @@ void states_free(struct trk_work *work)
 
 /* --- from and to the store ---------------- */
 
-static int load_one(struct trk_work *work, uint64_t index, const struct blob *value)
+static int load_one(struct trk_work *work, uint32_t stage, uint64_t index,
+                    const struct blob *value)
 {
     struct states *s = table_of(work);
     struct value_state v;
+    size_t at;
 
     if (s == NULL) {
         return TRK_ENOMEM;
+    }
+    at = place_of(s, index);
+    if (at < s->count && s->table[at].index == index) {
+        return 0; /* a newer stage has one */
     }
     if (value_state_decode(&v, value->data, value->size) < 0) {
         log_warn("farm", "the state of element %llu of %s is of another version: it begins anew",
                  (unsigned long long)index, work->name);
         return 0;
     }
-    return insert(s, s->count, &(struct state){.index = index, .epoch = v.epoch,
-                                               .attempt = v.attempt, .element = v.element});
+    return insert(s, at, &(struct state){.index = index, .stage = stage, .epoch = v.epoch,
+                                         .attempt = v.attempt, .element = v.element});
 }
 
-int states_open(struct trk_work *work)
+static int load(struct trk_work *work, uint32_t stage)
 {
     struct ckpt_read_key key = {.size = KEY_STAGE};
     struct blob *value;
     int rc = 0;
 
-    if (work->store_stage == 0) {
-        return 0;
-    }
-    key_put_u32(key.bytes, work->store_stage);
+    key_put_u32(key.bytes, stage);
     while (rc == 0 && (rc = job_read_next(work->farm->job, CKPT_STATE, &key, &value)) == 0) {
-        bool is_ours = key.size == KEY_STAGE_NUMBER &&
-                       key_get_u32(key.bytes) == work->store_stage;
-        rc = is_ours ? load_one(work, key_get_u64(key.bytes + KEY_STAGE), value) : TRK_END;
+        bool is_ours = key.size == KEY_STAGE_NUMBER && key_get_u32(key.bytes) == stage;
+        rc = is_ours ? load_one(work, stage, key_get_u64(key.bytes + KEY_STAGE), value) : TRK_END;
         blob_unref(value);
     }
     return rc == TRK_END ? 0 : rc;
+}
+
+/* Also those of the stages it has replaced: what is equal in a changed list goes on. */
+int states_open(struct trk_work *work)
+{
+    int rc = 0;
+
+    for (uint32_t stage = work->store_stage; rc == 0 && stage != 0;
+         stage = job_stage_previous(work->farm->job, stage)) {
+        rc = load(work, stage);
+    }
+    return rc;
 }
 
 int states_put(struct trk_work *work, const struct value_state *v, uint64_t index,
                uint64_t *ticket)
 {
     struct states *s = table_of(work);
-    struct state state = {.index = index, .epoch = v->epoch, .attempt = v->attempt,
-                          .element = v->element};
+    struct state state = {.index = index, .stage = work->store_stage, .epoch = v->epoch,
+                          .attempt = v->attempt, .element = v->element};
     struct ckpt_value value = {.count = 1};
     uint8_t key[KEY_STAGE_NUMBER];
     size_t at;
@@ -195,7 +210,7 @@ void states_recorded(struct trk_work *work, uint64_t first, uint64_t count)
     }
     at = place_of(s, first);
     while (at < s->count && s->table[at].index - first < count) {
-        ckpt_key(key, work->store_stage, s->table[at].index);
+        ckpt_key(key, s->table[at].stage, s->table[at].index);
         if (ckpt_store_delete(work->farm->job->store, CKPT_STATE, key, sizeof(key), &ticket) < 0) {
             log_debug("farm", "a state stays in the store"); /* unused, until the job goes */
         } else {
@@ -216,7 +231,7 @@ static int send_one(struct trk_work *work, struct slot *slot, const struct state
     int rc = 0;
 
     if (value == NULL) {
-        ckpt_key(key, work->store_stage, state->index);
+        ckpt_key(key, state->stage, state->index);
         rc = job_read_get(work->farm->job, CKPT_STATE, key, sizeof(key), &value);
     }
     if (rc == 0 && value_state_decode(&v, value->data, value->size) == 0) {

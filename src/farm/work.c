@@ -196,6 +196,7 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
     }
     rc = durable_open(work, opt);
     if (rc < 0) {
+        durable_close(work);
         work_unref(work);
         return rc;
     }

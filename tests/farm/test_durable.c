@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/mem.h"
 #include "farm/job.h"
@@ -294,6 +296,71 @@ START_TEST(a_list_that_has_grown_is_not_closed)
 }
 END_TEST
 
+START_TEST(a_work_that_could_not_be_opened_can_be_opened_again)
+{
+    struct trk_work_options opt = {.size = sizeof(opt), .name = "echo", .function = "echo",
+                                   .function_size = 4, .list = list, .key = "echo#1"};
+    struct trk_work *work;
+    int rc = TRK_ENOMEM;
+
+    run_all(10, 0, false);
+    for (uint64_t n = 1; rc < 0 && n < 200; n++) {
+        mem_fail_after(n);
+        rc = trk_work_new(farm, &opt, &work);
+        mem_fail_after(0);
+        ck_assert_msg(rc == 0 || rc == TRK_ENOMEM, "%d %s", rc, trk_last_error());
+    }
+    ck_assert_int_eq(rc, 0);
+    trk_work_free(work);
+}
+END_TEST
+
+START_TEST(a_job_that_must_exist_is_not_made)
+{
+    struct trk_job_options opt = {.size = sizeof(opt), .name = "other", .home = home,
+                                  .must_exist = true};
+    struct trk_job_opened opened;
+    struct trk_job *other;
+
+    for (int i = 0; i < 2; i++) {
+        ck_assert_int_eq(trk_job_open(&other, &opt, &opened), TRK_EINVAL);
+    }
+    opt.must_exist = false;
+    ck_assert_int_eq(trk_job_open(&other, &opt, &opened), 0);
+    ck_assert(opened.is_new);
+    ck_assert_int_eq(trk_job_close(other), 0);
+    opt.must_exist = true;
+    ck_assert_int_eq(trk_job_open(&other, &opt, &opened), 0);
+    ck_assert_int_eq(trk_job_close(other), 0);
+}
+END_TEST
+
+/* Another thread may have held any lock when it was forked. */
+START_TEST(a_child_waits_for_no_lock)
+{
+    struct trk_job_state state;
+    struct trk_work *work;
+    int status = -1;
+    pid_t pid;
+
+    run_all(10, 0, false);
+    close_all();
+    open_all(TRK_CHANGE_REFUSE);
+    work = work_new(false);
+    pthread_mutex_lock(&job->mutex);
+    pid = fork();
+    if (pid == 0) {
+        alarm(5);
+        trk_job_get_state(job, &state);
+        _exit(trk_work_turn(work) != TRK_TURN_ANY);
+    }
+    pthread_mutex_unlock(&job->mutex);
+    ck_assert_int_eq(waitpid(pid, &status, 0), pid);
+    ck_assert_int_eq(status, 0);
+    trk_work_free(work);
+}
+END_TEST
+
 START_TEST(a_work_outlives_its_farm_and_its_job)
 {
     struct trk_work *work = work_new(false);
@@ -330,6 +397,9 @@ int main(void)
     tcase_add_test(all, a_list_changed_again_keeps_nothing_of_the_first_comparison);
     tcase_add_test(all, the_end_of_the_list_waits_for_what_runs_again);
     tcase_add_test(all, a_list_that_has_grown_is_not_closed);
+    tcase_add_test(all, a_work_that_could_not_be_opened_can_be_opened_again);
+    tcase_add_test(all, a_job_that_must_exist_is_not_made);
+    tcase_add_test(all, a_child_waits_for_no_lock);
     tcase_add_test(all, a_work_outlives_its_farm_and_its_job);
     suite_add_tcase(suite, all);
     runner = srunner_create(suite);

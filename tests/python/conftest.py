@@ -7,12 +7,11 @@ processes that run at the same time do not meet. `vms` are two of its VMs, fresh
 import os
 import subprocess
 import sys
-from time import monotonic
 
 import pytest
 
 from runlog import Log
-from supervisors import Supervisor
+from supervisors import Supervisor, wait_given_back
 
 
 @pytest.fixture(scope="session")
@@ -28,15 +27,6 @@ def supervisor():
         del os.environ["TRICKLE_RUNTIME"]
     else:
         os.environ["TRICKLE_RUNTIME"] = before
-
-
-def wait_given_back():
-    """A closed list's leases end a moment later; the next test may start a program that needs all
-    of the VMs."""
-    from trickle import _farm
-    until = monotonic() + 20
-    while leased := [vm for vm in _farm.farm().vms() if vm["state"] == "leased"]:
-        assert monotonic() < until, f"20 s after all lists were closed still leased: {leased}"
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from time import monotonic
 
 BUILD = Path(os.environ.get("TRICKLE_BUILD", Path(__file__).parents[2] / "build")).resolve()
 PACKAGES = str(BUILD / "python")
@@ -45,3 +46,12 @@ class Supervisor:
                 continue
         if not self.is_guest:
             shutil.rmtree(self.runtime, ignore_errors=True)
+
+
+def wait_given_back():
+    """A closed list's leases end a moment later; the next test may start a program that needs all
+    of the VMs."""
+    from trickle import _farm
+    until = monotonic() + 20
+    while leased := [vm for vm in _farm.farm().vms() if vm["state"] == "leased"]:
+        assert monotonic() < until, f"20 s after all lists were closed still leased: {leased}"

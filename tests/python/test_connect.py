@@ -3,7 +3,7 @@
 import pytest
 
 import trickle
-from conftest import wait_given_back
+from supervisors import wait_given_back
 from trickle import NotEnoughVMs
 
 

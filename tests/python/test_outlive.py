@@ -129,6 +129,39 @@ def test_many_small_results_are_held(supervise, tmp_path):
     assert max(job.log.counts().values()) <= 2  # of those that were on their way, some run again
 
 
+def test_a_result_of_a_list_that_had_just_been_changed_counts(supervise, tmp_path):
+    job = Job(supervise(count=1), tmp_path, PROGRAM.replace("range(int(sys.argv[3]))",
+                                                            "eval(sys.argv[3])"))
+    job.log.open("gate0")
+    job.log.open("gate1")
+    job.start([0, 1])
+    assert job.finish() == "[0, 10]"
+    job.start([0, 2], "keep")
+    job.wait_runs(3)
+    job.kill()
+    job.log.open("gate2")
+    job.log.wait(lambda: len(held()) == 1)
+    job.start([0, 2])
+    assert job.finish() == "[0, 20]"
+    assert job.log.counts() == {0: 1, 1: 1, 2: 1}
+    job.log.wait(lambda: not held())
+
+
+def test_a_failure_that_was_held_is_tried_again_where_failures_are(supervise, tmp_path):
+    job = Job(supervise(count=1), tmp_path, PROGRAM.replace(
+        '"refuse")', '"refuse", retry_failed=len(sys.argv) > 4)', 1).replace(
+        "return x * 10", "return x * 10 + len(open(job[0] + '/fixed').read())"))
+    job.start(1)
+    job.wait_runs(1)
+    job.kill()
+    job.log.open("gate0")
+    job.log.wait(lambda: len(held()) == 1)
+    Path(job.log.folder, "fixed").write_text("fixed")
+    job.start(1, "refuse")
+    assert job.finish() == "[5]"
+    assert job.log.counts() == {0: 2}
+
+
 def test_of_another_code_nothing_is_taken(supervise, tmp_path):
     job = Job(supervise(count=1), tmp_path)
     job.start(1)

@@ -163,6 +163,23 @@ print(json.dumps(len(given)))
     assert resumable("STOP, CHANGED = 0, 450\n" + program) == (1500, [])
 
 
+def test_checkpoints_of_a_list_that_was_changed_count(resumable):
+    """The element ends its program, and then its VM, when it has made one."""
+    program = """
+def work(x):
+    state = trickle.restore(0)
+    if x == 7 and state == 0:
+        trickle.checkpoint(1)
+        os.kill(int(open(LOG + "-pid").read()), signal.SIGKILL)
+        os._exit(1)
+    return state
+open(LOG + "-pid", "w").write(str(os.getpid()))
+print(json.dumps(forkwork(vms, work, {})))
+"""
+    resumable(program.format([1, 7, 8]), status=-9)
+    assert resumable(program.format([2, 7, 9]), on_change="keep")[0] == [0, 1, 0]
+
+
 def test_an_exception_that_ended_the_program_comes_again(resumable):
     program = "print(json.dumps(forkwork(vms, work, range(50))))"
     for _ in range(2):

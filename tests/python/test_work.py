@@ -362,3 +362,25 @@ def test_vmlist_is_a_list(vms):
     assert repr(vms) == "<VMList of 2 VMs>"
     with pytest.raises(IndexError):
         vms[2]
+
+
+def test_a_generator_that_may_only_take_waits_for_results():
+    """In a resumed job, where the next element is made after a result that still runs."""
+    from trickle._work import ADD, TAKE, _Run
+
+    class Work:
+        turns = [ADD, TAKE, TAKE]
+
+        def turn(self):
+            return self.turns.pop(0) if self.turns else 0
+
+    run = object.__new__(_Run)
+    run.key, run.is_exhausted, run.work, timeouts = "key", False, Work(), []
+    run.feed, run.show, run.finish, run.cancel = (lambda: True), (lambda: 0), (lambda: 0), print
+
+    def take(timeout):
+        timeouts.append(timeout)
+        return None if len(timeouts) < 3 else (0, 0, "value", 1)
+    run.take = take
+    assert next(run.generate()) == "value"
+    assert timeouts[0] == 0 and timeouts[1] > 0 and timeouts[2] > 0
