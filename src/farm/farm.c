@@ -228,6 +228,7 @@ static void open_on_loop(void *arg)
     uv_prepare_start(&farm->prepare, on_prepare);
     uv_timer_init(net_loop_uv(farm->loop), &farm->pulse);
     farm->pulse.data = farm;
+    farm->pulsed_ms = farm->listening_ms = net_loop_now_ms(farm->loop);
     uv_timer_start(&farm->pulse, on_pulse, pulse_ms, pulse_ms);
     if (find_open(farm) < 0) {
         notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());

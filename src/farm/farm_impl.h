@@ -342,6 +342,8 @@ struct trk_farm {
     struct auth_watch keys; /* [f] for TCP and multicast; none: see find.c */
     bool has_new_keys;      /* [f] which modules that ask by multicast do not have yet */
     uint32_t dead_after_ms, suspect_after_ms; /* [c] */
+    uint64_t pulsed_ms;          /* [f] last lease_pulse */
+    uint64_t listening_ms;       /* [f] without a pause since then: silence counts from here */
     uv_timer_t pulse;       /* [f] looks at who is silent */
     char runtime_dir[108];  /* [c] */
     struct wire_hello hello; /* [c] but for purpose */

@@ -16,6 +16,8 @@
 #include "base/mem.h"
 #include "farm/farm_impl.h"
 
+#define PAUSE_MIN_MS 500u /* pulses that are less late than this happen on busy machines */
+
 bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
 {
     if (slot->sup == NULL || slot->refusals > 5) {
@@ -175,11 +177,34 @@ static void declare_silent(struct slot *slot)
     farm_touch(vm->farm);
 }
 
+/* A pause of this process, or of the whole machine, is no silence of its VMs: they have their time
+ * again to be heard. */
+static void note_pause(struct trk_farm *farm, uint64_t now_ms)
+{
+    uint64_t late_ms = now_ms - farm->pulsed_ms;
+    uint64_t limit_ms = farm->dead_after_ms / 2;
+
+    farm->pulsed_ms = now_ms;
+    if (late_ms > (limit_ms > PAUSE_MIN_MS ? limit_ms : PAUSE_MIN_MS)) {
+        farm->listening_ms = now_ms;
+        log_info("farm", "this program, or its machine, stood still for %.1f s",
+                 (double)late_ms / 1000.0);
+    }
+}
+
+static uint64_t silent_ms(struct trk_vm *vm)
+{
+    uint64_t silent = net_session_silent_ms(vm->session);
+    uint64_t listened = vm->farm->pulsed_ms - vm->farm->listening_ms;
+
+    return silent < listened ? silent : listened;
+}
+
 static void listen_to(struct slot *slot)
 {
     struct trk_vm *vm = slot->vm;
     struct trk_farm *farm = vm->farm;
-    uint64_t silent = net_session_silent_ms(vm->session);
+    uint64_t silent = vm->is_silent ? net_session_silent_ms(vm->session) : silent_ms(vm);
 
     if (vm->is_silent) {
         if (silent < farm->dead_after_ms) {
@@ -204,6 +229,7 @@ void lease_pulse(struct trk_farm *farm)
 {
     struct list *pos;
 
+    note_pause(farm, net_loop_now_ms(farm->loop));
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->lease == LEASE_HELD && !slot->vm->is_down) {

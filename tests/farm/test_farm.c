@@ -374,6 +374,33 @@ START_TEST(a_stopped_vm_is_lost_and_comes_back_when_it_goes_on)
 }
 END_TEST
 
+/* The program and its VM stand still, as on a machine that is suspended or moved; the program wakes
+ * up first. */
+START_TEST(a_pause_of_the_whole_machine_loses_no_vm)
+{
+    struct trk_vmlist *list;
+    struct trk_vm_info info;
+    struct trk_vm *vm;
+    char command[256], answer[64];
+    struct trk_farm *farm;
+
+    rig_supervisor(&rig, 1);
+    setenv("TRICKLE_DEAD_AFTER", "1.5", 1);
+    farm = rig_farm(&rig);
+    ck_assert_int_eq(rig_connect(farm, 1, true, 0, &list), 0);
+    vm = trk_vmlist_get(list, 0);
+    trk_vm_get_info(vm, &info);
+    snprintf(command, sizeof(command),
+             "kill -STOP %u %d; sleep 2; kill -CONT %d; sleep 0.1; kill -CONT %u", info.pid,
+             (int)getpid(), (int)getpid(), info.pid);
+    ck_assert_int_eq(system(command), 0);
+    ck_assert_int_eq(rig_call(vm, "hello", answer, sizeof(answer)), 0);
+    trk_vm_unref(vm);
+    trk_vmlist_free(list);
+    trk_farm_close(farm, 2000);
+}
+END_TEST
+
 int main(void)
 {
     Suite *suite = suite_create("farm");
@@ -397,6 +424,7 @@ int main(void)
     tcase_add_test(tc, objects_outlive_their_farm);
     tcase_add_test(tc, a_vm_that_joins_later_has_the_injections);
     tcase_add_test(tc, a_stopped_vm_is_lost_and_comes_back_when_it_goes_on);
+    tcase_add_test(tc, a_pause_of_the_whole_machine_loses_no_vm);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
