@@ -16,11 +16,13 @@
 #include "base/mem.h"
 #include "farm/farm_impl.h"
 
+#define REFUSALS_FEW 5u /* after more nobody waits for a VM, though it is tried on */
 #define PAUSE_MIN_MS 500u /* pulses that are less late than this happen on busy machines */
 
-bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
+/* It may be asked for a lease. */
+static bool slot_is_usable(const struct slot *slot)
 {
-    if (slot->sup == NULL || slot->refusals > 5) {
+    if (slot->sup == NULL) {
         return false;
     }
     if (slot->info.state == TRK_VM_LEASED) {
@@ -28,6 +30,14 @@ bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
         return memcmp(slot->info.incarnation, slot->ours, sizeof(slot->ours)) == 0;
     }
     return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
+}
+
+bool slot_is_promising(const struct slot *slot)
+{
+    /* A process that is ending refuses for as long as a busy machine lets it live; its supervisor
+     * tells of the next one. */
+    return slot_is_usable(slot) &&
+           (slot->refusals <= REFUSALS_FEW || slot->info.state == TRK_VM_STARTING);
 }
 
 bool lease_is_trying(struct trk_farm *farm)
@@ -299,13 +309,23 @@ void lease_end(struct slot *slot)
 
 /* --- sessions with VMs ---------------- */
 
-#define RETRY_MS 20
+#define RETRY_MS 20 /* doubled with each further refusal */
 #define RETRY_TCP_MS 700 /* a new key may take a few seconds to get to all VMs */
+#define RETRY_DOUBLINGS_MAX 6u
 
-static void refuse(struct slot *slot, uint64_t retry_ms, const char *reason)
+static void try_again_later(struct trk_farm *farm, struct slot *slot, uint64_t least_ms)
 {
+    unsigned doublings = slot->refusals < RETRY_DOUBLINGS_MAX ? slot->refusals
+                                                              : RETRY_DOUBLINGS_MAX;
+    uint64_t wait_ms = (uint64_t)RETRY_MS << doublings;
+
     slot->refusals++;
-    slot->retry_at_ms = net_loop_now_ms(slot->vm->farm->loop) + retry_ms;
+    slot->retry_at_ms = net_loop_now_ms(farm->loop) + (wait_ms > least_ms ? wait_ms : least_ms);
+}
+
+static void refuse(struct slot *slot, uint64_t least_ms, const char *reason)
+{
+    try_again_later(slot->vm->farm, slot, least_ms);
     log_info("farm", "VM %u at %s: %s", slot->info.index, slot->info.address, reason);
 }
 
@@ -449,8 +469,7 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     }
     if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
         log_info("farm", "VM %u: %s", slot->info.index, fail_text());
-        slot->refusals++;
-        slot->retry_at_ms = net_loop_now_ms(farm->loop) + 20;
+        try_again_later(farm, slot, RETRY_MS);
         trk_vm_unref(vm);
         return;
     }
@@ -517,7 +536,7 @@ void lease_fill(struct trk_farm *farm)
     }
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
-        if (slot->lease != LEASE_FREE || !slot_is_usable(farm, slot)) {
+        if (slot->lease != LEASE_FREE || !slot_is_usable(slot)) {
             continue;
         }
         if (trying >= need && !drive_needs(farm, slot)) {

@@ -156,7 +156,7 @@ static bool has_candidates(struct trk_farm *farm)
         struct slot *slot = container_of(pos, struct slot, node);
         bool is_coming_back = slot->lease == LEASE_HELD && slot->vm->is_given_back;
         if (slot->lease == LEASE_TRYING || is_coming_back ||
-            (slot->lease == LEASE_FREE && slot_is_usable(farm, slot))) {
+            (slot->lease == LEASE_FREE && slot_is_promising(slot))) {
             return true;
         }
     }

@@ -374,6 +374,47 @@ START_TEST(a_stopped_vm_is_lost_and_comes_back_when_it_goes_on)
 }
 END_TEST
 
+static void wait_idle(struct trk_farm *farm)
+{
+    time_t until = time(NULL) + 20;
+    enum trk_vm_state state;
+
+    do {
+        struct trk_vm_info *infos;
+        size_t count;
+        ck_assert_int_eq(trk_vms_list(farm, 5000, &infos, &count), 0);
+        ck_assert_uint_eq(count, 1);
+        state = infos[0].state;
+        trk_vms_list_free(infos);
+    } while (state != TRK_VM_IDLE && time(NULL) < until);
+    ck_assert_int_eq(state, TRK_VM_IDLE);
+}
+
+/* What is known of the VM is out of date for longer than a few tries: its supervisor, stopped
+ * here, still calls it free while it is another's. */
+START_TEST(a_vm_that_refuses_for_long_is_had_when_it_is_free)
+{
+    struct trk_vmlist *mine, *list;
+    pid_t supervisor = rig_supervisor(&rig, 1);
+    struct trk_farm *other = rig_farm(&rig);
+
+    trk_vmlist_free(connect_ok(1));
+    wait_idle(rig.farm);
+    wait_idle(other);
+    ck_assert_int_eq(kill(supervisor, SIGSTOP), 0);
+    mine = connect_ok(1);
+    ck_assert_int_eq(trk_connect_start(other, 1, true, 10000, &list), 0);
+    /* Before, it was given up after 120 ms. */
+    ck_assert_int_eq(trk_connect_wait(list, 1000), TRK_AGAIN);
+    trk_vmlist_free(mine);
+    ck_assert_int_eq(trk_connect_wait(list, 5000), 0);
+    ck_assert_uint_eq(trk_vmlist_length(list), 1);
+    ck_assert_int_eq(kill(supervisor, SIGCONT), 0);
+    trk_vmlist_free(list);
+    trk_farm_close(other, 1000);
+}
+END_TEST
+
 /* The program and its VM stand still, as on a machine that is suspended or moved; the program wakes
  * up first. */
 START_TEST(a_pause_of_the_whole_machine_loses_no_vm)
@@ -425,6 +466,7 @@ int main(void)
     tcase_add_test(tc, a_vm_that_joins_later_has_the_injections);
     tcase_add_test(tc, a_stopped_vm_is_lost_and_comes_back_when_it_goes_on);
     tcase_add_test(tc, a_pause_of_the_whole_machine_loses_no_vm);
+    tcase_add_test(tc, a_vm_that_refuses_for_long_is_had_when_it_is_free);
     suite_add_tcase(suite, tc);
     runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);
