@@ -5,6 +5,7 @@ One supervisor with four VMs per test process, in a runtime directory of its own
 processes that run at the same time do not meet. `vms` are two of its VMs, fresh for each test.
 """
 import os
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,10 @@ import pytest
 
 from runlog import Log
 from supervisors import Supervisor, wait_given_back
+
+# A shell that puts the tests into the background has them, and all that they start, ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
