@@ -117,6 +117,24 @@ def test_vms_of_one_run(machines):
     assert nobody.returncode == 2 and "ssh does not get there" in nobody.stderr
 
 
+def test_a_child_that_the_program_leaves_behind_holds_no_vms(machines):
+    program = machines.place / "program.py"
+    program.write_text(PROGRAM + """
+import os, time
+child = os.fork()
+if child == 0:
+    os.closerange(0, 3)
+    time.sleep(600)
+    os._exit(0)
+print(child)
+""")
+    done = machines("run", "--ssh", "one,two", f"--remote-trickle={BUILD / 'trickle'}",
+                    "--no-checkpoint", program)
+    child = int(done.stdout.split()[-1])
+    assert done.returncode == 0, done.stderr
+    os.kill(child, signal.SIGKILL)  # is still there
+
+
 def test_vms_of_a_killed_run_end(machines):
     program = machines.place / "program.py"
     runs = machines.place / "runs"
