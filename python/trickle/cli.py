@@ -445,6 +445,15 @@ def open_farm(program):
         sys.exit(EXIT_FAILED)
 
 
+def list_vms(farm):
+    """The VMs that answer; why those are not used that were found and do not is said."""
+    vms = farm.vms()
+    while (notice := farm.notice(0.0)) is not None:
+        if notice[0] == "message":
+            sys.stderr.write(f"trickle: {notice[4].decode(errors='replace')}\n")
+    return vms
+
+
 def command_vms(args):
     found, rest = parse(args, FARM_OPTIONS | {"--json": "flag"})
     if "--help" in found:
@@ -455,7 +464,7 @@ def command_vms(args):
     apply_farm_options(found)
     farm = open_farm("trickle vms")
     try:
-        vms = farm.vms()
+        vms = list_vms(farm)
     finally:
         farm.close()
     vms.sort(key=lambda vm: (vm["host"], vm["supervisor"], vm["index"]))
@@ -483,7 +492,7 @@ def command_drain(args):
     farm = open_farm("trickle drain")
     status = 0
     try:
-        farm.vms()
+        list_vms(farm)
         for text, (host, pid) in zip(rest, wanted):
             try:
                 print(farm.order("drain", pid, host))
