@@ -320,8 +320,8 @@ def run(found, rest):
         return status
     if vms is not None and not vms.wait_listening():
         raise UsageError("the VMs of --local could not be started")
-    if remote is not None:
-        remote.wait_listening()
+    if remote is not None and not remote.wait_listening():
+        return stopped_early()
     return run_to_its_end(rest[0], rest[1:])
 
 
@@ -368,6 +368,16 @@ def want_job(found, rest):
             sys.stderr.write(f"trickle: {error}\n")
             return EXIT_FAILED
     return None
+
+
+def stopped_early():
+    """By Ctrl-C, before the program began."""
+    import signal
+    from trickle import _job
+    if not _job.is_open():
+        return 128 + signal.SIGINT
+    _job.status = EXIT_STOPPED
+    return EXIT_STOPPED
 
 
 def run_to_its_end(path, args):
