@@ -351,6 +351,12 @@ START_TEST(keys_are_rotated_under_a_running_farm)
     expect_work();
     ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
     expect_work();
+    /* Both at once, and the VMs know: only a farm that has looked, too, gets in. */
+    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
+    kill(far, SIGHUP);
+    wait_log(keys.key[0].id);
+    expect_work();
 }
 END_TEST
 
