@@ -39,7 +39,7 @@
 #include "vm/page.h"
 #include "vm/spool.h"
 
-#define HOST_UNPROVED_MAX 64     /* connections that have not said HELLO yet */
+#define HOST_UNPROVED_MAX 64     /* connections of a kind that have not said HELLO yet */
 #define HOST_EXIT_MS 1000        /* an orderly end may take so long */
 #define HOST_INTERRUPT_MS 500    /* interrupted code may run on for so long */
 #define HOST_AGAIN_MS 20         /* an interrupt so close to the start of its element is repeated */
@@ -84,7 +84,7 @@ struct host {
     uint64_t linger_end_ms;     /* drained since HOST_LINGER_MAX_MS before; 0: not yet */
     size_t unsent;              /* bytes not taken by the holder when it leaves */
     uint64_t unsent_ms;         /* since when it is so many */
-    unsigned unproved;
+    unsigned unproved[2]; /* who has not said HELLO: of this machine, by TCP */
     uint64_t dropped_seen; /* of net_dropped(), already counted in the page */
     char home[HOME_PATH_MAX]; /* where results are held for the lease's job; "": nowhere */
 

@@ -24,6 +24,7 @@ struct peer {
     struct net_session *session; /* our reference; known from the first callback on */
     bool is_proved; /* it has said HELLO (whatever became of that) */
     bool is_holder;
+    bool is_tcp;
 };
 
 /* --- small helpers ------------------------------------------------------------------- */
@@ -221,7 +222,7 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
     }
     if (!p->is_proved && msg->type == WIRE_HELLO) {
         p->is_proved = true;
-        p->host->unproved--;
+        p->host->unproved[p->is_tcp]--;
         on_hello(p, msg->body);
     } else {
         net_count_drop(); /* a second HELLO, a message behind a refusal, after BYE */
@@ -235,7 +236,7 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
     struct peer *p = user;
     struct host *h = p->host;
     if (!p->is_proved) {
-        h->unproved--;
+        h->unproved[p->is_tcp]--;
     }
     if (error < 0 && !p->is_proved) {
         log_info("vm", "%s is not let in: %s", net_session_peer(s), why);
@@ -255,7 +256,7 @@ static const struct net_session_ops peer_ops = {.on_message = on_message, .on_cl
 static void accept_peer(struct host *h, int fd, bool is_tcp)
 {
     bool has_keys = !is_tcp || !h->fds.is_tls || h->keys.count > 0;
-    bool has_room = h->unproved < HOST_UNPROVED_MAX;
+    bool has_room = h->unproved[is_tcp] < HOST_UNPROVED_MAX;
     struct peer *p = has_keys && has_room ? mem_zalloc(1, sizeof(*p)) : NULL;
     if (p == NULL) {
         log_info("vm", "a connection is not let in: %s", !has_keys ? "this VM has no key"
@@ -272,11 +273,12 @@ static void accept_peer(struct host *h, int fd, bool is_tcp)
                                       .role = AUTH_VM};
     struct net_session *s;
     p->host = h;
-    h->unproved++;
+    p->is_tcp = is_tcp;
+    h->unproved[is_tcp]++;
     fd = vm_fd_raise(fd); /* user code may have closed 0 to 2, and prints there */
     if (net_session_accept(h->loop, fd, &opt, &s) < 0) {
         log_info("vm", "a connection is not let in: %s", fail_text());
-        h->unproved--;
+        h->unproved[is_tcp]--;
         mem_free(p);
         count_dropped(h);
     }

@@ -37,7 +37,7 @@
 #define DEATH_OUTPUT 4096u  /* of it, this much goes into a DEATH */
 #define SOCKET_PATH_MAX 108 /* of a unix socket */
 #define VMS_MAX 1024        /* of one supervisor */
-#define UNPROVED_MAX 64     /* connections that have not said HELLO yet */
+#define UNPROVED_MAX 64     /* connections of a kind that have not said HELLO yet */
 
 struct supervisor_options {
     uint32_t count;          /* VMs */
@@ -120,7 +120,7 @@ struct supervisor {
     uv_timer_t hold_timer;    /* when it is "": not started */
     struct vm_child *vms;
     struct list watchers;
-    uint32_t unproved; /* watchers that have not said HELLO */
+    uint32_t unproved[2]; /* watchers that have not said HELLO: of this machine, by TCP */
     uint32_t watching; /* watchers that were accepted */
     bool is_announced; /* all VMs are idle or failing, and that was said */
     bool is_stopping;

@@ -180,7 +180,7 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
     w->session = s;
     if (!w->is_proved && msg->type == WIRE_HELLO) {
         w->is_proved = true;
-        w->sup->unproved--;
+        w->sup->unproved[w->is_tcp]--;
         on_hello(w, msg->body);
     } else if (msg->type == WIRE_REQUEST && w->is_accepted) {
         on_order(w, msg);
@@ -218,7 +218,7 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
                   error < 0 ? why : "in order");
     }
     if (!w->is_proved) {
-        sup->unproved--;
+        sup->unproved[w->is_tcp]--;
     }
     if (w->is_accepted && --sup->watching == 0 && sup->is_ended) {
         net_loop_stop(sup->loop);
@@ -234,7 +234,10 @@ static const struct net_session_ops watcher_ops = {.on_message = on_message,
 
 static void accept_watcher(struct supervisor *sup, int fd, bool is_tcp)
 {
-    struct watcher *w = sup->unproved < UNPROVED_MAX ? mem_zalloc(1, sizeof(*w)) : NULL;
+    struct watcher *w = NULL;
+    if (sup->unproved[is_tcp] < UNPROVED_MAX) {
+        w = mem_zalloc(1, sizeof(*w));
+    }
     if (w == NULL) {
         log_refusal(sup, "a connection", "too many others have not said HELLO");
         close(fd);
@@ -249,11 +252,11 @@ static void accept_watcher(struct supervisor *sup, int fd, bool is_tcp)
     struct net_session *s;
     w->sup = sup;
     w->is_tcp = is_tcp;
-    sup->unproved++;
+    sup->unproved[is_tcp]++;
     list_push_back(&sup->watchers, &w->link);
     if (net_session_accept(sup->loop, fd, &opt, &s) < 0) {
         log_refusal(sup, "a connection", fail_text());
-        sup->unproved--;
+        sup->unproved[is_tcp]--;
         list_remove(&w->link);
         mem_free(w);
     }

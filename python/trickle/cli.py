@@ -320,8 +320,8 @@ def run(found, rest):
         return status
     if vms is not None and not vms.wait_listening():
         raise UsageError("the VMs of --local could not be started")
-    if remote is not None:
-        remote.wait_listening()
+    if remote is not None and not remote.wait_listening():
+        return stopped_early()
     return run_to_its_end(rest[0], rest[1:])
 
 
@@ -368,6 +368,16 @@ def want_job(found, rest):
             sys.stderr.write(f"trickle: {error}\n")
             return EXIT_FAILED
     return None
+
+
+def stopped_early():
+    """By Ctrl-C, before the program began."""
+    import signal
+    from trickle import _job
+    if not _job.is_open():
+        return 128 + signal.SIGINT
+    _job.status = EXIT_STOPPED
+    return EXIT_STOPPED
 
 
 def run_to_its_end(path, args):
@@ -445,6 +455,15 @@ def open_farm(program):
         sys.exit(EXIT_FAILED)
 
 
+def list_vms(farm):
+    """The VMs that answer; why those are not used that were found and do not is said."""
+    vms = farm.vms()
+    while (notice := farm.notice(0.0)) is not None:
+        if notice[0] == "message":
+            sys.stderr.write(f"trickle: {notice[4].decode(errors='replace')}\n")
+    return vms
+
+
 def command_vms(args):
     found, rest = parse(args, FARM_OPTIONS | {"--json": "flag"})
     if "--help" in found:
@@ -455,7 +474,7 @@ def command_vms(args):
     apply_farm_options(found)
     farm = open_farm("trickle vms")
     try:
-        vms = farm.vms()
+        vms = list_vms(farm)
     finally:
         farm.close()
     vms.sort(key=lambda vm: (vm["host"], vm["supervisor"], vm["index"]))
@@ -483,7 +502,7 @@ def command_drain(args):
     farm = open_farm("trickle drain")
     status = 0
     try:
-        farm.vms()
+        list_vms(farm)
         for text, (host, pid) in zip(rest, wanted):
             try:
                 print(farm.order("drain", pid, host))

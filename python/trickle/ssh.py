@@ -196,24 +196,32 @@ class RunVMs:
 
     def __init__(self, names, remote):
         check_hosts(names)
-        self.owner = os.getpid()
         self.machines = start(names, [remote, "vm", "--ssh-remote"], own_key())
+        os.register_at_fork(after_in_child=self.forget)
         atexit.register(self.stop)
 
     def wait_listening(self):
-        """Waits until all of them can be found, and has them found."""
-        for machine in self.machines:
-            while not machine.address:
-                if not machine.hear():
-                    raise UsageError(machine.end())
+        """Waits until all of them can be found, and has them found. False: Ctrl-C."""
+        try:
+            for machine in self.machines:
+                while not machine.address:
+                    if not machine.hear():
+                        raise UsageError(machine.end())
+        except KeyboardInterrupt:
+            return False
         found = [machine.address for machine in self.machines]
         if os.environ.get("TRICKLE_HOSTS"):
             found.append(os.environ["TRICKLE_HOSTS"])
         os.environ["TRICKLE_HOSTS"] = ",".join(found)
+        return True
+
+    def forget(self):
+        """In a child that the program forked: it may outlive the run, but does not prolong it."""
+        for machine in self.machines:
+            machine.process.stdin.close()
+        self.machines = []
 
     def stop(self):
-        if os.getpid() != self.owner:
-            return  # a child that the program forked
         for machine in self.machines:
             machine.process.stdin.close()
         for machine in self.machines:

@@ -277,7 +277,7 @@ int auth_keyfile_rotate(struct auth_keys *out, const char *path)
     int rc = load_existing(out, path);
     if (rc == 0 && out->count == AUTH_KEYS_MAX) {
         rc = fail(TRK_EDENIED, "keys are being rotated already (%s for %s); when all machines "
-                  "have the new one, end that first", out->key[0].id, out->key[1].id);
+                  "have the new one, type\n  trickle key finish", out->key[0].id, out->key[1].id);
     }
     rc = rc == 0 ? auth_key_make(&key) : rc;
     if (rc == 0) {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* keywatch.c - see keywatch.h. The file is looked at before it is read: what changes in between
- * is seen at the next look. */
+ * is seen at the next look. One that could not be used is tried at each look, changed or not: what
+ * was in the way may have been no part of it (its directory, or no descriptor left). */
 #include "auth/keywatch.h"
 
 #include <errno.h>
@@ -73,18 +74,20 @@ int auth_watch_look(struct auth_watch *w)
         return 0;
     }
     look(w->path, &now);
-    if (is_same(&now, &w->seen)) {
+    bool is_old = is_same(&now, &w->seen);
+    if (is_old && !w->is_owed) {
         return 0;
     }
     w->seen = now;
     rc = auth_keyfile_load(&keys, w->path);
+    w->is_owed = rc < 0;
     if (rc == AUTH_NO_KEY) {
         return w->keys.count == 0 ? 0
                                   : fail(TRK_EIO, "the key %s has gone; the one it held stays in "
                                          "use until this ends", w->path);
     }
     if (rc < 0) {
-        return rc;
+        return is_old ? 0 : rc;
     }
     w->keys = keys;
     auth_keys_clear(&keys);

@@ -16,6 +16,7 @@ struct auth_watch {
     struct auth_keys keys; /* of the last look that went well; count 0: there were none so far */
     char path[PATH_MAX];   /* of the file; "": there is none to look at */
     struct stat seen;      /* the file at the last look; st_ino 0: there was none */
+    bool is_owed;          /* what was seen could not be used, and was told */
 };
 
 /* Loads the keys. path: as auth_keyfile_load's, which also has the answers; after AUTH_NO_KEY it

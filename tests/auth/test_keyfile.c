@@ -190,6 +190,7 @@ START_TEST(rotation_offers_the_new_and_keeps_the_old)
     ck_assert_int_eq(auth_keyfile_load(&keys, NULL), 0);
     ck_assert_mem_eq(&keys, &during, sizeof(keys));
     ck_assert_int_eq(auth_keyfile_rotate(&after, NULL), TRK_EDENIED); /* the old would be lost */
+    check_says("trickle key finish");
     ck_assert_int_eq(auth_keyfile_finish(&after, NULL), 0);
     ck_assert_int_eq(auth_keyfile_load(&keys, NULL), 0);
     ck_assert_uint_eq(keys.count, 1);

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -79,6 +80,45 @@ START_TEST(bad_file_takes_no_key_away_and_is_told_once)
 }
 END_TEST
 
+/* Else a key that was taken away would open what runs until the file changes once more. */
+START_TEST(file_that_could_not_be_read_is_read_later)
+{
+    struct auth_keys keys;
+    struct rlimit limit, none;
+    ck_assert_int_eq(auth_keyfile_new(&keys, path), 0);
+    ck_assert_int_eq(auth_keyfile_rotate(&keys, path), 0);
+    ck_assert_int_eq(auth_watch_open(&watch, path), 0);
+    ck_assert_int_eq(auth_keyfile_finish(&keys, path), 0);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &limit), 0);
+    none = limit;
+    none.rlim_cur = 0;
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &none), 0);
+    int first = auth_watch_look(&watch), second = auth_watch_look(&watch);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    ck_assert_int_eq(first, TRK_EIO);
+    ck_assert_int_eq(second, 0); /* told once */
+    ck_assert_uint_eq(watch.keys.count, 2);
+    ck_assert_int_eq(auth_watch_look(&watch), 1);
+    ck_assert_uint_eq(watch.keys.count, 1);
+    ck_assert_int_eq(auth_watch_look(&watch), 0);
+}
+END_TEST
+
+START_TEST(directory_that_is_put_right_lets_the_key_in)
+{
+    struct auth_keys keys;
+    ck_assert_int_eq(auth_keyfile_new(&keys, path), 0);
+    ck_assert_int_eq(auth_watch_open(&watch, path), 0);
+    ck_assert_int_eq(auth_keyfile_rotate(&keys, path), 0);
+    ck_assert_int_eq(chmod(dir, 0777), 0);
+    ck_assert_int_eq(auth_watch_look(&watch), TRK_EDENIED);
+    ck_assert_int_eq(auth_watch_look(&watch), 0);
+    ck_assert_int_eq(chmod(dir, 0700), 0);
+    ck_assert_int_eq(auth_watch_look(&watch), 1);
+    ck_assert_uint_eq(watch.keys.count, 2);
+}
+END_TEST
+
 START_TEST(refused_file_is_none)
 {
     struct auth_keys keys;
@@ -116,6 +156,8 @@ int main(void)
     tcase_add_test(tc, changed_file_is_noticed_once);
     tcase_add_test(tc, key_that_is_made_later_is_found);
     tcase_add_test(tc, bad_file_takes_no_key_away_and_is_told_once);
+    tcase_add_test(tc, file_that_could_not_be_read_is_read_later);
+    tcase_add_test(tc, directory_that_is_put_right_lets_the_key_in);
     tcase_add_test(tc, refused_file_is_none);
     tcase_add_test(tc, keys_come_by_a_pipe);
     suite_add_tcase(suite, tc);

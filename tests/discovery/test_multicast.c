@@ -3,7 +3,10 @@
  * (networks between machines: netns.py). */
 #include <arpa/inet.h>
 #include <check.h>
+#include <errno.h>
+#include <poll.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -238,7 +241,13 @@ static void speak(const struct voice *v, const void *bytes, size_t size)
 {
     struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons(group.port),
                              .sin_addr = discovery_to_ipv4(&group.address)};
-    ck_assert_int_eq(sendto(v->fd, bytes, size, 0, (struct sockaddr *)&to, sizeof(to)), size);
+    struct pollfd p = {.fd = v->fd, .events = POLLOUT};
+    ssize_t n;
+    do { /* the network card may take its time with many */
+        ck_assert_int_eq(poll(&p, 1, 10000), 1);
+        n = sendto(v->fd, bytes, size, 0, (struct sockaddr *)&to, sizeof(to));
+    } while (n < 0 && errno == EAGAIN);
+    ck_assert_msg(n == (ssize_t)size, "sent %zd of %zu: %s", n, size, strerror(errno));
 }
 
 /* A question as v would ask it, with nonce all over. */

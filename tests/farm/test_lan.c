@@ -3,11 +3,13 @@
  * configurations, TCP on loopback between them. */
 #include <check.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -262,6 +264,47 @@ START_TEST(plain_client_is_refused)
 }
 END_TEST
 
+#define STRANGERS 65 /* one more than are let in at once */
+
+/* Connections that say nothing, until one of them is closed. */
+static void crowd(int fds[STRANGERS], unsigned at)
+{
+    const struct sockaddr_in name = {.sin_family = AF_INET, .sin_port = htons((uint16_t)at),
+                                     .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct pollfd p = {.events = POLLIN};
+    for (int i = 0; i < STRANGERS; i++) {
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+        ck_assert_int_eq(connect(fds[i], (const struct sockaddr *)&name, sizeof(name)), 0);
+    }
+    p.fd = fds[STRANGERS - 1];
+    ck_assert_int_eq(poll(&p, 1, 10000), 1);
+}
+
+START_TEST(strangers_keep_nobody_of_this_machine_out)
+{
+    struct trk_vm_info *infos;
+    size_t count;
+    int fds[3][STRANGERS];
+    start_far(NULL);
+    open_farm_with(key);
+    ck_assert_int_eq(trk_vms_list(farm, 5000, &infos, &count), 0);
+    ck_assert_uint_eq(count, 2);
+    trk_farm_close(farm, 2000);
+    farm = NULL;
+    for (size_t i = 0; i < count; i++) {
+        crowd(fds[i], (unsigned)atoi(strrchr(infos[i].address, ':') + 1));
+    }
+    crowd(fds[2], port);
+    trk_vms_list_free(infos);
+    struct trk_farm_options opt = {.size = sizeof(opt), .runtime_dir = far_dir};
+    ck_assert_int_eq(trk_farm_new(&farm, &opt), 0);
+    ck_assert_int_eq(strncmp(expect_work().address, "unix:", 5), 0);
+    for (int i = 0; i < 3 * STRANGERS; i++) {
+        close(fds[i / STRANGERS][i % STRANGERS]);
+    }
+}
+END_TEST
+
 START_TEST(lan_needs_a_key)
 {
     struct trk_farm_options opt = {.lan = true};
@@ -308,6 +351,12 @@ START_TEST(keys_are_rotated_under_a_running_farm)
     expect_work();
     ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
     expect_work();
+    /* Both at once, and the VMs know: only a farm that has looked, too, gets in. */
+    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
+    kill(far, SIGHUP);
+    wait_log(keys.key[0].id);
+    expect_work();
 }
 END_TEST
 
@@ -349,6 +398,7 @@ int main(void)
     tcase_add_test(tc, wrong_key_is_refused_by_both);
     tcase_add_test(tc, without_a_key_nothing_is_said);
     tcase_add_test(tc, plain_client_is_refused);
+    tcase_add_test(tc, strangers_keep_nobody_of_this_machine_out);
     tcase_add_test(tc, lan_needs_a_key);
     tcase_add_test(tc, key_that_others_can_read_is_refused);
     tcase_add_test(tc, keys_are_rotated_under_a_running_supervisor);

@@ -197,6 +197,14 @@ for path in sys.argv[1:]:
 """
 
 
+@pytest.mark.parametrize("words", [["vms"], ["drain", "1"]])
+def test_commands_say_why_vms_of_others_are_not_used(words, machine):
+    refused = machine(words[0], "--hosts", "127.0.0.1:1", *words[1:])
+    assert refused.returncode == 1 and "trickle key import" in refused.stderr, refused.stderr
+    plain = machine(words[0], "--hosts", "127.0.0.1:1", "--insecure", *words[1:])
+    assert plain.returncode == 1 and "warning: --insecure" in plain.stderr, plain.stderr
+
+
 def test_another_user_is_refused_on_unix_sockets(supervise):
     own = supervise(count=1)
     sockets = [os.path.join(own.runtime, name) for name in os.listdir(own.runtime)]

@@ -4,7 +4,9 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +95,69 @@ def test_files_are_read_only_but_for_what_is_named(machine, sandbox, tmp_path):
     assert found[7] in ("[[]]", "[['systemd']]") and found[8:] == ["[[]]", "[[]]"]
     assert (open_place / "x").read_text() == "x" and not os.path.exists("/tmp/trk-private")
     assert (closed / "text").read_text() == "to be read"
+
+
+@pytest.fixture
+def place():
+    """A directory that is not in /tmp, which a sandbox does not see anyway."""
+    with tempfile.TemporaryDirectory(prefix="trk-", dir="/var/tmp") as name:
+        yield Path(name)
+
+
+READ = """
+    def attempt(path):
+        try:
+            with open(path) as file:
+                return file.read(11)
+        except OSError as error:
+            return error.strerror
+    vms = connect(1)
+    inject(vms, attempt)
+    print(forkwork(vms, attempt, {paths}))
+    """
+NONE = "No such file or directory"
+
+
+@needs_bwrap
+def test_a_key_that_is_made_later_is_hidden(machine, sandbox, place):
+    machine.env["XDG_CONFIG_HOME"] = str(place / "config")
+    sandbox("--sandbox")
+    assert machine("key", "new").returncode == 0
+    paths = [f"{place}/config/trickle/key"]
+    assert run(machine, place, READ.format(paths=paths)) == [f"['{NONE}']"]
+
+
+@needs_bwrap
+@pytest.mark.parametrize("option", ["--key-file", "--key"])
+def test_the_file_of_another_key_is_hidden(option, machine, sandbox, place):
+    machine.env["XDG_CONFIG_HOME"] = str(place / "config")
+    assert machine("key", "new").returncode == 0
+    (place / "own").mkdir(mode=0o700)
+    (place / "config/trickle/key").rename(place / "own/farm.key")
+    (place / "own/text").write_text("beside it")
+    sandbox("--sandbox", "--listen", "127.0.0.1", option, place / "own/farm.key")
+    paths = [f"{place}/own/farm.key", f"{place}/own/text"]
+    assert run(machine, place, READ.format(paths=paths)) == [f"['{NONE}', '{NONE}']"]
+
+
+@needs_bwrap
+@pytest.mark.parametrize("named", ["real", "config", "config/trickle"])
+def test_no_link_makes_the_key_writable(named, machine, place):
+    (place / "real/trickle").mkdir(parents=True, mode=0o700)
+    (place / "config").symlink_to("real")
+    machine.env["XDG_CONFIG_HOME"] = str(place / "config")
+    done = machine("vm", "-n", "1", "--sandbox", place / named, "--ready-fd", "none")
+    assert done.returncode == 2 and "Trickle's own key" in done.stderr, done.stderr
+
+
+@needs_bwrap
+@pytest.mark.parametrize("key, python", [("farm.key", "bin/python3"), ("/farm.key", None)])
+def test_what_cannot_be_hidden_is_refused(key, python, machine, place):
+    (place / "bin").mkdir()
+    (place / "bin/python3").symlink_to(shutil.which("python3"))
+    words = ["--key-file", place / key] + (["--python", place / python] if python else [])
+    done = machine("vm", "-n", "1", "--sandbox", *words, "--ready-fd", "none")
+    assert done.returncode == 2 and "cannot hide" in done.stderr, done.stderr
 
 
 @needs_bwrap

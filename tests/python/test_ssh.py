@@ -117,6 +117,39 @@ def test_vms_of_one_run(machines):
     assert nobody.returncode == 2 and "ssh does not get there" in nobody.stderr
 
 
+def test_ctrl_c_before_the_program_begins_is_no_failure(machines):
+    program = machines.place / "program.py"
+    program.write_text("print('begun')")
+    there = machines.place / "there"
+    os.mkfifo(there)  # its trickle says that it was started, and then nothing
+    (machines.place / "silent").write_text(f"#!/bin/sh\necho > {there}\nread key\ncat\n")
+    (machines.place / "silent").chmod(stat.S_IRWXU)
+    run = machines.start("run", "--ssh=one", f"--remote-trickle={machines.place}/silent",
+                         "--no-checkpoint", program)
+    there.read_bytes()
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=WAIT)
+    assert (run.returncode, out) == (130, "") and "Traceback" not in err, (run.returncode, err)
+
+
+def test_a_child_that_the_program_leaves_behind_holds_no_vms(machines):
+    program = machines.place / "program.py"
+    program.write_text(PROGRAM + """
+import os, time
+child = os.fork()
+if child == 0:
+    os.closerange(0, 3)
+    time.sleep(600)
+    os._exit(0)
+print(child)
+""")
+    done = machines("run", "--ssh", "one,two", f"--remote-trickle={BUILD / 'trickle'}",
+                    "--no-checkpoint", program)
+    child = int(done.stdout.split()[-1])
+    assert done.returncode == 0, done.stderr
+    os.kill(child, signal.SIGKILL)  # is still there
+
+
 def test_vms_of_a_killed_run_end(machines):
     program = machines.place / "program.py"
     runs = machines.place / "runs"
