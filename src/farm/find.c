@@ -7,10 +7,10 @@
  * on the farm thread.
  *
  * TCP is TLS with the user's key, which is looked at again whenever somebody is found, and every
- * few seconds: sessions by a key that was revoked end, and are made again by one that holds. Without
- * protection only --insecure connects: to loopback, and to the hosts that the user has named, each
- * time with a warning. What a supervisor on another machine says cannot lead elsewhere: its VMs
- * are where it is. */
+ * few seconds: sessions by a key that was revoked end, and are made again by one that holds.
+ * Without protection only --insecure connects: to loopback, and to the hosts that the user has
+ * named, each time with a warning. What a supervisor on another machine says cannot lead elsewhere:
+ * its VMs are where it is. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
@@ -142,6 +142,7 @@ static void supervisor_lose(struct supervisor *sup)
 {
     struct list *pos;
 
+    sup->farm->hasty_asks = sup->state == SUP_ANSWERED ? FARM_ASKS_SOON : sup->farm->hasty_asks;
     sup->state = SUP_GONE;
     list_for_each(pos, &sup->farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
@@ -571,13 +572,15 @@ void find_ask(struct trk_farm *farm)
 void find_pulse(struct trk_farm *farm)
 {
     bool has_gone = farm->lan;
+    uint64_t wait_ms = farm->hasty_asks > 0 ? FARM_ASK_SOON_MS : FARM_ASK_AGAIN_MS;
     struct list *pos;
 
     list_for_each(pos, &farm->supervisors) {
         has_gone |= container_of(pos, struct supervisor, node)->state == SUP_GONE;
     }
     has_gone &= farm->asked_at_ms > 0;
-    if (has_gone && now_ms(farm) >= farm->asked_at_ms + FARM_ASK_AGAIN_MS) {
+    if (has_gone && now_ms(farm) >= farm->asked_at_ms + wait_ms) {
+        farm->hasty_asks -= farm->hasty_asks > 0;
         find_ask(farm);
     } else if (now_ms(farm) >= farm->keys_looked_at_ms + FARM_KEYS_MS) {
         find_look_at_keys(farm); /* nobody may be left whose key was revoked */
