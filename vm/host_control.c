@@ -3,7 +3,8 @@
  *
  * Keys come before the process has started, so that its net thread reads them before any user
  * code runs; later ones (they were rotated) wait in the socket, and are read before a connection
- * by TCP is accepted, so that one that was made with them is not refused.
+ * by TCP is accepted, so that one that was made with them is not refused. A session by a key that
+ * is none of the new ones ends, and what runs for it (host_net.c).
  *
  * Without keys, when there are to be some, TCP is not accepted at all. */
 #include <errno.h>
@@ -70,6 +71,7 @@ static void take_keys(struct host *h, const char *text, size_t size)
     }
     h->keys = keys;
     auth_keys_clear(&keys);
+    net_sessions_revoke(h->loop, &h->keys);
 }
 
 /* One message at the start of what has come. Returns its bytes; 0: more must come. */

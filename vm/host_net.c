@@ -245,7 +245,8 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
     }
     count_dropped(h);
     if (p->is_holder) {
-        host_lease_end(h, true);
+        /* Its key was revoked: nothing of it runs on, not even to be held for its job. */
+        host_lease_end(h, error != TRK_EDENIED);
     }
     mem_free(p);
     net_session_unref(s);

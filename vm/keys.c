@@ -3,7 +3,7 @@
  *
  * The file is looked at when somebody connects by TCP, at SIGHUP, and every few seconds: a VM's
  * own socket does not tell us who comes, and a key that was taken out of the file must not open
- * it for long. Sessions that stand go on until they end.
+ * it for long. Nor may a session go on that was opened with it.
  *
  * VMs get the keys by their control socket (host.h), as text, when they start and when the keys
  * have changed. */
@@ -49,6 +49,7 @@ void keys_look(struct supervisor *sup)
         return;
     }
     log_info("vm", "the keys have changed; the first is %s", keys_of(sup)->key[0].id);
+    net_sessions_revoke(sup->loop, keys_of(sup));
     for (uint32_t i = 0; i < sup->opt.count; i++) {
         if (sup->vms[i].control != NULL) {
             keys_send(sup, watched_fd_get(sup->vms[i].control));

@@ -26,7 +26,7 @@ code as you. It is in $XDG_CONFIG_HOME/trickle/key or ~/.config/trickle/key, for
   import  take the text of a key from a file or from standard input; --replace also where this
           machine has the key of another farm
   rotate  make a new key; the old one is still accepted
-  finish  forget the old key; who has no other is refused from now on
+  finish  forget the old key; who has no other is refused from now on, in open sessions too
 
 To another machine:  trickle key show --secret | ssh HOST trickle key import
 To change the key:   trickle key rotate, the line above for each machine, then trickle key finish

@@ -313,6 +313,27 @@ bool discovery_group_answer(int fd, const struct discovery_letter *to,
     return from != NULL && send_from(fd, from, &peer, to->port, seals, to->key, b);
 }
 
+void discovery_group_refuse(const uint8_t from[16], const char *why)
+{
+    char text[INET6_ADDRSTRLEN];
+    if (log_get_level() >= LOG_DEBUG && inet_ntop(AF_INET6, from, text, sizeof(text)) != NULL) {
+        log_debug("discovery", "a datagram from %s is ignored: %s", text, why);
+    }
+}
+
+/* NULL: it is one of ours, from where it says, and *key has sealed it. Else what is wrong. */
+static const char *judge(const struct wire_beacon *b, const uint8_t *bytes,
+                         const struct in6_addr *sender, uint16_t port,
+                         const struct discovery_seals *seals, int *key)
+{
+    if (memcmp(sender, b->address, sizeof(*sender)) != 0 ||
+        (b->kind == WIRE_BEACON_ASK && b->port != port)) {
+        return "its sender is not the one that it names (is it replayed?)";
+    }
+    *key = discovery_seals_check(seals, b, bytes);
+    return *key >= 0 ? NULL : "it is not sealed with a key of ours";
+}
+
 /* Notes the interface; false: it was not sent to heard (NULL: to whatever). */
 static bool take_packet_info(struct msghdr *msg, const struct discovery_group *heard,
                              unsigned *interface)
@@ -357,12 +378,13 @@ bool discovery_group_receive(int fd, const struct discovery_group *heard,
             continue;
         }
         struct in6_addr sender = address_of(&name, &out->port);
-        int key = memcmp(&sender, out->b.address, sizeof(sender)) == 0
-                      ? discovery_seals_check(seals, &out->b, bytes) : -1;
-        if (key >= 0 && (out->b.kind != WIRE_BEACON_ASK || out->b.port == out->port)) {
+        int key;
+        const char *wrong = judge(&out->b, bytes, &sender, out->port, seals, &key);
+        if (wrong == NULL) {
             out->key = (size_t)key;
             return true;
         }
+        discovery_group_refuse(sender.s6_addr, wrong);
     }
     return false;
 }

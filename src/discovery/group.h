@@ -51,6 +51,8 @@ struct discovery_letter {
 bool discovery_group_receive(int fd, const struct discovery_group *heard,
                              const struct discovery_seals *seals, int *budget,
                              struct discovery_letter *out);
+/* Says in the log, for who reads all of it, why a datagram does not count. */
+void discovery_group_refuse(const uint8_t from[16], const char *why);
 /* Sends b to the sender of to, sealed alike, by the same interface and from our address there.
  * False: we have no address there, or none that reaches it. */
 bool discovery_group_answer(int fd, const struct discovery_letter *to,

@@ -293,6 +293,9 @@ static void multicast_process(void *state)
             uint64_t round = round_of(m, &letter.b);
             if (round > 0) {
                 take(m, &letter, round);
+            } else {
+                discovery_group_refuse(letter.b.address, "it answers no question that is open "
+                                                         "(is it replayed?)");
             }
         }
         budget = c->ear_fd >= 0 ? TURN_DATAGRAMS : 0;

@@ -268,6 +268,15 @@ static bool is_seen(const struct discovery_responder *r, const struct wire_beaco
     return false;
 }
 
+/* NULL: the question is to be answered. */
+static const char *why_not(struct discovery_responder *r, const struct wire_beacon *b)
+{
+    if (is_seen(r, b)) {
+        return "this question has been answered (it is replayed)";
+    }
+    return discovery_ration_take(&r->answers, sys_now_ns()) ? NULL : "there are too many questions";
+}
+
 static void note_seen(struct discovery_responder *r, const struct wire_beacon *b)
 {
     memcpy(r->seen[r->seen_next], b->mac, sizeof(b->mac));
@@ -299,8 +308,10 @@ void discovery_responder_process(struct discovery_responder *r)
         int budget = r->fds[i] >= 0 ? TURN_DATAGRAMS : 0;
         struct discovery_letter letter;
         while (discovery_group_receive(r->fds[i], &r->groups[i], &r->seals, &budget, &letter)) {
-            if (letter.b.kind == WIRE_BEACON_ASK && !is_seen(r, &letter.b) &&
-                discovery_ration_take(&r->answers, sys_now_ns())) {
+            const char *wrong = letter.b.kind == WIRE_BEACON_ASK ? why_not(r, &letter.b) : NULL;
+            if (wrong != NULL) {
+                discovery_group_refuse(letter.b.address, wrong);
+            } else if (letter.b.kind == WIRE_BEACON_ASK) {
                 answer(r, r->fds[i], &letter);
             }
         }

@@ -44,6 +44,9 @@
 #define FARM_REPEAT_MS 80    /* while nobody has answered it asks again after this */
 #define FARM_ASK_MAX_MS 250   /* and after this in any case */
 #define FARM_ASK_AGAIN_MS 5000 /* how often to look for supervisors that were lost */
+#define FARM_ASK_SOON_MS 500  /* and how often when one has just been lost, ... */
+#define FARM_ASKS_SOON 3      /* ... so many times: at another address after two missed questions */
+#define FARM_KEYS_MS 2000     /* how often the key file is looked at */
 #define FARM_HELLO_MS 60000   /* a VM that is starting answers when its interpreter is up */
 
 /* A thread that waits: posted when something it waits for has changed. On the waiter's stack. */
@@ -122,6 +125,7 @@ struct trk_vm {
     atomic_bool is_welcome;      /* WELCOME came: info is set */
     bool is_given_back;          /* [f] BYE was sent: its end is expected */
     bool is_leaving;             /* [f] it said BYE: gets nothing new, ends soon */
+    bool is_revoked;             /* [f] its session has ended with the session's key */
     bool is_suspect;             /* [f] silent for suspect_after: gets nothing new */
     bool is_silent;              /* [f] silent for dead_after: lost, though its session stands */
     bool is_down;                /* [f] its connection has ended, its death report is waited for */
@@ -340,6 +344,8 @@ struct trk_farm {
     bool is_closing;        /* [f] */
     bool insecure, lan;     /* [c] */
     struct auth_watch keys; /* [f] for TCP and multicast; none: see find.c */
+    unsigned hasty_asks;     /* [f] questions that are still to come soon */
+    uint64_t keys_looked_at_ms; /* [f] the last time that the key file was */
     bool has_new_keys;      /* [f] which modules that ask by multicast do not have yet */
     uint32_t dead_after_ms, suspect_after_ms; /* [c] */
     uint64_t pulsed_ms;          /* [f] last lease_pulse */

@@ -6,10 +6,11 @@
  * never forgotten while the farm lives, so their numbers can be the scheduler's. All of this is
  * on the farm thread.
  *
- * TCP is TLS with the user's key, which is looked at again whenever somebody is found. Without
- * protection only --insecure connects: to loopback, and to the hosts that the user has named, each
- * time with a warning. What a supervisor on another machine says cannot lead elsewhere: its VMs
- * are where it is. */
+ * TCP is TLS with the user's key, which is looked at again whenever somebody is found, and every
+ * few seconds: sessions by a key that was revoked end, and are made again by one that holds.
+ * Without protection only --insecure connects: to loopback, and to the hosts that the user has
+ * named, each time with a warning. What a supervisor on another machine says cannot lead elsewhere:
+ * its VMs are where it is. */
 #include <arpa/inet.h>
 #include <stdio.h>
 #include <string.h>
@@ -141,6 +142,7 @@ static void supervisor_lose(struct supervisor *sup)
 {
     struct list *pos;
 
+    sup->farm->hasty_asks = sup->state == SUP_ANSWERED ? FARM_ASKS_SOON : sup->farm->hasty_asks;
     sup->state = SUP_GONE;
     list_for_each(pos, &sup->farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
@@ -281,6 +283,8 @@ static void complain(struct supervisor *sup, const char *why)
     }
 }
 
+static void supervisor_connect(struct supervisor *sup);
+
 static void supervisor_on_close(struct net_session *session, void *user, int error,
                                 const char *why)
 {
@@ -295,7 +299,11 @@ static void supervisor_on_close(struct net_session *session, void *user, int err
                sup->farm->keys.keys.count == 0 && !sup->farm->is_closing) {
         complain(sup, "it closed the connection without a word, as it does when it wants a key");
     }
+    bool is_revoked = error == TRK_EDENIED && sup->state == SUP_ANSWERED;
     supervisor_lose(sup);
+    if (is_revoked && !sup->farm->is_closing) {
+        supervisor_connect(sup); /* by the key that took the place of the session's */
+    }
 }
 
 static const struct net_session_ops supervisor_ops = {
@@ -494,6 +502,7 @@ static void find_look_at_keys(struct trk_farm *farm)
     int rc = farm->keys.path[0] != '\0' ? auth_watch_look(&farm->keys) : 0;
     struct list *pos;
 
+    farm->keys_looked_at_ms = now_ms(farm);
     if (rc < 0) {
         notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "%s", fail_text());
     }
@@ -501,6 +510,7 @@ static void find_look_at_keys(struct trk_farm *farm)
         return;
     }
     log_info("farm", "the keys have changed; the first is %s", farm->keys.keys.key[0].id);
+    net_sessions_revoke(farm->loop, &farm->keys.keys);
     farm->has_new_keys = true; /* modules may be on the stack: at the next question */
     list_for_each(pos, &farm->slots) { /* who refused the old one may take this one */
         struct slot *slot = container_of(pos, struct slot, node);
@@ -562,14 +572,18 @@ void find_ask(struct trk_farm *farm)
 void find_pulse(struct trk_farm *farm)
 {
     bool has_gone = farm->lan;
+    uint64_t wait_ms = farm->hasty_asks > 0 ? FARM_ASK_SOON_MS : FARM_ASK_AGAIN_MS;
     struct list *pos;
 
     list_for_each(pos, &farm->supervisors) {
         has_gone |= container_of(pos, struct supervisor, node)->state == SUP_GONE;
     }
     has_gone &= farm->asked_at_ms > 0;
-    if (has_gone && now_ms(farm) >= farm->asked_at_ms + FARM_ASK_AGAIN_MS) {
+    if (has_gone && now_ms(farm) >= farm->asked_at_ms + wait_ms) {
+        farm->hasty_asks -= farm->hasty_asks > 0;
         find_ask(farm);
+    } else if (now_ms(farm) >= farm->keys_looked_at_ms + FARM_KEYS_MS) {
+        find_look_at_keys(farm); /* nobody may be left whose key was revoked */
     }
 }
 

@@ -67,6 +67,7 @@ void lease_describe(const struct trk_vm *vm, char *text, size_t size)
 
     if (!vm->has_death) {
         snprintf(text, size, vm->is_silent ? "no sign of life"
+                             : vm->is_revoked ? "the key of its session is revoked"
                              : vm->is_leaving ? "it left, drained or to be replaced"
                                               : "its connection ended");
         return;
@@ -93,7 +94,7 @@ static enum sched_cause cause_of(const struct trk_vm *vm)
     const struct wire_death *d = &vm->death;
 
     if (!vm->has_death) { /* who said that it leaves closes before its process has ended */
-        return vm->is_leaving ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
+        return vm->is_leaving || vm->is_revoked ? SCHED_CAUSE_EXPECTED : SCHED_CAUSE_LOSS;
     }
     if (d->is_expected) {
         return SCHED_CAUSE_EXPECTED;
@@ -436,6 +437,7 @@ static void vm_on_close(struct net_session *session, void *user, int error, cons
         trk_vm_unref(vm);
     } else if (slot->vm == vm) {
         vm->is_down = true;
+        vm->is_revoked = error == TRK_EDENIED;
         vm->down_at_ms = net_loop_now_ms(vm->farm->loop);
         if (vm->is_given_back && !vm->is_used) {
             vm->down_at_ms = 0; /* its process goes on: there is no death to wait for */

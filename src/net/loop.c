@@ -269,6 +269,8 @@ void net_loop_add_closer(struct net_loop *loop, struct net_closer *closer)
 
 void net_loop_remove_closer(struct net_closer *closer) { list_remove(&closer->node); }
 
+struct list *net_loop_closers(struct net_loop *loop) { return &loop->closers; }
+
 unsigned *net_loop_strangers(struct net_loop *loop) { return &loop->strangers; }
 
 uint8_t *net_loop_scratch(struct net_loop *loop) { return loop->scratch; }

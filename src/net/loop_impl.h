@@ -27,6 +27,7 @@ struct net_closer {
 };
 void net_loop_add_closer(struct net_loop *loop, struct net_closer *closer); /* loop thread */
 void net_loop_remove_closer(struct net_closer *closer);                     /* loop thread */
+struct list *net_loop_closers(struct net_loop *loop); /* all of them; loop thread */
 
 /* How many accepted sessions of this loop are in their TLS handshake. Loop thread. */
 unsigned *net_loop_strangers(struct net_loop *loop);

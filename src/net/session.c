@@ -739,6 +739,23 @@ int net_session_accept(struct net_loop *loop, int fd, const struct net_session_o
     return rc;
 }
 
+/* --- keys ------------------------------------------------------------------------------- */
+
+void net_sessions_revoke(struct net_loop *loop, const struct auth_keys *keys)
+{
+    struct list *pos, *next;
+    list_for_each_safe(pos, next, net_loop_closers(loop)) {
+        struct net_closer *closer = container_of(pos, struct net_closer, node);
+        struct net_session *s = container_of(closer, struct net_session, closer);
+        if (closer->close == close_with_loop && s->tls != NULL &&
+            net_tls_is_revoked(s->tls, keys)) {
+            log_info("net", "%s: connection dropped: its key is revoked", s->peer);
+            net_count_drop();
+            teardown(s, TRK_EDENIED, "the key of the session with %s is revoked", s->peer);
+        }
+    }
+}
+
 /* --- the rest --------------------------------------------------------------------------- */
 
 void net_session_set_trusted(struct net_session *s)

@@ -50,6 +50,7 @@ struct net_tls {
     } key[AUTH_KEYS_MAX];       /* cleared when the handshake is over */
     size_t key_count;
     char identity[IDENTITY_MAX]; /* of key[0], for the caller */
+    char key_id[AUTH_ID_DIGITS + 1]; /* of the key in use; "": the caller has named none yet */
     bool has_begun;             /* the first byte from the peer was looked at */
     bool has_found;             /* answering: the caller has named one of our keys */
     uint8_t secret[2][RECORD_SECRET]; /* of what the caller writes, of what the other does */
@@ -253,6 +254,7 @@ static int accept_key(SSL *ssl, const unsigned char *id, size_t id_size, SSL_SES
         return 1;
     }
     t->has_found = true;
+    memcpy(t->key_id, t->key[found].id, sizeof(t->key_id));
     t->why[0] = '\0';
     *session = make_session(ssl, t->key[found].psk);
     return *session != NULL;
@@ -272,7 +274,23 @@ static int set_keys(struct net_tls *t, const struct auth_keys *keys)
     }
     snprintf(t->identity, sizeof(t->identity), IDENTITY "%s:%s", t->key[0].id,
              role_name(t->caller));
+    if (t->is_caller) {
+        memcpy(t->key_id, t->key[0].id, sizeof(t->key_id));
+    }
     return 0;
+}
+
+bool net_tls_is_revoked(const struct net_tls *t, const struct auth_keys *keys)
+{
+    if (t->key_id[0] != '\0') {
+        return auth_keys_find(keys, t->key_id, AUTH_ID_DIGITS) == NULL;
+    }
+    for (size_t i = 0; i < t->key_count; i++) {
+        if (auth_keys_find(keys, t->key[i].id, AUTH_ID_DIGITS) == NULL) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* --- life -------------------------------------------------------------------------------- */

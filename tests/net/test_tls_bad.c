@@ -238,6 +238,30 @@ START_TEST(long_handshake_is_dropped_and_counted)
 }
 END_TEST
 
+static void revoke_all(void *loop)
+{
+    struct auth_keys others = {.count = 1};
+    ck_assert_int_eq(auth_key_make(&others.key[0]), 0);
+    net_sessions_revoke(loop, &others);
+}
+
+/* Its handshake has begun with keys that are revoked meanwhile. */
+START_TEST(handshake_does_not_outlast_its_key)
+{
+    int raw;
+    struct peer *p = accept_raw(&raw);
+    struct net_tls *t = _i == 0 ? NULL : call_raw(raw); /* has it named its key, too? */
+    char byte;
+    if (t != NULL) {
+        ck_assert_uint_eq(read_all(raw, &byte, 1), 1);
+    }
+    on_loop(there, revoke_all, there);
+    check_closed(p, TRK_EDENIED, "is revoked");
+    net_tls_free(t);
+    finish(p, raw);
+}
+END_TEST
+
 START_TEST(strangers_are_few)
 {
     struct peer *p[NET_STRANGERS_MAX], *known, *more;
@@ -530,6 +554,7 @@ static void add_tests(TCase *t)
     tcase_add_loop_test(t, slow_handshake_is_dropped_and_counted, 0, 11);
     tcase_add_test(t, patient_session_has_no_patience_for_strangers);
     tcase_add_test(t, long_handshake_is_dropped_and_counted);
+    tcase_add_loop_test(t, handshake_does_not_outlast_its_key, 0, 2);
     tcase_add_test(t, strangers_are_few);
     tcase_add_test(t, garbage_under_the_key_is_dropped);
     tcase_add_test(t, silence_after_the_handshake_is_dropped);

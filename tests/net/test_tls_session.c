@@ -406,6 +406,41 @@ START_TEST(both_keys_are_accepted_while_rotating)
 }
 END_TEST
 
+static void revoke_theirs(void *loop)
+{
+    net_sessions_revoke(loop, &ours);
+}
+
+/* Two sessions with two keys; one of these is no longer taken, here (_i 0) or there (1). */
+START_TEST(revoked_key_ends_its_sessions_and_no_others)
+{
+    struct auth_keys both = {.count = 2, .key = {ours.key[0], theirs.key[0]}};
+    struct pair p;
+    pair_make(&p, LOOPBACK);
+    p.end->opt.keys = &both;
+    pair_greet(&p);
+    struct pair old = {.client = peer_new(here), .end = server_expect(&p.server)};
+    old.end->opt.keys = &both;
+    old.end->opt.role = AUTH_VM;
+    old.client->opt.keys = &theirs;
+    old.client->opt.role = AUTH_INITIATOR;
+    old.server = p.server; /* for its address */
+    pair_greet(&old);
+    on_loop(_i == 0 ? here : there, revoke_theirs, _i == 0 ? here : there);
+    struct peer *judge = _i == 0 ? old.client : old.end, *other = _i == 0 ? old.end : old.client;
+    peer_wait_closed(judge);
+    ck_assert_int_eq(judge->error, TRK_EDENIED);
+    ck_assert_msg(strstr(judge->why, "is revoked") != NULL, "%s", judge->why);
+    peer_wait_closed(other);
+    ck_assert_msg(other->error == 0, "%s", other->why); /* it was told, nothing was cut */
+    peer_send(p.client, WIRE_REQUEST, 0, text_blob("still there?"));
+    peer_wait_messages(p.end, 2);
+    pair_close(&p);
+    peer_free(old.client);
+    peer_free(old.end);
+}
+END_TEST
+
 static void nothing(void *arg) {}
 
 /* Each of our own allocations of a connect with keys; OpenSSL's are in test_tls_memory.c. */
@@ -453,6 +488,7 @@ static void add_tests(TCase *t)
     tcase_add_loop_test(t, stranger_is_refused_with_a_reason_on_both_sides, 0,
                         (int)(sizeof(refusals) / sizeof(refusals[0])));
     tcase_add_test(t, connect_without_memory_is_refused);
+    tcase_add_loop_test(t, revoked_key_ends_its_sessions_and_no_others, 0, 2);
     tcase_add_loop_test(t, both_keys_are_accepted_while_rotating, 0, 3);
 }
 

@@ -58,6 +58,24 @@ def log(tmp_path):
 
 
 @pytest.fixture
+def network():
+    """Makes machines and what joins them (machines.py). All TCP of theirs has to be TLS."""
+    made = []
+
+    def make(kind, count, **keywords):
+        made.append(kind(count, **keywords))
+        return made[-1]
+    yield make
+    try:
+        for net in made:
+            if not net.is_plain:
+                net.tap.expect_tls()
+    finally:
+        for net in made:
+            net.close()
+
+
+@pytest.fixture
 def supervise():
     """Starts further supervisors; they end with the test."""
     started = []
