@@ -17,7 +17,7 @@
 #include "fuzz.h"
 
 #define PAGE 4096u
-#define PAGES_MAX 256u /* a megabyte */
+#define PAGES_MAX 1024u
 
 static volatile uint8_t read_last; /* so that reading is not optimized away */
 

@@ -226,7 +226,7 @@ static void save_record(const char *name, enum ckpt_kind kind, uint32_t flags, s
     memcpy(bytes + RECORD_HEAD + key_size, body, size);
     record_seal(bytes, &r);
     buf_init(&b);
-    buf_put_u8(&b, 1);
+    buf_put_u8(&b, 3);
     buf_put(&b, bytes, record_size(key_size, size));
     save("record", name, &b);
 }
@@ -345,7 +345,7 @@ static void save_spools(void)
 /* The file without its zeros, as fuzz_pages takes it. */
 static void save_pages(const char *name, const char *path)
 {
-    static uint8_t bytes[1u << 20];
+    static uint8_t bytes[4u << 20];
     FILE *file = fopen(path, "rb");
     struct buf b;
 
@@ -369,23 +369,35 @@ static void save_pages(const char *name, const char *path)
     save("pages", name, &b);
 }
 
+struct turn {
+    const char *table;
+    unsigned count; /* of keys, put or deleted */
+    size_t size;    /* of their values */
+    bool deletes;
+};
+
 /* Tables of several kinds: of one page, of many, with values that have pages of their own; and,
- * since some of it is deleted again, a list of free pages. */
-static void fill_store(MDB_env *env, unsigned turn, unsigned count, size_t size)
+ * since some of it is deleted again, lists of free pages, of which one has pages of its own. */
+static const struct turn turns[] = {
+    {"small", 10, 8, false}, {"tree", 80, 500, false}, {"large", 3, 10000, false},
+    {"small", 5, 0, true},   {"tree", 40, 0, true},    {"large", 2, 0, true},
+    {"many", 90, 10000, false}, {"many", 90, 0, true},
+};
+
+static void take_turn(MDB_env *env, const struct turn *t)
 {
     static uint8_t value_bytes[10000];
-    char table[16], key_text[16];
+    char key_text[16];
     MDB_txn *txn;
     MDB_dbi dbi;
     int rc = mdb_txn_begin(env, NULL, 0, &txn);
 
-    snprintf(table, sizeof(table), "table%u", turn % 3);
-    rc = rc == 0 ? mdb_dbi_open(txn, table, MDB_CREATE, &dbi) : rc;
+    rc = rc == 0 ? mdb_dbi_open(txn, t->table, MDB_CREATE, &dbi) : rc;
     assert(rc == 0);
-    for (unsigned i = 0; i < count; i++) {
+    for (unsigned i = 0; i < t->count; i++) {
         MDB_val key = {(size_t)snprintf(key_text, sizeof(key_text), "key%05u", i), key_text};
-        MDB_val value = {size, value_bytes};
-        rc = turn < 3 ? mdb_put(txn, dbi, &key, &value, 0) : mdb_del(txn, dbi, &key, NULL);
+        MDB_val value = {t->size, value_bytes};
+        rc = t->deletes ? mdb_del(txn, dbi, &key, NULL) : mdb_put(txn, dbi, &key, &value, 0);
         assert(rc == 0);
     }
     rc = mdb_txn_commit(txn);
@@ -394,10 +406,6 @@ static void fill_store(MDB_env *env, unsigned turn, unsigned count, size_t size)
 
 static void save_stores(void)
 {
-    static const struct {
-        unsigned count;
-        size_t size;
-    } turns[] = {{10, 8}, {80, 500}, {3, 10000}, {5, 0}, {40, 0}, {2, 0}};
     char folder[] = "/tmp/make-corpus-XXXXX" "X", path[64];
     MDB_env *env;
     int rc = mkdtemp(folder) != NULL ? mdb_env_create(&env) : errno;
@@ -405,12 +413,13 @@ static void save_stores(void)
     assert(rc == 0);
     snprintf(path, sizeof(path), "%s/data.mdb", folder);
     mdb_env_set_maxdbs(env, 8);
+    mdb_env_set_mapsize(env, 16u << 20);
     rc = mdb_env_open(env, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC, 0600);
     assert(rc == 0);
     save_pages("empty", path);
     for (unsigned turn = 0; turn < sizeof(turns) / sizeof(turns[0]); turn++) {
         char name[16];
-        fill_store(env, turn, turns[turn].count, turns[turn].size);
+        take_turn(env, &turns[turn]);
         snprintf(name, sizeof(name), "turn%u", turn);
         save_pages(name, path);
     }
