@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* make_corpus.c - writes the seed corpus into FOLDER/TARGET/NAME: valid inputs, always the same, for
- * a fuzzer to start from. Run it again when a format changes:
+/* make_corpus.c - writes the seed corpus into FOLDER/TARGET/NAME: valid inputs, always the same,
+ * for a fuzzer to start from. Run it again when a format changes:
  *   build/tests/fuzz/make_corpus tests/fuzz/corpus */
 #include <assert.h>
 #include <errno.h>
