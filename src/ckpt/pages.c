@@ -24,6 +24,7 @@
 #define META_BYTES 136
 
 enum { PAGE_BRANCH = 0x01, PAGE_LEAF = 0x02, PAGE_OVERFLOW = 0x04, PAGE_META = 0x08 };
+enum { FLAG_NUMBERS = 0x08, FLAG_FILE = 0x4000 }; /* of a tree */
 enum { NODE_BIG = 0x01, NODE_SUBDB = 0x02, NODE_DUP = 0x04 };
 
 struct tree { /* as LMDB keeps it: MDB_db */
@@ -424,8 +425,9 @@ static int walk_tree(struct walk *w, const struct tree *t)
     if (t->depth > DEPTH_MAX || (t->depth == 0) != (t->root == NO_PAGE)) {
         return bad(w, "a table has %u levels", t->depth);
     }
-    /* The free list's keys are numbers; tables have plain keys without duplicates. */
-    if (!w->is_free_list && t->flags != 0) {
+    /* The free list's keys are numbers; tables have plain keys without duplicates. Of other flags
+     * LMDB keeps there one says how the environment was opened, and is never read. */
+    if (w->is_free_list ? (t->flags & ~FLAG_FILE) != FLAG_NUMBERS : t->flags != 0) {
         return bad(w, "a table has the flags %#x", t->flags);
     }
     if (t->depth > 0) {

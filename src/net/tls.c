@@ -544,6 +544,17 @@ static int next_record(struct net_tls *t, const uint8_t **record)
     return 0;
 }
 
+/* The plain text of a record in one piece, where room was too small for it. */
+static const uint8_t *join(struct net_tls *t, const uint8_t *out, size_t room, size_t size)
+{
+    if (size <= room) {
+        return out;
+    }
+    memmove(t->rest + room, t->rest, size - room);
+    memcpy(t->rest, out, room);
+    return t->rest;
+}
+
 /* A record that is not data: an alert or a KeyUpdate. */
 static int take_other(struct net_tls *t, uint8_t type, const uint8_t *text, size_t size)
 {
@@ -586,7 +597,7 @@ int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
             *got = size < room ? size : room;
             t->rest_at = 0;
             t->rest_end = size - *got;
-        } else if ((rc = take_other(t, type, out, size < room ? size : 0)) != 0) {
+        } else if ((rc = take_other(t, type, join(t, out, room, size), size)) != 0) {
             return rc;
         }
     }

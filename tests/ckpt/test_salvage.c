@@ -244,6 +244,28 @@ START_TEST(an_entry_that_lies_about_its_size_is_noticed)
 }
 END_TEST
 
+/* LMDB would believe these, too, and end the process when it next writes. */
+START_TEST(a_list_of_free_pages_with_wrong_flags_is_noticed)
+{
+    const uint16_t as_opened = 0x4000; /* MDB_NOSUBDIR: of no meaning in a file */
+    char why[200];
+
+    for (unsigned bit = 1; bit <= 0x8000; bit <<= 1) {
+        for (size_t i = 0; i < 2; i++) {
+            sound[i * PAGE + 16 + 24 + 4] ^= (uint8_t)bit;
+            sound[i * PAGE + 16 + 24 + 5] ^= (uint8_t)(bit >> 8);
+        }
+        rig_write(data(), sound, sound_size);
+        ck_assert_msg(pages_check(data(), why, sizeof(why)) ==
+                      (bit == as_opened ? 0 : TRK_ECORRUPT), "flag %#x", bit);
+        for (size_t i = 0; i < 2; i++) {
+            sound[i * PAGE + 16 + 24 + 4] ^= (uint8_t)bit;
+            sound[i * PAGE + 16 + 24 + 5] ^= (uint8_t)(bit >> 8);
+        }
+    }
+}
+END_TEST
+
 enum damage { ZEROED, TORN, OLDER, OLDER_HALF, GARBAGE, DAMAGE_COUNT };
 
 START_TEST(any_damaged_page_is_survived)
@@ -540,6 +562,7 @@ int main(void)
     tcase_add_test(tc, a_sound_store_is_taken_as_it_is);
     tcase_add_loop_test(tc, any_flipped_byte_is_survived, 0, FLIP_SHARES);
     tcase_add_test(tc, an_entry_that_lies_about_its_size_is_noticed);
+    tcase_add_test(tc, a_list_of_free_pages_with_wrong_flags_is_noticed);
     tcase_add_loop_test(tc, any_damaged_page_is_survived, 0, DAMAGE_COUNT);
     tcase_add_test(tc, a_file_cut_at_any_page_is_survived);
     tcase_add_test(tc, a_whole_older_store_is_noticed_by_its_note);

@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz_record.c - bytes from a disk into the record parser, its bodies, and the scan. Byte 0: bit
- * 0, seal what looks like a record first, so that what is behind the digests is reached, too. */
+ * 0, seal what looks like a record first, so that what is behind the digests is reached, too; bit
+ * 1, the bytes are in a file as well. */
 #include <assert.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/buf.h"
 #include "ckpt/scan.h"
@@ -34,12 +38,13 @@ static void look_into(const struct record *r)
 static int on_found(void *ctx, const struct record *r)
 {
     const uint8_t *at = r->body - r->key_size - RECORD_HEAD;
-    size_t size = record_size(r->key_size, r->body_size), *end = ctx;
+    uintptr_t *end = ctx;
+    size_t size = record_size(r->key_size, r->body_size);
     struct record again;
 
     assert(record_get(&again, at, size) == 0 && again.version == r->version);
-    assert((size_t)(at - (const uint8_t *)NULL) >= *end); /* none inside of another */
-    *end = (size_t)(at + size - (const uint8_t *)NULL);
+    assert((uintptr_t)at >= *end); /* none inside of another */
+    *end = (uintptr_t)(at + size);
     look_into(r);
     return 0;
 }
@@ -65,11 +70,35 @@ static void reseal(uint8_t *bytes, size_t size)
     memcpy(bytes + 8, head.bytes, 16);
 }
 
+static int count(void *ctx, const struct record *r)
+{
+    ++*(uint64_t *)ctx;
+    return 0;
+}
+
+/* In a file, behind other things, the same records are found. */
+static void try_file(const uint8_t *bytes, size_t size)
+{
+    struct scan_report report = {0};
+    uint64_t in_memory = 0, in_file = 0;
+    size_t used;
+    char path[64];
+    int fd = memfd_create("records", MFD_CLOEXEC);
+
+    assert(fd >= 0 && pwrite(fd, bytes, size, 5000) == (ssize_t)size);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    assert(scan_bytes(bytes, size, true, &used, count, &in_memory, &report) == 0);
+    assert(scan_file(path, count, &in_file, &report) == 0);
+    assert(in_file == in_memory);
+    close(fd);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct scan_report report = {0};
     struct index_entry entry;
-    size_t used = 0, end = 0;
+    uintptr_t end = 0;
+    size_t used = 0;
     struct record r;
     uint8_t *bytes;
 
@@ -90,6 +119,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     end = 0;
     assert(scan_bytes(bytes, size - 1, false, &used, on_found, &end, &report) == 0);
     assert(used <= size - 1);
+    if (data[0] & 2) {
+        try_file(bytes, size - 1);
+    }
     if (size - 1 >= KEY_INDEX + INDEX_VALUE &&
         index_entry_get(&entry, bytes, KEY_INDEX, bytes + KEY_INDEX, INDEX_VALUE) == 0) {
         assert(entry.count > 0);

@@ -659,6 +659,30 @@ START_TEST(pieces_come_back_as_one_stream)
 }
 END_TEST
 
+/* New keys and the end are no text, and need no room for any. */
+START_TEST(new_keys_and_end_fit_any_room)
+{
+    size_t room = (size_t)_i, got = 1;
+    static struct flight f;
+    uint8_t text[16] = "";
+    struct net_tls *a = caller_new(), *b = vm_new();
+    shake_well(a, b);
+    f.size = 0;
+    net_tls_rekey(a);
+    write_text(a, "t", &f);
+    net_tls_feed(b, f.bytes, f.size);
+    int rc = net_tls_read(b, text, room, &got);
+    ck_assert_msg(rc == 0 && got == 1 && text[0] == 't', "room for %zu: %d, %s", room, rc,
+                  net_tls_why(b));
+    f.size = 0;
+    net_tls_end(a);
+    take_output(a, &f);
+    net_tls_feed(b, f.bytes, f.size);
+    ck_assert_int_eq(net_tls_read(b, text, room, &got), TRK_END);
+    free_both(a, b);
+}
+END_TEST
+
 /* No room: nothing is taken, nothing is lost. */
 START_TEST(full_output_takes_no_more)
 {
@@ -692,6 +716,7 @@ static void add_tests(TCase *t)
     tcase_add_loop_test(t, records_come_once_and_in_order, 0, MEDDLING_COUNT);
     tcase_add_test(t, the_end_is_said_under_the_keys);
     tcase_add_loop_test(t, pieces_come_back_as_one_stream, 0, 8);
+    tcase_add_loop_test(t, new_keys_and_end_fit_any_room, 1, 8);
     tcase_add_test(t, full_output_takes_no_more);
 }
 
