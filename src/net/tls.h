@@ -5,7 +5,8 @@
  * is to be sent. During the handshake it is one state, OpenSSL's; then what reads (feed, read) and
  * what writes (write, rekey, end, output, sent) share nothing, and each needs its own guard only.
  * All is in memory: input is the caller's, used in place; output is a fixed buffer, because what is
- * encrypted can no longer be overtaken.
+ * encrypted can no longer be overtaken. It holds as much as the kernel may hold unsent
+ * (net_socket_tune): with a quarter of that, sending 16 MB took a seventh more of the processor.
  *
  * Who may: both sides prove that they have the farm's key (external PSK), each connection has
  * fresh keys besides (psk_dhe_ke). The identity says "trickle1:ID:ROLE" of who calls, and the PSK
@@ -27,7 +28,7 @@
 #include "trickle/error.h"
 
 #define NET_TLS_RECORD 16384 /* bytes of plain text in a record, at most */
-#define NET_TLS_RECORDS 4    /* full ones of output */
+#define NET_TLS_RECORDS 16   /* full ones of output */
 
 struct net_tls;
 
