@@ -55,8 +55,8 @@ static void after_fork_in_child(void)
 
 static void prepare(void)
 {
-    /* Behind this OpenSSL has registered its exit handler, if it ever will; asked to load nothing it
-     * would not even do that. */
+    /* Behind this OpenSSL has registered its exit handler, if it ever will; when asked to load
+     * nothing it would not even do that. */
     if (OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL) != 1 || atexit(at_exit) != 0 ||
         pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) {
         log_warn("auth", "out of memory: the end of this process may not be in order");
