@@ -25,7 +25,11 @@
 #define ENDS 12        /* processes per test; TRICKLE_FULL: many more */
 #define ENDS_FULL 400
 #define PATIENCE 30    /* seconds that a process may take */
-#define BULK 100000    /* bytes of a message */
+#define LARGE 100000   /* bytes of a message that the loops send to each other, round and round */
+#define SMALL 200      /* of one of a thread of its own */
+#define ON_WAY 8       /* messages of each kind */
+
+enum stream { OF_LOOPS = 1, OF_SENDER };
 
 static struct auth_keys keys;
 static struct net_loop *here, *there;
@@ -33,6 +37,7 @@ static struct net_session *client, *server; /* the pair that talks */
 static struct net_listener *listener;
 static char address[128];
 static sem_t has_come; /* posted for each message that is back, and each new connection */
+static sem_t may_send; /* for the sender */
 static atomic_bool is_over;
 
 static int count_of_ends(void) { return getenv("TRICKLE_FULL") != NULL ? ENDS_FULL : ENDS; }
@@ -47,14 +52,17 @@ static void die(const char *what)
 
 static void on_echo(struct net_session *s, void *user, struct wire_message *msg)
 {
-    net_session_set_trusted(s);
     (void)!net_session_send(s, msg->type, msg->stream, msg->body);
 }
 
 static void on_answer(struct net_session *s, void *user, struct wire_message *msg)
 {
-    net_session_set_trusted(s);
-    blob_unref(msg->body);
+    if (msg->stream == OF_LOOPS) {
+        (void)!net_session_send(s, msg->type, msg->stream, msg->body);
+    } else {
+        blob_unref(msg->body);
+        sem_post(&may_send);
+    }
     sem_post(&has_come);
 }
 
@@ -73,7 +81,9 @@ static const struct net_session_ops client_ops = {.on_message = on_answer,
 static void on_accept(void *user, int fd)
 {
     struct net_session_options opt = {.ops = &echo_ops, .keys = &keys, .role = AUTH_VM};
-    (void)!net_session_accept(there, fd, &opt, &server);
+    if (net_session_accept(there, fd, &opt, &server) == 0) { /* else the process is ending */
+        net_session_set_trusted(server);
+    }
 }
 
 static void listen_there(void *fd)
@@ -124,7 +134,7 @@ static void connect_guests(void *unused)
     }
 }
 
-static int send_one(size_t size)
+static int send_one(enum stream stream, size_t size)
 {
     struct blob *body = blob_new(size);
     if (body == NULL) {
@@ -132,13 +142,15 @@ static int send_one(size_t size)
     }
     memset(body->data, 7, size);
     body->size = size;
-    return net_session_send(client, WIRE_REQUEST, 1, body);
+    return net_session_send(client, WIRE_REQUEST, stream, body);
 }
 
 static void *keep_sending(void *unused)
 {
-    while (!is_over && send_one(200) == 0) {
-    }
+    do {
+        while (sem_wait(&may_send) != 0 && errno == EINTR) {
+        }
+    } while (!is_over && send_one(OF_SENDER, SMALL) == 0);
     return NULL;
 }
 
@@ -160,6 +172,7 @@ static void be_busy(bool is_late)
     }
     keys.count = 1;
     sem_init(&has_come, 0, 0);
+    sem_init(&may_send, 0, ON_WAY);
     if (auth_key_make(&keys.key[0]) != 0 || net_loop_new(&here) != 0 || net_loop_new(&there) != 0 ||
         net_loop_start_thread(here, "here") != 0 || net_loop_start_thread(there, "there") != 0) {
         die("set-up");
@@ -170,10 +183,10 @@ static void be_busy(bool is_late)
         die("connect");
     }
     wait_for(2);
-    for (int i = 0; i < 8; i++) { /* they go round and round */
-        (void)!send_one(BULK);
+    for (int i = 0; i < ON_WAY; i++) {
+        (void)!send_one(OF_LOOPS, LARGE);
     }
-    if (pthread_create(&sender, NULL, keep_sending, NULL) != 0 ||
+    if (pthread_create(&sender, NULL, keep_sending, NULL) != 0 || pthread_detach(sender) != 0 ||
         net_loop_post(here, connect_guests, NULL) != 0) {
         die("threads");
     }
@@ -250,11 +263,10 @@ END_TEST
 static void close_all(void)
 {
     is_over = true;
-    (void)!send_one(BULK);
+    (void)!send_one(OF_LOOPS, LARGE);
     net_session_close(client, true);
     net_loop_free(here);
     net_loop_free(there);
-    net_session_unref(client);
 }
 
 static void exit_and_close(int i)
