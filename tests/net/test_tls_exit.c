@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <pthread.h>
+#include <sched.h>
 #include <semaphore.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -28,6 +29,7 @@
 #define LARGE 100000   /* bytes of a message that the loops send to each other, round and round */
 #define SMALL 200      /* of one of a thread of its own */
 #define ON_WAY 8       /* messages of each kind */
+#define GUESTS 16      /* connections that are made, and given up, at any time */
 
 enum stream { OF_LOOPS = 1, OF_SENDER };
 
@@ -129,7 +131,7 @@ static void connect_guest(void)
 
 static void connect_guests(void *unused)
 {
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < GUESTS; i++) {
         connect_guest();
     }
 }
@@ -162,11 +164,22 @@ static void wait_for(int count)
     }
 }
 
+/* An exit handler that takes its time, behind OpenSSL's: the others get theirs. */
+static void linger(void)
+{
+    for (int i = 0; i < 1000; i++) {
+        sched_yield();
+    }
+}
+
 /* A program whose loops are busy when it returns; is_late: OpenSSL is not used before ours. */
 static void be_busy(bool is_late)
 {
     static int fd;
     pthread_t sender;
+    if (atexit(linger) != 0) {
+        die("atexit");
+    }
     if (!is_late) {
         OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL);
     }
