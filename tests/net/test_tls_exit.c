@@ -21,6 +21,7 @@
 #include <openssl/crypto.h>
 
 #include "base/blob.h"
+#include "base/sys.h"
 #include "net/session.h"
 
 #define ENDS 8         /* processes per test; TRICKLE_FULL: many more */
@@ -29,6 +30,7 @@
 #define LARGE 100000   /* bytes of a message that the loops send to each other, round and round */
 #define SMALL 200      /* of one of a thread of its own */
 #define ON_WAY 8       /* messages of each kind */
+#define LINGER_NS 10000000
 #define GUESTS 16      /* connections that are made, and given up, at any time */
 
 enum stream { OF_LOOPS = 1, OF_SENDER };
@@ -167,7 +169,7 @@ static void wait_for(int count)
 /* An exit handler that takes its time, behind OpenSSL's: the others get theirs. */
 static void linger(void)
 {
-    for (int i = 0; i < 1000; i++) {
+    for (uint64_t start = sys_now_ns(); sys_now_ns() - start < LINGER_NS;) {
         sched_yield();
     }
 }
