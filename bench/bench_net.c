@@ -2,8 +2,8 @@
 /* bench_net.c - what a session costs over a bare unix socket, and what TLS costs over plain TCP on
  * loopback: 16 MB messages there and back, trivial elements as the farm sends them (batches of 100,
  * two in flight), tiny messages in a stream, and the round trip of one. Both ends are threads of
- * this process. Prints, judges nothing: what TLS may cost is said of a farm (bench_tls.py), which has
- * more to do than to send. TLS and TCP take turns, and the best of each counts: what else the
+ * this process. Prints, judges nothing: what TLS may cost is said of a farm (bench_tls.py), which
+ * does more than to send. TLS and TCP take turns, and the best of each counts: what else the
  * machine does must not decide. Encryption is done by both ends at once, so two cores that are free
  * tell more than two that are shared. */
 #include <poll.h>
