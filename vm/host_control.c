@@ -9,9 +9,7 @@
  * Without keys, when there are to be some, TCP is not accepted at all. */
 #include <errno.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/fail.h"
@@ -27,47 +25,12 @@ static _Noreturn void die_with_group(struct host *h)
     _exit(1);
 }
 
-/* --- the end of the process ---------------------------------------------------------- */
-
-static sem_t parked;
-
-static void park(void *host)
-{
-    sem_post(&parked);
-    for (;;) {
-        pause();
-    }
-}
-
-/* At exit OpenSSL takes itself down, under a net thread that still uses it: that thread rests from
- * then on. Registered when OpenSSL has been used, so that this runs first. A process that hangs
- * behind it is ended by its supervisor. */
-static void park_net_thread(void)
-{
-    struct host *h = host_serving();
-    struct timespec until;
-    if (h == NULL || h->pid != getpid() || net_loop_is_here(h->loop)) {
-        return; /* a forked child, too, has no such thread */
-    }
-    clock_gettime(CLOCK_REALTIME, &until);
-    until.tv_sec += 1;
-    if (sem_init(&parked, 0, 0) == 0 && net_loop_post(h->loop, park, h) == 0) {
-        while (sem_timedwait(&parked, &until) < 0 && errno == EINTR) {
-        }
-    }
-}
-
-/* --- keys ---------------------------------------------------------------------------- */
-
 static void take_keys(struct host *h, const char *text, size_t size)
 {
     struct auth_keys keys;
     if (auth_keys_parse(&keys, text, size, "what the supervisor sent") < 0) {
         log_error("vm", "%s", fail_text());
         return;
-    }
-    if (h->keys.count == 0 && atexit(park_net_thread) != 0) {
-        log_warn("vm", "out of memory: the end of this process may not be in order");
     }
     h->keys = keys;
     auth_keys_clear(&keys);

@@ -13,6 +13,7 @@
 #include <openssl/params.h>
 #include <string.h>
 
+#include "auth/crypto.h"
 #include "base/fail.h"
 
 static const char *const infos[AUTH_USE_COUNT] = {
@@ -42,9 +43,13 @@ static bool hkdf(uint8_t *out, size_t size, const struct auth_key *key, const ch
 int auth_derive(uint8_t out[AUTH_DERIVED_BYTES], const struct auth_key *key, enum auth_use use)
 {
     assert(use < AUTH_USE_COUNT);
+    if (!auth_crypto_enter()) {
+        return fail(TRK_ECLOSED, "the process is ending");
+    }
     ERR_set_mark();
     bool is_done = hkdf(out, AUTH_DERIVED_BYTES, key, infos[use]);
     ERR_pop_to_mark();
+    auth_crypto_leave();
     /* The input is always in order: what can fail is memory, or an OpenSSL without HKDF. */
     return is_done ? 0 : fail(TRK_ENOMEM, "OpenSSL cannot derive a key (HKDF-SHA256)");
 }
@@ -53,10 +58,14 @@ int auth_mac(uint8_t out[AUTH_MAC_BYTES], const uint8_t derived[AUTH_DERIVED_BYT
              const void *bytes, size_t size)
 {
     unsigned out_size = AUTH_MAC_BYTES;
+    if (!auth_crypto_enter()) {
+        return fail(TRK_ECLOSED, "the process is ending");
+    }
     ERR_set_mark();
     bool is_done = HMAC(EVP_sha256(), derived, AUTH_DERIVED_BYTES, bytes, size, out, &out_size)
                    != NULL;
     ERR_pop_to_mark();
+    auth_crypto_leave();
     return is_done ? 0 : fail(TRK_ENOMEM, "OpenSSL cannot make a MAC (HMAC-SHA256)");
 }
 

@@ -20,10 +20,10 @@ enum auth_use {
     AUTH_USE_COUNT
 };
 
-/* TRK_ENOMEM with a sentence. */
+/* TRK_ENOMEM, or TRK_ECLOSED (crypto.h), with a sentence. */
 TRK_MUST_USE int auth_derive(uint8_t out[AUTH_DERIVED_BYTES], const struct auth_key *key,
                              enum auth_use use);
-/* HMAC-SHA256 of bytes with a derived key. TRK_ENOMEM with a sentence. */
+/* HMAC-SHA256 of bytes with a derived key. As auth_derive. */
 TRK_MUST_USE int auth_mac(uint8_t out[AUTH_MAC_BYTES], const uint8_t derived[AUTH_DERIVED_BYTES],
                           const void *bytes, size_t size);
 /* Are two MACs (or the same first bytes of two) the same? Takes as long whatever they are. */

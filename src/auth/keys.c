@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "auth/crypto.h"
 #include "base/fail.h"
 #include "base/sys.h"
 
@@ -45,11 +46,18 @@ static bool from_hex(uint8_t *out, const char *text, size_t size)
     return true;
 }
 
-static void set_id(struct auth_key *key)
+static bool set_id(struct auth_key *key)
 {
     uint8_t digest[SHA256_DIGEST_LENGTH];
-    SHA256(key->secret, sizeof(key->secret), digest);
-    to_hex(key->id, digest, AUTH_ID_DIGITS / 2);
+    if (!auth_crypto_enter()) {
+        return false;
+    }
+    bool is_done = SHA256(key->secret, sizeof(key->secret), digest) != NULL;
+    auth_crypto_leave();
+    if (is_done) {
+        to_hex(key->id, digest, AUTH_ID_DIGITS / 2);
+    }
+    return is_done;
 }
 
 int auth_key_make(struct auth_key *out)
@@ -57,8 +65,7 @@ int auth_key_make(struct auth_key *out)
     if (sys_random(out->secret, sizeof(out->secret)) != 0) {
         return fail(TRK_EIO, "the system gives no random bytes for a key");
     }
-    set_id(out);
-    return 0;
+    return set_id(out) ? 0 : fail(TRK_ENOMEM, "OpenSSL cannot make a key's ID (SHA-256)");
 }
 
 /* One line, without its newline. NULL: taken; else what is wrong with it. */
@@ -76,7 +83,9 @@ static const char *parse_line(struct auth_key *out, const char *line, size_t siz
         !from_hex(out->secret, secret, AUTH_SECRET_BYTES)) {
         return "is damaged: it is not " HEAD "ID SECRET";
     }
-    set_id(out);
+    if (!set_id(out)) {
+        return "cannot be checked (OpenSSL makes no SHA-256)";
+    }
     return memcmp(out->id, id, AUTH_ID_DIGITS) == 0 ? NULL
                                                     : "is damaged: its ID and its secret differ";
 }

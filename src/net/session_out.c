@@ -9,8 +9,8 @@
  * What the loop sends while it receives for the session (answers, mostly) is written when that is
  * done: many small messages in one call and, with TLS, in one record.
  *
- * With TLS a step encrypts a few records under the mutex, the rest of the time it sends them: what
- * is encrypted cannot be overtaken any more, so it is kept short. The next records are made when
+ * With TLS a step encrypts some records under the mutex, the rest of the time it sends them: what
+ * is encrypted cannot be overtaken any more, so it has a limit. The next records are made when
  * the ones before are sent. Before the handshake is over only its own bytes are written.
  *
  * A failed write does not close by itself: what the peer sent before it went away (its last

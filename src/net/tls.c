@@ -3,7 +3,8 @@
  *
  * OpenSSL is part of the program around us, which may use it, too (Python does): its error queue
  * is left clean where we may be on somebody's thread, its memory functions and its configuration
- * are not touched, and our one context is never freed: at exit other threads may still use it.
+ * are not touched. It is entered through the door of auth/crypto.h only, and nobody waits inside;
+ * our one context is never freed.
  *
  * OpenSSL does the handshake. The traffic secrets that come out of it (it tells them by its key
  * log, which goes nowhere but here) key the two directions of record.h; then OpenSSL's connection
@@ -18,14 +19,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "auth/crypto.h"
 #include "auth/derive.h"
 #include "base/fail.h"
 #include "base/mem.h"
 #include "net/record.h"
 
-#define OUT_RECORDS 4
-#define OTHER_BYTES 256 /* kept for a KeyUpdate before and an alert behind them */
-#define OUT_BYTES (OUT_RECORDS * RECORD_MAX + OTHER_BYTES)
+#define OTHER_BYTES 256 /* kept for a KeyUpdate before and an alert behind the records */
+#define OUT_BYTES (NET_TLS_RECORDS * RECORD_MAX + OTHER_BYTES)
 #define REKEY_RECORDS (UINT64_C(1) << 22)
 
 #define SUITES "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
@@ -56,6 +57,7 @@ struct net_tls {
     uint8_t secret[2][RECORD_SECRET]; /* of what the caller writes, of what the other does */
     unsigned secret_count;      /* known so far */
     char why[160];              /* net_tls_why */
+    struct net_tls *next_kept;  /* in kept */
 
     /* Reading. */
     bool has_failed;            /* for good: handshake, reading */
@@ -112,9 +114,10 @@ static long bio_control(BIO *bio, int command, long number, void *pointer)
 
 /* --- the context ------------------------------------------------------------------------- */
 
-static SSL_CTX *context;    /* of all connections; NULL: it could not be made */
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER; /* guards what follows */
+static SSL_CTX *context;     /* of all connections; NULL: it could not be made */
 static BIO_METHOD *method;
-static pthread_mutex_t context_mutex = PTHREAD_MUTEX_INITIALIZER;
+static struct net_tls *kept; /* could not be freed any more: the process is ending */
 
 /* "CLIENT_TRAFFIC_SECRET_0 RANDOM SECRET", and SERVER: both come before the handshake's end. */
 static void note_secret(const SSL *ssl, const char *line)
@@ -172,16 +175,15 @@ static BIO_METHOD *make_method(void)
 /* Made by the first connection; when that fails the next one tries again. */
 static bool have_context(void)
 {
-    pthread_mutex_lock(&context_mutex);
-    /* No clean-up at exit, unless the program has asked for it before: threads may still run. */
-    if (context == NULL && OPENSSL_init_ssl(OPENSSL_INIT_NO_ATEXIT, NULL) == 1) {
+    pthread_mutex_lock(&mutex);
+    if (context == NULL) {
         context = make_context();
     }
     if (method == NULL) {
         method = make_method();
     }
     bool answer = context != NULL && method != NULL;
-    pthread_mutex_unlock(&context_mutex);
+    pthread_mutex_unlock(&mutex);
     return answer;
 }
 
@@ -295,7 +297,7 @@ bool net_tls_is_revoked(const struct net_tls *t, const struct auth_keys *keys)
 
 /* --- life -------------------------------------------------------------------------------- */
 
-static bool make_ssl(struct net_tls *t)
+static bool set_ssl(struct net_tls *t)
 {
     t->ssl = have_context() ? SSL_new(context) : NULL;
     BIO *bio = t->ssl != NULL ? BIO_new(method) : NULL;
@@ -317,6 +319,18 @@ static bool make_ssl(struct net_tls *t)
     return true;
 }
 
+static int make_ssl(struct net_tls *t)
+{
+    if (!auth_crypto_enter()) {
+        return fail(TRK_ECLOSED, "the process is ending");
+    }
+    ERR_set_mark();
+    bool is_done = set_ssl(t);
+    ERR_pop_to_mark();
+    auth_crypto_leave();
+    return is_done ? 0 : fail(TRK_ENOMEM, "OpenSSL cannot begin a TLS connection: out of memory");
+}
+
 int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_role role,
                 bool is_caller)
 {
@@ -329,11 +343,7 @@ int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_ro
     enum auth_role other = role == AUTH_INITIATOR ? AUTH_VM : AUTH_INITIATOR;
     t->caller = is_caller ? role : other;
     int rc = set_keys(t, keys);
-    ERR_set_mark();
-    if (rc == 0 && !make_ssl(t)) {
-        rc = fail(TRK_ENOMEM, "OpenSSL cannot begin a TLS connection: out of memory");
-    }
-    ERR_pop_to_mark();
+    rc = rc == 0 ? make_ssl(t) : rc;
     if (rc != 0) {
         net_tls_free(t);
         return rc;
@@ -342,16 +352,30 @@ int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_ro
     return 0;
 }
 
+static void keep(struct net_tls *t)
+{
+    pthread_mutex_lock(&mutex);
+    t->next_kept = kept;
+    kept = t;
+    pthread_mutex_unlock(&mutex);
+}
+
 void net_tls_free(struct net_tls *t)
 {
-    if (t != NULL) {
-        SSL_free(t->ssl); /* with its BIO */
-        net_record_fini(&t->reading);
-        net_record_fini(&t->writing);
-        OPENSSL_cleanse(t->key, sizeof(t->key));
-        OPENSSL_cleanse(t->secret, sizeof(t->secret));
-        mem_free(t);
+    if (t == NULL) {
+        return;
     }
+    if (!auth_crypto_enter()) {
+        keep(t);
+        return;
+    }
+    SSL_free(t->ssl); /* with its BIO */
+    net_record_fini(&t->reading);
+    net_record_fini(&t->writing);
+    auth_crypto_leave();
+    OPENSSL_cleanse(t->key, sizeof(t->key));
+    OPENSSL_cleanse(t->secret, sizeof(t->secret));
+    mem_free(t);
 }
 
 /* --- what goes wrong --------------------------------------------------------------------- */
@@ -483,17 +507,28 @@ static int end_handshake(struct net_tls *t)
     return rc;
 }
 
-int net_tls_handshake(struct net_tls *t)
+static int shake(struct net_tls *t)
 {
-    if (t->has_failed || !is_tls(t)) {
-        return TRK_EDENIED;
-    }
     ERR_clear_error(); /* the loop's thread; SSL_get_error looks at the whole queue */
     int rc = SSL_do_handshake(t->ssl);
     if (rc == 1) {
         return end_handshake(t);
     }
     return SSL_get_error(t->ssl, rc) == SSL_ERROR_WANT_READ ? TRK_AGAIN : explain_handshake(t);
+}
+
+int net_tls_handshake(struct net_tls *t)
+{
+    if (t->has_failed || !is_tls(t)) {
+        return TRK_EDENIED;
+    }
+    if (!auth_crypto_enter()) {
+        t->in_size = 0;
+        return TRK_AGAIN;
+    }
+    int rc = shake(t);
+    auth_crypto_leave();
+    return rc;
 }
 
 /* --- reading ----------------------------------------------------------------------------- */
@@ -578,7 +613,7 @@ static size_t take_rest(struct net_tls *t, uint8_t *out, size_t room)
     return n;
 }
 
-int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
+static int read_some(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
 {
     *got = take_rest(t, out, room);
     while (*got == 0 && !t->has_failed) {
@@ -602,6 +637,18 @@ int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
         }
     }
     return t->has_failed ? TRK_ECORRUPT : 0;
+}
+
+int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size_t *got)
+{
+    if (!auth_crypto_enter()) {
+        t->in_size = 0;
+        *got = 0;
+        return 0;
+    }
+    int rc = read_some(t, out, room, got);
+    auth_crypto_leave();
+    return rc;
 }
 
 /* --- writing ----------------------------------------------------------------------------- */
@@ -628,11 +675,34 @@ static size_t size_of(const struct iovec *iov, size_t count)
     return size;
 }
 
+static void rekey(struct net_tls *t)
+{
+    const struct iovec update = {(void *)KEY_UPDATE, KEY_UPDATE_BYTES};
+    if (t->has_write_failed || OUT_BYTES - t->out_end < OTHER_BYTES ||
+        !seal(t, RECORD_HANDSHAKE, &update, 0, KEY_UPDATE_BYTES)) {
+        return; /* there is no room now: the next write tries again */
+    }
+    ERR_set_mark();
+    t->has_write_failed = net_record_rekey(&t->writing) != 0;
+    ERR_pop_to_mark();
+}
+
+void net_tls_rekey(struct net_tls *t)
+{
+    if (auth_crypto_enter()) {
+        rekey(t);
+        auth_crypto_leave();
+    }
+}
+
 ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count)
 {
     size_t left = size_of(iov, count), all = left, skip = 0;
+    if (!auth_crypto_enter()) {
+        return (ssize_t)all;
+    }
     if (t->writing.number >= REKEY_RECORDS) {
-        net_tls_rekey(t);
+        rekey(t);
     }
     while (left > 0 && !t->has_write_failed) {
         size_t size = left < RECORD_PLAIN ? left : RECORD_PLAIN;
@@ -647,19 +717,8 @@ ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count)
             skip -= iov->iov_len;
         }
     }
+    auth_crypto_leave();
     return t->has_write_failed ? TRK_EIO : (ssize_t)(all - left);
-}
-
-void net_tls_rekey(struct net_tls *t)
-{
-    const struct iovec update = {(void *)KEY_UPDATE, KEY_UPDATE_BYTES};
-    if (t->has_write_failed || OUT_BYTES - t->out_end < OTHER_BYTES ||
-        !seal(t, RECORD_HANDSHAKE, &update, 0, KEY_UPDATE_BYTES)) {
-        return; /* there is no room now: the next write tries again */
-    }
-    ERR_set_mark();
-    t->has_write_failed = net_record_rekey(&t->writing) != 0;
-    ERR_pop_to_mark();
 }
 
 void net_tls_end(struct net_tls *t)
@@ -671,8 +730,9 @@ void net_tls_end(struct net_tls *t)
         alert[1] = ALERT_BAD_RECORD;
     }
     if (t->writing.ctx != NULL && !t->has_write_failed &&
-        OUT_BYTES - t->out_end >= sizeof(alert) + RECORD_EXTRA) {
+        OUT_BYTES - t->out_end >= sizeof(alert) + RECORD_EXTRA && auth_crypto_enter()) {
         (void)!seal(t, RECORD_ALERT, &iov, 0, sizeof(alert));
+        auth_crypto_leave();
     }
 }
 
