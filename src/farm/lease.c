@@ -2,7 +2,8 @@
 /* lease.c - leases on VMs: asking for them, holding, losing and giving them back.
  *
  *   FREE --lease_start--> TRYING --WELCOME--> HELD --end of connection, death report--> FREE
- *                           +----- refused, closed ----------------------------------> FREE
+ *     \                   ^ +----- refused, closed ----------------------------------> FREE
+ *      +-----> CALLED ---/   a VM that dials in (join.c): it was asked to, it has come
  *
  * A VM is lost when its connection ends. Its supervisor, when there is one, says within
  * milliseconds how the process died and what it was running; that report is waited for
@@ -28,12 +29,17 @@ bool slot_is_usable(struct trk_farm *farm, const struct slot *slot)
     return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
 }
 
+bool slot_is_trying(const struct slot *slot)
+{
+    return slot->lease == LEASE_CALLED || slot->lease == LEASE_TRYING;
+}
+
 bool lease_is_trying(struct trk_farm *farm)
 {
     struct list *pos;
 
     list_for_each(pos, &farm->slots) {
-        if (container_of(pos, struct slot, node)->lease == LEASE_TRYING) {
+        if (slot_is_trying(container_of(pos, struct slot, node))) {
             return true;
         }
     }
@@ -256,6 +262,7 @@ void lease_death(struct trk_farm *farm, const struct wire_death *death)
 /* Gives a VM back, in order. */
 void lease_end(struct slot *slot)
 {
+    join_forget(slot);
     if (slot->lease == LEASE_FREE || slot->vm == NULL || slot->vm->is_given_back) {
         return;
     }
@@ -406,28 +413,19 @@ static const struct net_session_ops vm_ops = {
     .on_close = vm_on_close,
 };
 
-static void lease_start(struct trk_farm *farm, struct slot *slot)
+/* No dead_ms: what silence means is decided in lease_pulse. */
+static struct net_session_options vm_options(struct trk_farm *farm, struct trk_vm *vm)
 {
-    struct trk_vm *vm = vm_new(farm, slot);
-    /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
-     * says so. */
-    uint32_t hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
-    /* No dead_ms: what silence means is decided in lease_pulse. */
-    struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = hello_ms,
-                                      .ping_ms = farm->suspect_after_ms / 2};
+    return (struct net_session_options){.ops = &vm_ops, .user = vm,
+                                        .ping_ms = farm->suspect_after_ms / 2};
+}
+
+/* The session leads to a VM, which is to become ours: vm is taken. */
+static void ask_for_lease(struct trk_farm *farm, struct slot *slot, struct trk_vm *vm)
+{
     struct wire_hello hello = farm->hello;
     struct blob *body;
 
-    if (vm == NULL) {
-        return;
-    }
-    if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
-        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
-        slot->refusals++;
-        slot->retry_at_ms = net_loop_now_ms(farm->loop) + 20;
-        trk_vm_unref(vm);
-        return;
-    }
     trk_vm_ref(vm); /* the session's, until on_close */
     pthread_mutex_lock(&farm->mutex);
     slot->vm = vm;
@@ -438,6 +436,48 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     if (body == NULL || net_session_send(vm->session, WIRE_HELLO, 0, body) < 0) {
         net_session_close(vm->session, false);
     }
+}
+
+int lease_joined(struct trk_farm *farm, struct slot *slot, struct net_session *session)
+{
+    struct trk_vm *vm = vm_new(farm, slot);
+    struct net_session_options opt;
+
+    if (vm == NULL) {
+        return TRK_ENOMEM;
+    }
+    opt = vm_options(farm, vm);
+    vm->session = session;
+    net_session_hand_over(session, &opt);
+    ask_for_lease(farm, slot, vm);
+    return 0;
+}
+
+static void lease_start(struct trk_farm *farm, struct slot *slot)
+{
+    struct trk_vm *vm;
+    struct net_session_options opt;
+
+    if (slot->sup->has_joined) {
+        join_call(farm, slot);
+        return;
+    }
+    vm = vm_new(farm, slot);
+    if (vm == NULL) {
+        return;
+    }
+    opt = vm_options(farm, vm);
+    /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
+     * says so. */
+    opt.hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
+    if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
+        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
+        slot->refusals++;
+        slot->retry_at_ms = net_loop_now_ms(farm->loop) + 20;
+        trk_vm_unref(vm);
+        return;
+    }
+    ask_for_lease(farm, slot, vm);
 }
 
 /* --- who gets what ---------------- */
@@ -480,7 +520,7 @@ void lease_fill(struct trk_farm *farm)
 
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
-        trying += slot->lease == LEASE_TRYING;
+        trying += slot_is_trying(slot);
         if (slot_is_live(slot) && !slot->vm->is_given_back) {
             offer(farm, slot);
         }
@@ -502,7 +542,7 @@ void lease_fill(struct trk_farm *farm)
             continue;
         }
         lease_start(farm, slot);
-        trying += slot->lease == LEASE_TRYING;
+        trying += slot_is_trying(slot);
     }
 }
 
