@@ -22,6 +22,7 @@
 
 #define HOLD_LOOK_MS 3600000u /* how often what is too old is looked for */
 #define REFUSAL_MS 60000u      /* how often one is told to who reads warnings only */
+#define DIALED_DEAD_MS 10000u   /* a program that is silent for so long is dialed again */
 #define OUTPUT_QUEUED_MAX ((size_t)4 << 20)
 
 struct watcher {
@@ -321,7 +322,7 @@ int watch_dial(struct supervisor *sup, const char *address, struct join *join)
     }
     struct net_session_options opt = {.ops = &watcher_ops,
                                       .user = w,
-                                      .dead_ms = 60000,
+                                      .dead_ms = DIALED_DEAD_MS,
                                       .keys = keys_of(sup),
                                       .role = AUTH_VM};
     struct wire_join hello = {.token = {0}};
