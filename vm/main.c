@@ -50,9 +50,9 @@ static const char help[] =
     "                          same key as this user (trickle key)\n"
     "      --lan               be found by multicast, listen at all addresses or ADDR; needs a\n"
     "                          key, too\n"
-    "      --join HOST:PORT    connect to the program that listens there (trickle run --listen), and\n"
-    "                          again when it has ended, for ever: for machines that nobody can\n"
-    "                          connect to; needs a key; may be repeated\n"
+    "      --join HOST:PORT    connect to the program that listens there (trickle run --listen),\n"
+    "                          and to the next when it has ended: for machines that nobody can\n"
+    "                          connect to; needs a key, too; may be repeated\n"
     "      --key-file FILE     where the key is; -: read it from standard input (default:\n"
     "                          $XDG_CONFIG_HOME/trickle/key, else ~/.config/trickle/key)\n"
     "      --insecure          listen on TCP, or join, without key and encryption: on loopback,\n"
@@ -76,9 +76,9 @@ static const char help[] =
     "\n"
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
-enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_JOIN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE, OPT_RUNTIME,
-       OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
-       OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
+enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_JOIN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE,
+       OPT_RUNTIME, OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER,
+       OPT_HOLD_DAYS, OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
 
 static const struct option long_options[] = {
     {"count", required_argument, NULL, 'n'},
@@ -153,6 +153,14 @@ static uint64_t parse_size(const char *option, const char *text)
     return (uint64_t)bytes;
 }
 
+static void set_log_level(void)
+{
+    if (log_set_level(optarg) < 0) {
+        usage_error("--log %s: give error, warn, info or debug", optarg);
+    }
+    setenv("TRICKLE_LOG", optarg, 1); /* for the VMs */
+}
+
 static void add_join(struct arguments *a)
 {
     const char *colon = strrchr(optarg, ':');
@@ -200,10 +208,7 @@ static void parse_option(struct arguments *a, int option)
         setenv("TRICKLE_RUNTIME", optarg, 1); /* for programs that VMs start */
         break;
     case OPT_LOG:
-        if (log_set_level(optarg) < 0) {
-            usage_error("--log %s: give error, warn, info or debug", optarg);
-        }
-        setenv("TRICKLE_LOG", optarg, 1); /* for the VMs */
+        set_log_level();
         break;
     case OPT_READY_FD:
         a->opt.ready_fd = (int)parse_number("--ready-fd", optarg, 0, INT_MAX);

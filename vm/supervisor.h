@@ -53,7 +53,8 @@ struct supervisor_options {
     size_t joins_count;
     bool lan;                /* answer multicast questions */
     const char *multicast;   /* "group:port" */
-    struct auth_watch *keys; /* TCP, out and in, and multicast need them; borrowed; NULL: --insecure */
+    struct auth_watch *keys; /* TCP, both ways, and multicast need them; borrowed; NULL:
+                                --insecure */
     const char *runtime_dir; /* or NULL */
     uint64_t memory_limit;   /* bytes of a VM; 0: none */
     uint64_t recycle_after;  /* elements; 0: any number */

@@ -682,7 +682,8 @@ static PyGetSetDef farm_getset[] = {
 
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
-                "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None, listen=None)\n--\n\n"
+                "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None, "
+                "listen=None)\n--\n\n"
                 "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},

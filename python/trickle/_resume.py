@@ -122,8 +122,8 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
     argv = list(run["argv"])
     if run["kind"] == "run":
         options = dict(run["options"]) | {
-            name: value for name, value in found.items() if name in FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS
-            or name == "--local"}
+            name: value for name, value in found.items()
+            if name in FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS or name == "--local"}
         argv += ["run", *(name if value is True else f"{name}={value}"
                           for name, value in options.items()), "--", run["path"], *run["args"]]
     else:

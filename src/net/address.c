@@ -94,7 +94,8 @@ static bool is_numeric(const char *host)
 
 int net_address_split(const char *text, char *host, size_t size, uint16_t *port)
 {
-    const char *begin = text, *end = text + strlen(text), *digits = NULL, *colon = strchr(text, ':');
+    const char *begin = text, *end = text + strlen(text), *digits = NULL;
+    const char *colon = strchr(text, ':');
     if (text[0] == '[') {
         begin = text + 1;
         end = strchr(text, ']');
