@@ -34,8 +34,8 @@ struct trk_farm_options {
     const char *program;     /* shown to others as the holder of the VMs; NULL: process name */
     const char *runtime_dir; /* NULL: $TRICKLE_RUNTIME, else /tmp/trickle-UID */
     bool lan;                /* ask on the LAN by multicast too (also TRICKLE_LAN=1) */
-    /* Plain TCP without the key: on loopback, and to addresses that hosts names; a message warns
-     * each time (also TRICKLE_INSECURE=1). */
+    /* Plain TCP without the key: on loopback, to addresses that hosts names, and where listen says;
+     * a message warns each time (also TRICKLE_INSECURE=1). */
     bool insecure;
     const char *hosts;       /* "host:port,..." of supervisors to ask; NULL: $TRICKLE_HOSTS */
     const char *multicast;   /* "group:port"; NULL: $TRICKLE_MULTICAST, else the default group */

@@ -134,7 +134,8 @@ def test_free_port_is_told_and_a_killed_vm_is_replaced(sides, tmp_path):
     here, there = sides
     process = here.start("run", "--no-checkpoint", "--listen", "127.0.0.1:0",
                          work_program(tmp_path))
-    there.start("vm", "-n", "2", "--join", process.said.listening())
+    port = process.said.listening().split(":")[1]
+    there.start("vm", "-n", "2", "--join", f"localhost:{port}")  # a name, to be looked up
     (tmp_path / "gate").touch()
     status, out = here.finish(process)
     assert (status, out) == (0, f"2 {ANSWER}\n"), process.said.text
