@@ -24,7 +24,7 @@ int vm_fds_format(const struct vm_fds *fds, char *text, unsigned size)
     return n > 0 && (unsigned)n < size ? 0 : TRK_EINVAL;
 }
 
-static bool parse_hex(uint8_t out[16], const char *hex)
+bool vm_hex_parse(uint8_t out[16], const char *hex)
 {
     if (strlen(hex) != 32 || strspn(hex, "0123456789abcdef") != 32) {
         return false;
@@ -47,7 +47,7 @@ int vm_fds_parse(struct vm_fds *out, const char *text)
                    "tls=%1u,supervisor=%32[0-9a-f]%n",
                    &fds.listen, &fds.tcp, &fds.control, &fds.page, &fds.index, &fds.cores, &port,
                    &tls, hex, &end);
-    if (n != 9 || text[end] != '\0' || port > 65535 || !parse_hex(fds.supervisor, hex) ||
+    if (n != 9 || text[end] != '\0' || port > 65535 || !vm_hex_parse(fds.supervisor, hex) ||
         fds.listen < 0 || fds.tcp < -1 || fds.control < 0 || fds.page < 0) {
         return TRK_EINVAL;
     }

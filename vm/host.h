@@ -7,8 +7,9 @@
  * tls: TCP is TLS with the keys that come by control (0: plain, --insecure).
  * Control bytes, VM -> supervisor: 'R' ready (accepting), 'E' lease ended, about to exit;
  * supervisor -> VM: 'D' drain (end after the running element), 'S' stop now, 'K' and a byte n:
- * n bytes follow, the text of the keys that count from now on (auth/keys.h). stdout and stderr
- * are the output pipe already.
+ * n bytes follow, the text of the keys that count from now on (auth/keys.h), 'J' and a byte n: n
+ * bytes follow, "TOKEN ADDRESS": dial in there with that (32 hex digits; wire/msg.h). stdout and
+ * stderr are the output pipe already.
  *
  * What user code can know of the keys: they are in no argument, environment, file or shared
  * memory of a VM, and its net thread has read them before user code runs. But that code runs in
@@ -28,6 +29,7 @@
 
 #define VM_FDS_ENV "TRICKLE_VM_FDS"
 #define VM_OWNER_ENV "TRICKLE_VM_OWNER"
+#define HOST_DIAL_MAX 165 /* bytes of a token and an address, terminated */
 #define VM_FD_FLOOR 10 /* a VM's own descriptors are not below: user code closes and reuses those */
 
 struct vm_fds {
@@ -39,6 +41,8 @@ struct vm_fds {
 };
 int vm_fds_parse(struct vm_fds *out, const char *text); /* 0 or TRK_EINVAL */
 int vm_fds_format(const struct vm_fds *fds, char *text, unsigned size);
+
+bool vm_hex_parse(uint8_t out[16], const char *hex); /* 32 digits */
 
 /* Moves a descriptor to VM_FD_FLOOR or above (CLOEXEC); as it was when there is no room. */
 int vm_fd_raise(int fd);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* host_control.c - what the supervisor says to this VM: keys, drain, stop (host.h).
+/* host_control.c - what the supervisor says to this VM: keys, where to dial in,
+ * drain, stop (host.h).
  *
  * Keys come before the process has started, so that its net thread reads them before any user
  * code runs; later ones (they were rotated) wait in the socket, and are read before a connection
@@ -9,6 +10,7 @@
  * Without keys, when there are to be some, TCP is not accepted at all. */
 #include <errno.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -37,6 +39,23 @@ static void take_keys(struct host *h, const char *text, size_t size)
     net_sessions_revoke(h->loop, &h->keys);
 }
 
+/* --- dialing in ---------------------------------------------------------------------- */
+
+static void take_dial(struct host *h, const char *text, size_t size)
+{
+    char address[HOST_DIAL_MAX], digits[33];
+    uint8_t token[16];
+    if (size >= sizeof(address) || size < 34 || text[32] != ' ') {
+        log_error("vm", "the supervisor does not say where to dial in");
+        return;
+    }
+    snprintf(digits, sizeof(digits), "%.32s", text);
+    snprintf(address, sizeof(address), "%.*s", (int)(size - 33), text + 33);
+    if (vm_hex_parse(token, digits)) {
+        host_dial(h, token, address);
+    }
+}
+
 /* One message at the start of what has come. Returns its bytes; 0: more must come. */
 static size_t obey(struct host *h)
 {
@@ -48,14 +67,18 @@ static size_t obey(struct host *h)
         host_leave(h, WIRE_END_DRAINED);
         return 1;
     }
-    if (in[0] != 'K') {
+    if (in[0] != 'K' && in[0] != 'J') {
         return 1; /* of a later version */
     }
     size_t size = h->control_size > 1 ? in[1] : sizeof(h->control_in);
     if (h->control_size < 2 + size) {
         return 0;
     }
-    take_keys(h, (const char *)in + 2, size);
+    if (in[0] == 'K') {
+        take_keys(h, (const char *)in + 2, size);
+    } else {
+        take_dial(h, (const char *)in + 2, size);
+    }
     return 2 + size;
 }
 

@@ -137,6 +137,7 @@ struct host {
 /* host_net.c */
 TRK_MUST_USE int host_net_start(struct host *h);
 void host_wake(struct host *h); /* under lock */
+void host_dial(struct host *h, const uint8_t token[16], const char *address);
 
 /* host_control.c: net thread. Takes in and does all that the supervisor has said. */
 void host_control_read(struct host *h);

@@ -3,6 +3,7 @@
  *
  *   accept -> HELLO -> granted: the holder, its messages go to the agent
  *                   -> refused: WELCOME that names the holder, closed
+ *   dial -> JOIN, and the same
  *
  * How that ends is in host_leave.c. */
 #include <errno.h>
@@ -18,13 +19,14 @@
 #include "vm/host_impl.h"
 #include "wire/msg.h"
 
-/* One accepted connection. */
+/* One connection: accepted, or dialed in on order of the supervisor. */
 struct peer {
     struct host *host;
     struct net_session *session; /* our reference; known from the first callback on */
     bool is_proved; /* it has said HELLO (whatever became of that) */
     bool is_holder;
-    bool is_tcp;
+    bool is_tcp;    /* it came by TCP: anybody could */
+    bool is_dialed; /* we called it */
 };
 
 /* --- small helpers ------------------------------------------------------------------- */
@@ -206,6 +208,16 @@ static void on_holder_message(struct peer *p, struct wire_message *msg)
     }
 }
 
+/* Who we dialed does not want us (any more). */
+static void on_refusal(struct peer *p, const struct blob *body)
+{
+    struct wire_welcome welcome;
+    if (wire_welcome_decode(&welcome, body) == 0) {
+        log_info("vm", "%s refused: %s", net_session_peer(p->session), welcome.reason);
+    }
+    net_session_close(p->session, false);
+}
+
 static void on_message(struct net_session *s, void *user, struct wire_message *msg)
 {
     struct peer *p = user;
@@ -224,6 +236,8 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
         p->is_proved = true;
         p->host->unproved[p->is_tcp]--;
         on_hello(p, msg->body);
+    } else if (!p->is_proved && p->is_dialed && msg->type == WIRE_WELCOME) {
+        on_refusal(p, msg->body);
     } else {
         net_count_drop(); /* a second HELLO, a message behind a refusal, after BYE */
         net_session_close(s, false);
@@ -239,7 +253,8 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
         h->unproved[p->is_tcp]--;
     }
     if (error < 0 && !p->is_proved) {
-        log_info("vm", "%s is not let in: %s", net_session_peer(s), why);
+        log_info("vm", "%s is not %s: %s", net_session_peer(s), p->is_dialed ? "reached" : "let in",
+                 why);
     } else {
         log_debug("vm", "%s closed: %s", net_session_peer(s), error < 0 ? why : "in order");
     }
@@ -282,6 +297,38 @@ static void accept_peer(struct host *h, int fd, bool is_tcp)
         h->unproved[is_tcp]--;
         mem_free(p);
         count_dropped(h);
+    }
+}
+
+void host_dial(struct host *h, const uint8_t token[16], const char *address)
+{
+    struct wire_join join;
+    bool has_room = h->unproved[false] < HOST_UNPROVED_MAX; /* of ours: strangers take none */
+    struct peer *p = h->is_over || !has_room ? NULL : mem_zalloc(1, sizeof(*p));
+    if (p == NULL || (h->fds.is_tls && h->keys.count == 0)) {
+        log_info("vm", "does not dial in at %s: %s", address, h->is_over ? "it ends" : "no room");
+        mem_free(p);
+        return;
+    }
+    struct net_session_options opt = {.ops = &peer_ops,
+                                      .user = p,
+                                      .dead_ms = HOST_TCP_DEAD_MS,
+                                      .keys = h->fds.is_tls ? &h->keys : NULL,
+                                      .role = AUTH_VM,
+                                      .fd_min = VM_FD_FLOOR};
+    p->host = h;
+    p->is_dialed = true;
+    if (net_session_connect(h->loop, address, &opt, &p->session) < 0) {
+        log_info("vm", "cannot dial in: %s", fail_text());
+        mem_free(p);
+        return;
+    }
+    h->unproved[false]++;
+    memcpy(join.id, h->page->incarnation, sizeof(join.id));
+    memcpy(join.token, token, sizeof(join.token));
+    struct blob *body = wire_join_encode(&join);
+    if (body == NULL || net_session_send(p->session, WIRE_JOIN, 0, body) < 0) {
+        net_session_close(p->session, false);
     }
 }
 

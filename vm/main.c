@@ -19,6 +19,7 @@
 
 #include "base/fail.h"
 #include "base/log.h"
+#include "net/address.h"
 #include "trickle/trickle.h"
 #include "vm/spool.h"
 #include "vm/supervisor.h"
@@ -49,11 +50,14 @@ static const char help[] =
     "                          same key as this user (trickle key)\n"
     "      --lan               be found by multicast, listen at all addresses or ADDR; needs a\n"
     "                          key, too\n"
+    "      --join HOST:PORT    connect to the program that listens there (trickle run --listen),\n"
+    "                          and to the next when it has ended: for machines that nobody can\n"
+    "                          connect to; needs a key, too; may be repeated\n"
     "      --key-file FILE     where the key is; -: read it from standard input (default:\n"
     "                          $XDG_CONFIG_HOME/trickle/key, else ~/.config/trickle/key)\n"
-    "      --insecure          listen on TCP without key and encryption: on loopback, which is\n"
-    "                          open to all users of this machine, or at the ADDR of --listen,\n"
-    "                          which is open to all who can reach it\n"
+    "      --insecure          listen on TCP, or join, without key and encryption: on loopback,\n"
+    "                          which is open to all users of this machine, or at the ADDR of\n"
+    "                          --listen, which is open to all who can reach it\n"
     "      --memory-limit SIZE (as 512M or 2G) a VM whose running code takes more memory is\n"
     "                          killed; one that has 80 % of it between elements is replaced\n"
     "      --recycle-after N   replace a VM when it has run N elements\n"
@@ -72,15 +76,16 @@ static const char help[] =
     "\n"
     "SIGTERM or SIGINT: VMs finish the element they run, then all ends; a second one kills them.\n";
 
-enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE, OPT_RUNTIME,
-       OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER, OPT_HOLD_DAYS,
-       OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
+enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_JOIN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE,
+       OPT_RUNTIME, OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER,
+       OPT_HOLD_DAYS, OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
 
 static const struct option long_options[] = {
     {"count", required_argument, NULL, 'n'},
     {"python", required_argument, NULL, OPT_PYTHON},
     {"rai", required_argument, NULL, OPT_RAI},
     {"listen", required_argument, NULL, OPT_LISTEN},
+    {"join", required_argument, NULL, OPT_JOIN},
     {"lan", no_argument, NULL, OPT_LAN},
     {"key-file", required_argument, NULL, OPT_KEY_FILE},
     {"insecure", no_argument, NULL, OPT_INSECURE},
@@ -148,6 +153,27 @@ static uint64_t parse_size(const char *option, const char *text)
     return (uint64_t)bytes;
 }
 
+static void set_log_level(void)
+{
+    if (log_set_level(optarg) < 0) {
+        usage_error("--log %s: give error, warn, info or debug", optarg);
+    }
+    setenv("TRICKLE_LOG", optarg, 1); /* for the VMs */
+}
+
+static void add_join(struct arguments *a)
+{
+    const char *colon = strrchr(optarg, ':');
+    /* A file of them, or a list, is for --hosts; a wrong address is told when it is opened. */
+    if (colon == NULL || colon[1] == '\0' || optarg[0] == '@' || strchr(optarg, ',') != NULL) {
+        usage_error("--join %s: give HOST:PORT, IPv6 as [ADDR]:PORT", optarg);
+    }
+    if (a->opt.joins_count == JOINS_MAX) {
+        usage_error("--join: at most %d programs can be joined", JOINS_MAX);
+    }
+    a->opt.joins[a->opt.joins_count++] = optarg;
+}
+
 static void parse_option(struct arguments *a, int option)
 {
     switch (option) {
@@ -165,6 +191,9 @@ static void parse_option(struct arguments *a, int option)
     case OPT_LISTEN:
         a->listen = optarg;
         break;
+    case OPT_JOIN:
+        add_join(a);
+        break;
     case OPT_LAN:
         a->opt.lan = true;
         break;
@@ -179,10 +208,7 @@ static void parse_option(struct arguments *a, int option)
         setenv("TRICKLE_RUNTIME", optarg, 1); /* for programs that VMs start */
         break;
     case OPT_LOG:
-        if (log_set_level(optarg) < 0) {
-            usage_error("--log %s: give error, warn, info or debug", optarg);
-        }
-        setenv("TRICKLE_LOG", optarg, 1); /* for the VMs */
+        set_log_level();
         break;
     case OPT_READY_FD:
         a->opt.ready_fd = (int)parse_number("--ready-fd", optarg, 0, INT_MAX);
@@ -219,12 +245,6 @@ static void parse_option(struct arguments *a, int option)
     }
 }
 
-static bool is_numeric(const char *host)
-{
-    struct in6_addr addr;
-    return inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1;
-}
-
 static bool is_loopback(const char *host)
 {
     struct in_addr v4;
@@ -235,35 +255,11 @@ static bool is_loopback(const char *host)
     return inet_pton(AF_INET6, host, &v6) == 1 && IN6_IS_ADDR_LOOPBACK(&v6);
 }
 
-/* "10.0.0.1", "10.0.0.1:80", "::1", "[::1]:80" */
 static void parse_listen(struct arguments *a)
 {
-    const char *text = a->listen, *host = text, *port = NULL;
-    size_t size = strlen(text);
-    if (text[0] == '[') {
-        const char *end = strchr(text, ']');
-        host = text + 1;
-        size = end != NULL ? (size_t)(end - host) : 0;
-        port = end != NULL && end[1] == ':' ? end + 2 : NULL;
-        if (end == NULL || (end[1] != ':' && end[1] != '\0')) {
-            usage_error("--listen %s: give ADDR or ADDR:PORT, IPv6 as [ADDR]:PORT", text);
-        }
-    } else if (strchr(text, ':') != NULL && strchr(text, ':') == strrchr(text, ':')) {
-        size = (size_t)(strchr(text, ':') - text);
-        port = text + size + 1;
-    }
-    if (size == strlen("localhost") && strncmp(host, "localhost", size) == 0) {
-        host = "127.0.0.1";
-        size = strlen(host);
-    }
-    if (size < sizeof(a->listen_host)) {
-        memcpy(a->listen_host, host, size);
-    }
-    if (!is_numeric(a->listen_host)) {
-        usage_error("--listen %s: give a numeric address, as 127.0.0.1 or [::1]", text);
-    }
-    if (port != NULL) {
-        a->opt.listen_port = (uint16_t)parse_number("--listen: port", port, 0, 65535);
+    if (net_address_split(a->listen, a->listen_host, sizeof(a->listen_host),
+                          &a->opt.listen_port) < 0) {
+        usage_error("--listen %s", fail_text());
     }
     a->opt.listen_host = a->listen_host;
 }
@@ -288,6 +284,13 @@ static void find_keys(struct arguments *a, const char *option)
 static void check_insecure(struct arguments *a)
 {
     const char *host = a->listen != NULL ? a->opt.listen_host : "127.0.0.1";
+    for (size_t i = 0; i < a->opt.joins_count; i++) {
+        fprintf(stderr, "trickle-vm: warning: --insecure: whoever is at %s, or on the way there, "
+                        "can run code as this user\n", a->opt.joins[i]);
+    }
+    if (a->opt.joins_count > 0 && a->listen == NULL && !a->opt.lan) {
+        return; /* to join is not to listen */
+    }
     if (a->opt.lan && is_loopback(host)) {
         usage_error("--lan --insecure: name an address of this machine; if all who can reach it "
                     "may run code as you, type: trickle-vm --lan --listen ADDR --insecure");
@@ -304,9 +307,13 @@ static void check_network(struct arguments *a)
     }
     if (a->is_insecure) {
         check_insecure(a);
-    } else if (a->opt.lan || a->listen != NULL) {
-        find_keys(a, a->opt.lan ? "--lan" : "--listen");
-        a->opt.listen_host = a->listen != NULL ? a->opt.listen_host : "*";
+        return;
+    }
+    if (a->opt.lan || a->listen != NULL || a->opt.joins_count > 0) {
+        find_keys(a, a->opt.lan ? "--lan" : a->listen != NULL ? "--listen" : "--join");
+    }
+    if (a->opt.lan && a->listen == NULL) {
+        a->opt.listen_host = "*";
     }
 }
 

@@ -27,6 +27,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "net/address.h"
 
 /* --- descriptors in the loop ---------------------------------------------------------- */
 
@@ -103,6 +104,7 @@ static void stop_listening(struct supervisor *sup)
     net_listener_close(sup->unix_listener); /* NULL is fine */
     net_listener_close(sup->tcp_listener);
     sup->unix_listener = sup->tcp_listener = NULL;
+    join_stop(sup);
     watched_fd_close(sup->responder_fd);
     sup->responder_fd = NULL;
     if (sup->responder != NULL) {
@@ -378,8 +380,7 @@ static int listen_unix(struct supervisor *sup)
 
 void supervisor_tcp_address(const struct supervisor *sup, uint16_t port, char *text, size_t size)
 {
-    const char *host = sup->opt.listen_host;
-    snprintf(text, size, strchr(host, ':') != NULL ? "tcp:[%s]:%u" : "tcp:%s:%u", host, port);
+    net_address_tcp(text, size, sup->opt.listen_host, port);
 }
 
 static int listen_tcp(struct supervisor *sup)
@@ -477,6 +478,7 @@ static int start(struct supervisor *sup)
     rc = listen_tcp(sup);
     rc = rc < 0 ? rc : listen_unix(sup);
     rc = rc < 0 ? rc : start_responder(sup);
+    rc = rc < 0 ? rc : join_start(sup);
     if (rc == 0) {
         tell_fd(&sup->opt.listening_fd, "listening\n", sup->opt.ready_fd);
     }
@@ -505,6 +507,7 @@ static void clean_up(struct supervisor *sup)
     }
     mem_free(sup->files);
     mem_free(sup->vms);
+    mem_free(sup->joins);
 }
 
 int supervisor_run(const struct supervisor_options *opt)

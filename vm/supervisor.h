@@ -11,6 +11,7 @@
  *   watch.c       initiators that watch: VMS, OUTPUT, DEATH
  *   order.c       what they may ask for: drain, stop
  *   offer.c       what is held here for their job, handed to them
+ *   join.c        programs that this supervisor dials in to
  *   keys.c        the farm's keys, for TLS and multicast
  *   guard.c       what cleans up when this process is killed */
 #ifndef VM_SUPERVISOR_H
@@ -37,6 +38,7 @@
 #define DEATH_OUTPUT 4096u  /* of it, this much goes into a DEATH */
 #define SOCKET_PATH_MAX 108 /* of a unix socket */
 #define VMS_MAX 1024        /* of one supervisor */
+#define JOINS_MAX 16        /* programs to dial in to */
 #define UNPROVED_MAX 64     /* connections of a kind that have not said HELLO yet */
 
 struct supervisor_options {
@@ -47,9 +49,12 @@ struct supervisor_options {
     char *const *wrap;       /* a command that runs that one, which is put behind; NULL: none */
     const char *listen_host; /* TCP: numeric, without brackets; "*": all; NULL: none */
     uint16_t listen_port;    /* 0: any */
+    const char *joins[JOINS_MAX]; /* "HOST:PORT" of programs to dial in to */
+    size_t joins_count;
     bool lan;                /* answer multicast questions */
     const char *multicast;   /* "group:port" */
-    struct auth_watch *keys; /* TCP and multicast need them; borrowed; NULL: --insecure */
+    struct auth_watch *keys; /* TCP, both ways, and multicast need them; borrowed; NULL:
+                                --insecure */
     const char *runtime_dir; /* or NULL */
     uint64_t memory_limit;   /* bytes of a VM; 0: none */
     uint64_t recycle_after;  /* elements; 0: any number */
@@ -119,6 +124,7 @@ struct supervisor {
     char home[HOME_PATH_MAX]; /* where results are held; "": no job has been here */
     uv_timer_t hold_timer;    /* when it is "": not started */
     struct vm_child *vms;
+    struct join *joins; /* opt.joins_count of them */
     struct list watchers;
     uint32_t unproved[2]; /* watchers that have not said HELLO: of this machine, by TCP */
     uint32_t watching; /* watchers that were accepted */
@@ -159,6 +165,15 @@ bool death_is_expected(enum wire_end end);
 /* Says how the process ended, to log and holder. Returns why. */
 enum wire_end death_report(struct vm_child *vm, int status, const struct rusage *usage);
 
+/* join.c */
+struct join;
+TRK_MUST_USE int join_start(struct supervisor *sup);
+void join_stop(struct supervisor *sup); /* nobody new is dialed */
+void join_wanted(struct join *j);       /* its program has asked for a VM */
+/* Its session has ended. is_refused: by something that a person has to do. */
+void join_ended(struct join *j, const char *why, bool is_refused);
+void join_tell_vm(struct supervisor *sup, const struct wire_join *dial, const char *address);
+
 /* keys.c */
 TRK_MUST_USE int keys_start(struct supervisor *sup);
 void keys_look(struct supervisor *sup); /* has the file changed? Then all get the new ones */
@@ -189,6 +204,8 @@ void output_last_line(const struct vm_child *vm, char *text, size_t size);
 /* watch.c */
 void watch_accept_unix(void *sup, int fd);
 void watch_accept_tcp(void *sup, int fd);
+/* Connects, and is watched. join_ended follows, after 0. */
+TRK_MUST_USE int watch_dial(struct supervisor *sup, const char *address, struct join *join);
 void watch_push(struct supervisor *sup, const struct vm_child *vm); /* the VM has changed */
 void watch_output(const struct vm_child *vm, const void *text, size_t size);
 void watch_death(struct supervisor *sup, const struct wire_death *death);

@@ -3,7 +3,9 @@
  *
  *   HELLO(watch) -> WELCOME, VMS(all); then VMS for each change, at once; OUTPUT and DEATH for VMs
  *   whose lease is of the incarnation that the HELLO named; REQUESTs are orders (order.c);
- *   HELD_ASK -> HELD: what this machine holds for the HELLO's job (offer.c)
+ *   HELD_ASK -> HELD: what this machine holds for the HELLO's job (offer.c);
+ *   a program that was dialed (join.c) is told JOIN first and then says the same; DIAL: it wants a
+ *   VM to dial in, too
  *
  * A watcher that does not read must not fill our memory: beyond a bound its output is dropped and
  * the gap named; VMS and DEATH always go, they are few. */
@@ -20,6 +22,7 @@
 
 #define HOLD_LOOK_MS 3600000u /* how often what is too old is looked for */
 #define REFUSAL_MS 60000u      /* how often one is told to who reads warnings only */
+#define DIALED_DEAD_MS 10000u   /* a program that is silent for so long is dialed again */
 #define OUTPUT_QUEUED_MAX ((size_t)4 << 20)
 
 struct watcher {
@@ -30,6 +33,8 @@ struct watcher {
     bool is_proved;
     bool is_accepted; /* gets what there is */
     bool is_tcp;
+    struct join *join; /* by whom it was dialed; NULL: it was accepted */
+    char refused[TRK_VM_TEXT_MAX]; /* why, by whom was dialed; "": it has not */
     struct offer *offer; /* when it has asked for what is held; else NULL */
     uint64_t dropped; /* bytes of output since the last that went */
 };
@@ -171,7 +176,41 @@ void watch_look_at_held(struct supervisor *sup)
     }
 }
 
+/* --- programs that were dialed ------------------------------------------------------- */
+
+static void on_refusal(struct watcher *w, const struct blob *body)
+{
+    struct wire_welcome welcome;
+    if (wire_welcome_decode(&welcome, body) == 0) {
+        snprintf(w->refused, sizeof(w->refused), "%s", welcome.reason);
+    }
+    net_session_close(w->session, false);
+}
+
+/* It wants one of the VMs to dial in. */
+static void on_dial(struct watcher *w, const struct blob *body)
+{
+    struct wire_join dial;
+    if (wire_join_decode(&dial, body) < 0) {
+        net_count_drop();
+        net_session_close(w->session, false);
+        return;
+    }
+    join_wanted(w->join);
+    keys_look(w->sup); /* the VM's come first */
+    join_tell_vm(w->sup, &dial, net_session_peer(w->session));
+}
+
 /* --- sessions ------------------------------------------------------------------------ */
+
+/* It is one of those any more that have not said HELLO. */
+static void prove(struct watcher *w)
+{
+    if (!w->is_proved) {
+        w->is_proved = true;
+        w->sup->unproved[w->is_tcp] -= w->join == NULL;
+    }
+}
 
 static void on_message(struct net_session *s, void *user, struct wire_message *msg)
 {
@@ -179,9 +218,12 @@ static void on_message(struct net_session *s, void *user, struct wire_message *m
     bool is_held = msg->type == WIRE_HELD_ASK || msg->type == WIRE_HELD_DONE;
     w->session = s;
     if (!w->is_proved && msg->type == WIRE_HELLO) {
-        w->is_proved = true;
-        w->sup->unproved[w->is_tcp]--;
+        prove(w);
         on_hello(w, msg->body);
+    } else if (w->join != NULL && !w->is_proved && msg->type == WIRE_WELCOME) {
+        on_refusal(w, msg->body);
+    } else if (w->join != NULL && w->is_accepted && msg->type == WIRE_DIAL) {
+        on_dial(w, msg->body);
     } else if (msg->type == WIRE_REQUEST && w->is_accepted) {
         on_order(w, msg);
     } else if (is_held && w->is_accepted) {
@@ -211,15 +253,17 @@ static void on_close(struct net_session *s, void *user, int error, const char *w
 {
     struct watcher *w = user;
     struct supervisor *sup = w->sup;
-    if (error < 0 && !w->is_proved) {
+    if (w->join != NULL) {
+        bool is_refused = error == TRK_EDENIED || error == TRK_EVERSION;
+        join_ended(w->join, w->refused[0] != '\0' ? w->refused : why,
+                   is_refused || w->refused[0] != '\0');
+    } else if (error < 0 && !w->is_proved) {
         log_refusal(sup, net_session_peer(s), why);
     } else {
         log_debug("vm", "watcher %s closed: %s", net_session_peer(s),
                   error < 0 ? why : "in order");
     }
-    if (!w->is_proved) {
-        sup->unproved[w->is_tcp]--;
-    }
+    prove(w);
     if (w->is_accepted && --sup->watching == 0 && sup->is_ended) {
         net_loop_stop(sup->loop);
     }
@@ -271,6 +315,35 @@ void watch_accept_tcp(void *sup, int fd)
 {
     keys_look(sup);
     accept_watcher(sup, fd, true);
+}
+
+int watch_dial(struct supervisor *sup, const char *address, struct join *join)
+{
+    struct watcher *w = mem_zalloc(1, sizeof(*w));
+    if (w == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    struct net_session_options opt = {.ops = &watcher_ops,
+                                      .user = w,
+                                      .dead_ms = DIALED_DEAD_MS,
+                                      .keys = keys_of(sup),
+                                      .role = AUTH_VM};
+    struct wire_join hello = {.token = {0}};
+    w->sup = sup;
+    w->is_tcp = true;
+    w->join = join;
+    int rc = net_session_connect(sup->loop, address, &opt, &w->session);
+    if (rc < 0) {
+        mem_free(w);
+        return rc;
+    }
+    list_push_back(&sup->watchers, &w->link);
+    memcpy(hello.id, sup->id, sizeof(hello.id));
+    struct blob *body = wire_join_encode(&hello);
+    if (body == NULL || net_session_send(w->session, WIRE_JOIN, 0, body) < 0) {
+        net_session_close(w->session, false);
+    }
+    return 0;
 }
 
 void watch_push(struct supervisor *sup, const struct vm_child *vm)

@@ -34,8 +34,8 @@ struct trk_farm_options {
     const char *program;     /* shown to others as the holder of the VMs; NULL: process name */
     const char *runtime_dir; /* NULL: $TRICKLE_RUNTIME, else /tmp/trickle-UID */
     bool lan;                /* ask on the LAN by multicast too (also TRICKLE_LAN=1) */
-    /* Plain TCP without the key: on loopback, and to addresses that hosts names; a message warns
-     * each time (also TRICKLE_INSECURE=1). */
+    /* Plain TCP without the key: on loopback, to addresses that hosts names, and where listen says;
+     * a message warns each time (also TRICKLE_INSECURE=1). */
     bool insecure;
     const char *hosts;       /* "host:port,..." of supervisors to ask; NULL: $TRICKLE_HOSTS */
     const char *multicast;   /* "group:port"; NULL: $TRICKLE_MULTICAST, else the default group */
@@ -50,16 +50,23 @@ struct trk_farm_options {
      * $XDG_CONFIG_HOME/trickle/key, else ~/.config/trickle/key. It is read again when it has
      * changed. */
     const char *key_file;
+    /* "ADDR", "ADDR:PORT", "[ADDR]:PORT": let VMs join that connect from where nobody can connect
+     * to (trickle vm --join); numeric; without a port, or with 0, a free one. NULL:
+     * $TRICKLE_LISTEN; "" or neither: nothing listens. Needs the key, or insecure. */
+    const char *listen;
 };
 
-/* Starts a farm. On success *out belongs to the caller (trk_farm_close). TRK_EDENIED: lan without
- * a key, or a key file that others can read. */
+/* Starts a farm. On success *out belongs to the caller (trk_farm_close). TRK_EDENIED: lan or listen
+ * without a key, or a key file that others can read; TRK_EIO, TRK_EINVAL: cannot listen there. */
 TRK_API TRK_MUST_USE int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt);
 
 /* Ends all leases, waits at most timeout_ms until the VMs have said goodbye and their last
  * output has arrived, stops the thread, frees the farm. Outstanding calls fail with
  * TRK_ECLOSED; vm, call, vmlist and work objects stay valid until their own free. */
 TRK_API void trk_farm_close(struct trk_farm *farm, uint32_t timeout_ms);
+/* Where VMs can join, "ADDR:PORT" with the port that it got; NULL: nowhere. Borrowed from the
+ * farm. */
+TRK_API const char *trk_farm_listening(const struct trk_farm *farm);
 /* A second reference, for a thread that takes notices while another closes the farm: from
  * trk_farm_close on only trk_farm_notice may be called with it, until TRK_ECLOSED. */
 TRK_API struct trk_farm *trk_farm_ref(struct trk_farm *farm);

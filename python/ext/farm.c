@@ -93,14 +93,16 @@ static int get_job(PyObject *self, PyObject *job, struct trk_job **out)
 static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"program",   "runtime_dir",   "lan",              "insecure", "hosts",
-                            "multicast", "dead_after_ms", "suspect_after_ms", "job",      NULL};
+                            "multicast", "dead_after_ms", "suspect_after_ms", "job",
+                            "listen",    NULL};
     struct trk_farm_options opt = {.size = sizeof(opt)};
     int lan = 0, insecure = 0, rc;
     PyObject *dead_after = NULL, *suspect_after = NULL, *job = Py_None;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOO:Farm", names, &opt.program,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOOz:Farm", names, &opt.program,
                                      &opt.runtime_dir, &lan, &insecure, &opt.hosts,
-                                     &opt.multicast, &dead_after, &suspect_after, &job) ||
+                                     &opt.multicast, &dead_after, &suspect_after, &job,
+                                     &opt.listen) ||
         (job != Py_None && get_job(self, job, &opt.job) < 0) ||
         get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0 ||
         get_u32(suspect_after, "suspect_after_ms", &opt.suspect_after_ms) < 0) {
@@ -661,15 +663,34 @@ static PyMethodDef farm_methods[] = {
     {NULL, NULL, 0, NULL},
 };
 
+static PyObject *farm_listening(PyObject *self, void *closure)
+{
+    /* notices is a reference of its own, which outlives the closing. */
+    const char *where = as_farm(self)->notices != NULL
+                            ? trk_farm_listening(as_farm(self)->notices) : NULL;
+
+    if (where == NULL) {
+        Py_RETURN_NONE;
+    }
+    return PyUnicode_FromString(where);
+}
+
+static PyGetSetDef farm_getset[] = {
+    {"listening", farm_listening, NULL, "ADDR:PORT where VMs join, or None", NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
-                "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None)\n--\n\n"
+                "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None, "
+                "listen=None)\n--\n\n"
                 "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},
     {Py_tp_traverse, farm_traverse},
     {Py_tp_dealloc, farm_dealloc},
     {Py_tp_methods, farm_methods},
+    {Py_tp_getset, farm_getset},
     {0, NULL},
 };
 

@@ -17,6 +17,7 @@ forkwork   a list of work on all VMs      forkgen    the same, results as they c
 fetch      a copy of a remote object      same       an argument for fork that is not mapped
 attempts   what happened to an element    VM.migrate moves what lives on a VM to another
 job        makes the program durable     once       a value made once per job
+listening  where VMs can join the program
 
 In functions of work, where they run: element (which one it is), output (a file that is there only
 when it is complete), checkpoint and restore (how far a long element has come).
@@ -30,7 +31,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ._durable import once
     from ._element import Element, checkpoint, element, output, restore
-    from ._farm import connect
+    from ._farm import connect, listening
     from ._fork import Handle, fork, join, joinany, same
     from ._inject import inject
     from ._proxy import VM, Proxy, fetch
@@ -44,7 +45,7 @@ __version__ = "0.1.0"
 __all__ = ["connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same",
            "attempts", "VMList", "VM", "Proxy", "Handle", "TrickleError", "VMLost", "NotEnoughVMs",
            "WorkFailed", "RemoteError", "ResumeMismatch", "Moved", "once", "element", "Element",
-           "output", "checkpoint", "restore", "job"]
+           "output", "checkpoint", "restore", "job", "listening"]
 
 # Modules are imported when a name of theirs is first used: a program that only connects and calls
 # does not wait for what it does not need, and a VM needs hardly any of it.
@@ -55,7 +56,7 @@ _HOMES = {"connect": "_farm", "inject": "_inject", "fork": "_fork", "join": "_fo
           "NotEnoughVMs": "errors", "WorkFailed": "errors", "RemoteError": "errors",
           "ResumeMismatch": "errors", "Moved": "errors", "once": "_durable", "element": "_element",
           "Element": "_element", "output": "_element", "checkpoint": "_element",
-          "restore": "_element", "job": "_job"}
+          "restore": "_element", "job": "_job", "listening": "_farm"}
 
 
 def __getattr__(name: str) -> object:

@@ -24,6 +24,7 @@ PARTIAL_SECONDS = 0.2  # how long the start of a line waits for the rest of it
 
 _lock = allocate_lock()
 _farm: _trickle.Farm | None = None
+_listen: str | None = None  # as connect() was told
 _owner = 0  # pid of the process that made it
 _printed: Any = None  # locked until the notices thread has ended
 
@@ -32,21 +33,35 @@ _trickle.set_exceptions({
     "ECHANGED": errors.ResumeMismatch, "ENOMEM": MemoryError, "ETOOBIG": ValueError})
 
 
-def farm() -> _trickle.Farm:
-    """The farm of this process."""
-    global _farm, _owner, _printed
+def farm(listen: str | None = None) -> _trickle.Farm:
+    """The farm of this process. listen: where VMs can join, for the first time it is asked for."""
+    global _farm, _listen, _owner, _printed
     if _farm is not None:
-        return _farm
+        return _with_listen(_farm, listen)
     with _lock:
         if _farm is None:
-            made = _trickle.Farm(program=_program(), job=open_job())
+            made = _trickle.Farm(program=_program(), job=open_job(), listen=listen)
+            _listen = listen
             _owner = os.getpid()
             _printed = allocate_lock()
             _printed.acquire()
             start_new_thread(_print_notices, (made, _printed))
             atexit.register(close)
             _farm = made
-    return _farm
+    return _with_listen(_farm, listen)
+
+
+def _with_listen(made: _trickle.Farm, listen: str | None) -> _trickle.Farm:
+    if listen is not None and listen not in (_listen, made.listening):
+        where = f"listens at {made.listening}" if made.listening else "listens nowhere"
+        raise TrickleError(f"this program {where} already, from its first connect() on: say "
+                           "listen= there, or trickle run --listen")
+    return made
+
+
+def listening() -> str | None:
+    """ADDR:PORT where VMs can join this program, with trickle vm --join; None: nowhere."""
+    return None if _farm is None else _farm.listening
 
 
 def open_job() -> _trickle.Job | None:
@@ -75,12 +90,15 @@ def close() -> None:
     _printed.acquire(timeout=CLOSE_SECONDS)
 
 
-def connect(max: int | None = None, *, timeout: float | None = None) -> VMList:
+def connect(max: int | None = None, *, timeout: float | None = None,
+            listen: str | None = None) -> VMList:
     """Finds VMs and takes them for this program: a VMList.
 
     max: as many as this are wanted; fewer raise NotEnoughVMs, and none is taken. Without it, all
     VMs that are there and free. timeout: seconds to wait for missing VMs to come; without it only
-    those are waited for that are starting now.
+    those are waited for that are starting now. listen: "ADDR:PORT" of this machine where VMs join
+    that connect from where nobody can connect to (trickle vm --join); port 0 takes a free one,
+    which is printed, and given by listening(). They are waited for, too, for five seconds.
 
     The list grows up to max while VMs come and go: see VMList.
     """
@@ -91,7 +109,7 @@ def connect(max: int | None = None, *, timeout: float | None = None) -> VMList:
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"connect(timeout=...) takes seconds from 0 on, not {timeout}")
     wait_ms = 0 if timeout is None else int(min(timeout * 1000, 0x7FFFFFFF))
-    vms = VMList(farm().connect(max or 0, max is not None, wait_ms))
+    vms = VMList(farm(listen).connect(max or 0, max is not None, wait_ms))
     count = len(vms)
     if count == 0:
         vms.close()

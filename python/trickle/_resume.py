@@ -12,8 +12,8 @@ import sys
 
 from . import _trickle
 from ._job import TROUBLE, digests, is_kept
-from .cli import (EXIT_FAILED, FARM_OPTIONS, TIME_OPTIONS, UsageError, apply_farm_options,
-                  apply_times, vm_count)
+from .cli import (EXIT_FAILED, FARM_OPTIONS, LISTEN_OPTIONS, TIME_OPTIONS, UsageError,
+                  apply_farm_options, apply_times, vm_count)
 from .jobs import look, words
 
 TYPE_CHECKING = False
@@ -34,7 +34,8 @@ were. Of all others that differ the names are shown. What is recorded is not com
   --on-change=redo    works whose code has changed run again
   --keep-env NAME     keep the variable NAME as it is now, also for further resumes; may be repeated
   --local[=N]         start N VMs here for this run, as in trickle run
-  --lan, --hosts LIST, --insecure, --suspect-after SECONDS, --dead-after SECONDS, --log LEVEL
+  --lan, --hosts LIST, --listen ADDR[:PORT], --insecure, --suspect-after SECONDS,
+  --dead-after SECONDS, --log LEVEL
                       as in trickle run; otherwise as the job was started
   --help              this text
 
@@ -42,7 +43,7 @@ Exit status: the program's own; 0 also when the job is done already; 1 when it f
 process runs the job, 2 for wrong usage, 75 when it was stopped and can be resumed.
 """
 
-RESUME_OPTIONS = FARM_OPTIONS | TIME_OPTIONS | {
+RESUME_OPTIONS = FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS | {
     "--retry-failed": "flag", "--on-change": "value", "--keep-env": "many", "--local": "maybe"}
 
 
@@ -121,8 +122,8 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
     argv = list(run["argv"])
     if run["kind"] == "run":
         options = dict(run["options"]) | {
-            name: value for name, value in found.items() if name in FARM_OPTIONS | TIME_OPTIONS
-            or name == "--local"}
+            name: value for name, value in found.items()
+            if name in FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS or name == "--local"}
         argv += ["run", *(name if value is True else f"{name}={value}"
                           for name, value in options.items()), "--", run["path"], *run["args"]]
     else:

@@ -41,7 +41,11 @@ class Farm:
     def __init__(self, *, program: str | None = None, runtime_dir: str | None = None,
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
                  multicast: str | None = None, dead_after_ms: int = 0,
-                 suspect_after_ms: int = 0, job: Job | None = None) -> None: ...
+                 suspect_after_ms: int = 0, job: Job | None = None,
+                 listen: str | None = None) -> None: ...
+    @property
+    def listening(self) -> str | None:
+        """"ADDR:PORT" where VMs can join, or None."""
     def connect(self, max: int = 0, need_all: bool = False, wait_ms: int = 0,
                 timeout: float | None = None) -> VMList: ...
     def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:

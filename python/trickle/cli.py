@@ -68,6 +68,9 @@ forkwork and forkgen are recorded, and trickle resume goes on where it ended, ho
                   where trickle is there (default: on the PATH there)
   --lan           look for VMs on the local network too; needs a key: trickle key new
   --hosts LIST    look for VMs at these addresses: HOST:PORT,...
+  --listen ADDR[:PORT]
+                  let VMs join that connect to here (trickle vm --join), from where nobody can
+                  connect to; needs a key, too
   --insecure      allow plain TCP to other hosts: anyone on the way can read and change all
   --suspect-after SECONDS
                   a VM that is silent for so long gets nothing new (default: 2)
@@ -164,6 +167,7 @@ def parse(args, options, before=None):
 
 FARM_OPTIONS = {"--help": "flag", "--lan": "flag", "--insecure": "flag", "--hosts": "value",
                 "--log": "value"}
+LISTEN_OPTIONS = {"--listen": "value"}
 TIME_OPTIONS = {"--suspect-after": "value", "--dead-after": "value"}
 JOB_OPTIONS = {"--job": "value", "--no-checkpoint": "flag", "--keep-env": "many"}
 
@@ -180,6 +184,8 @@ def apply_farm_options(found):
         os.environ["TRICKLE_INSECURE"] = "1"
     if "--hosts" in found:
         os.environ["TRICKLE_HOSTS"] = found["--hosts"]
+    if "--listen" in found:
+        os.environ["TRICKLE_LISTEN"] = found["--listen"]
 
 
 def apply_times(found):
@@ -218,7 +224,7 @@ def trickle_vm():
 def vm_environment():
     """The VMs load the package that this is, wherever it was found."""
     own = os.environ | {"TRICKLE_PKGDIR": os.path.dirname(PACKAGE)}
-    for name in ("TRICKLE_JOB", "TRICKLE_RESUME"):
+    for name in ("TRICKLE_JOB", "TRICKLE_RESUME", "TRICKLE_LISTEN"):
         own.pop(name, None)
     return own
 
@@ -282,7 +288,7 @@ def run_program(path, args):
 
 
 def command_run(args):
-    found, rest = parse(args, FARM_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {
+    found, rest = parse(args, FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {
         "--local": "maybe", "--ssh": "value", "--remote-trickle": "value"})
     if "--help" in found:
         sys.stdout.write(HELP_RUN)
@@ -298,7 +304,7 @@ def run(found, rest):
     """Runs a program, with the options of trickle run."""
     if "--local" in found:
         vm_count(found["--local"])
-        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS"):
+        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS", "TRICKLE_LISTEN"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
     apply_farm_options(found)
     apply_times(found)
@@ -449,7 +455,7 @@ def words_after(args, option):
 def open_farm(program):
     from trickle import _trickle
     try:
-        return _trickle.Farm(program=program)
+        return _trickle.Farm(program=program, listen="")  # that is for the program
     except _trickle.TrickleError as error:
         sys.stderr.write(f"trickle: {error}\n")
         sys.exit(EXIT_FAILED)

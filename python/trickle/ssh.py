@@ -30,7 +30,7 @@ KEY_END = b"end\n"
 KEY_MAX = 4096
 LISTENING = b"trickle-vm: listening on "
 EXIT_NOT_FOUND, EXIT_SSH = 127, 255
-OURS = ("--listen", "--lan", "--key-file", "--insecure", "--runtime", "--ready-fd",
+OURS = ("--listen", "--join", "--lan", "--key-file", "--insecure", "--runtime", "--ready-fd",
         "--listening-fd", "--die-with-parent")
 
 

@@ -82,6 +82,7 @@ static void farm_free(struct trk_farm *farm)
         mem_free(slot->unsafe);
         mem_free(slot);
     }
+    join_free(farm);
     job_unref(farm->job);
     pthread_mutex_destroy(&farm->mutex);
     mem_free(farm->slot_by_number);
@@ -96,6 +97,11 @@ void farm_unref(struct trk_farm *farm)
     if (atomic_fetch_sub_explicit(&farm->refs, 1, memory_order_acq_rel) == 1) {
         farm_free(farm);
     }
+}
+
+const char *trk_farm_listening(const struct trk_farm *farm)
+{
+    return farm->listening[0] != '\0' ? farm->listening : NULL;
 }
 
 struct trk_farm *trk_farm_ref(struct trk_farm *farm)
@@ -147,6 +153,7 @@ void farm_wake_in(struct trk_farm *farm, uint64_t ms)
 static void on_pulse(uv_timer_t *timer)
 {
     lease_pulse(timer->data);
+    join_pulse(timer->data);
     find_pulse(timer->data);
 }
 
@@ -233,6 +240,7 @@ static void open_on_loop(void *arg)
     if (find_open(farm) < 0) {
         notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
     }
+    join_open(farm);
     control_open(farm);
 }
 
@@ -241,6 +249,8 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     atomic_init(&farm->refs, 1);
     pthread_mutex_init(&farm->mutex, NULL);
     list_init(&farm->supervisors);
+    list_init(&farm->callers);
+    farm->listen_fd = -1;
     list_init(&farm->slots);
     list_init(&farm->vmlists);
     list_init(&farm->listings);
@@ -265,14 +275,19 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
 }
 
 /* The keys, where something of this farm goes by TCP or multicast. */
-static int load_keys(struct trk_farm *farm, const char *key_file)
+static int load_keys(struct trk_farm *farm, const char *key_file, const char *listen)
 {
     int rc;
 
-    if (farm->insecure || (!farm->lan && farm->hosts == NULL)) {
+    if (farm->insecure || (!farm->lan && farm->hosts == NULL && listen == NULL)) {
         return 0;
     }
     rc = auth_watch_open(&farm->keys, key_file);
+    if (rc == AUTH_NO_KEY && listen != NULL) {
+        return fail(TRK_EDENIED, "there is no key here, and without one no VM is let in at %s; "
+                    "type: trickle key new (or on a machine that has one: trickle key show "
+                    "--secret | ssh THIS-HOST trickle key import)", listen);
+    }
     if (rc == AUTH_NO_KEY && farm->lan) {
         return fail(TRK_EDENIED, "there is no key here, without which VMs of other machines do not "
                     "answer; type on a machine that has it: trickle key show --secret | ssh "
@@ -286,6 +301,7 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     static const struct trk_farm_options defaults = {.size = sizeof(defaults)};
     struct trk_farm_options o = defaults;
     struct trk_farm *farm;
+    const char *listen;
     char why[256];
     int rc;
 
@@ -302,6 +318,8 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     if (farm == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
+    listen = o.listen != NULL ? o.listen : getenv("TRICKLE_LISTEN");
+    listen = listen != NULL && listen[0] != '\0' ? listen : NULL;
     farm_init(farm, &o);
     rc = sys_runtime_dir(o.runtime_dir, farm->runtime_dir, sizeof(farm->runtime_dir), why,
                          sizeof(why));
@@ -309,7 +327,8 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
         fail(rc, "%s", why);
         goto fail;
     }
-    if ((rc = load_keys(farm, o.key_file)) < 0 || (rc = make_hello(farm, &o)) < 0 ||
+    if ((rc = load_keys(farm, o.key_file, listen)) < 0 || (rc = make_hello(farm, &o)) < 0 ||
+        (listen != NULL && (rc = join_listen(farm, listen)) < 0) ||
         (rc = net_loop_new(&farm->loop)) < 0 ||
         (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||
         (rc = net_loop_start_thread(farm->loop, "trickle-farm")) < 0) {
@@ -385,6 +404,7 @@ static void close_end(void *arg)
     if (farm->job != NULL) {
         job_tell(farm->job, NULL);
     }
+    join_close(farm);
     find_close(farm);
     inject_free_all(farm);
     order_fail_all(farm);

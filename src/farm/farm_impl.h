@@ -2,6 +2,7 @@
 /* farm_impl.h - what the files of src/farm share.
  *
  *   find.c   discovery, supervisors, the table of slots     (farm thread)
+ *   join.c   VMs that dial in                                (farm thread)
  *   lease.c  sessions with VMs; which list gets which VM     (farm thread)
  *   list.c   connect and lists as the program sees them      (any thread + farm thread)
  *   call.c   requests and waiting for their answers          (any thread + farm thread)
@@ -47,6 +48,8 @@
 #define FARM_ASK_SOON_MS 500  /* and how often when one has just been lost, ... */
 #define FARM_ASKS_SOON 3      /* ... so many times: at another address after two missed questions */
 #define FARM_KEYS_MS 2000     /* how often the key file is looked at */
+/* Supervisors that dial in try again at least so often, so who begins to listen waits so long. */
+#define FARM_JOIN_MS 5000
 #define FARM_HELLO_MS 60000   /* a VM that is starting answers when its interpreter is up */
 
 /* A thread that waits: posted when something it waits for has changed. On the waiter's stack. */
@@ -79,13 +82,15 @@ struct supervisor {
     enum supervisor_state state;
     uint8_t id[16]; /* known from WELCOME on */
     bool has_id;
+    bool has_joined;     /* it has dialed in, as its VMs do: nobody is connected to */
     bool is_named;       /* the list of hosts has it, not only somebody's answer */
     bool has_complained; /* the program was told why it cannot be used */
     struct net_session *session; /* one reference while CONNECTING or ANSWERED */
     char address[TRK_VM_TEXT_MAX];
 };
 
-enum lease_state { LEASE_FREE, LEASE_TRYING, LEASE_HELD };
+/* CALLED: its VM was asked to dial in. */
+enum lease_state { LEASE_FREE, LEASE_CALLED, LEASE_TRYING, LEASE_HELD };
 
 /* A place for a VM: (supervisor id, index). Lives as long as the farm; its VM comes and goes. */
 struct slot {
@@ -95,6 +100,8 @@ struct slot {
     uint8_t ours[16];            /* [f] incarnation of the VM that was leased last */
     struct trk_vm_info info;     /* [f] as the supervisor last said */
     enum lease_state lease;      /* [f] */
+    uint8_t token[16];           /* [f] CALLED: what the VM has to come with */
+    uint64_t call_until_ms;      /* [f] CALLED: until then */
     struct trk_vm *vm;           /* [m] TRYING, HELD: one reference */
     bool is_joined;              /* [f] the scheduler knows it */
     uint32_t refusals;           /* [f] in a row */
@@ -357,6 +364,13 @@ struct trk_farm {
     size_t finders_count;
     uint64_t asked_at_ms;    /* [f] last question; 0: never */
     struct list supervisors; /* [f] */
+    int listen_fd;           /* [c] until closed; -1: none */
+    char listening[128];     /* [c] "HOST:PORT" where VMs dial in; "": nowhere */
+    struct net_listener *listener; /* [f] */
+    uint64_t listen_until_ms; /* [f] by then VMs have come that want to; 0: nobody listens */
+    struct list callers;     /* [f] who has not said what it is */
+    uint32_t callers_count;  /* [f] */
+    uint64_t refused_ms;     /* [f] when a refusal was last told as a warning; 0: never */
     struct list slots;       /* [m] written by the farm thread only */
     uint32_t slots_count;
     struct slot **slot_by_number; /* [f] */
@@ -409,12 +423,31 @@ void find_free(struct trk_farm *farm); /* after the loop has ended */
 /* Connects to a supervisor or a VM: by TCP with the keys. */
 TRK_MUST_USE int find_connect(struct trk_farm *farm, const char *address,
                               const struct net_session_options *opt, struct net_session **out);
+void find_look_at_keys(struct trk_farm *farm); /* has the file changed? */
+/* A supervisor has dialed in. The session's reference is taken, not on an error. */
+TRK_MUST_USE int find_joined(struct trk_farm *farm, struct net_session *session);
 struct slot *find_slot_of_vm(struct trk_farm *farm, const uint8_t incarnation[16]);
 
+/* join.c [f] but where it says otherwise */
+TRK_MUST_USE int join_listen(struct trk_farm *farm, const char *where); /* before the thread */
+void join_open(struct trk_farm *farm);
+void join_close(struct trk_farm *farm);
+void join_free(struct trk_farm *farm); /* after the thread has ended, or a failed start */
+void join_call(struct trk_farm *farm, struct slot *slot); /* its supervisor has joined */
+void join_forget(struct slot *slot);    /* CALLED becomes FREE */
+void join_pulse(struct trk_farm *farm); /* who was called and does not come */
+
 /* lease.c [f] */
+/* The VM that was called has come. The session's reference is taken, not on an error. */
+TRK_MUST_USE int lease_joined(struct trk_farm *farm, struct slot *slot,
+                              struct net_session *session);
+bool slot_is_trying(const struct slot *slot); /* CALLED or TRYING */
 void lease_fill(struct trk_farm *farm); /* gives lists what they lack, starts leases */
 void lease_release_unused(struct trk_farm *farm); /* gives back what no list wants */
 void lease_end(struct slot *slot);
+/* It is not to be had now: it is tried again after least_ms, and later with each refusal. */
+void lease_refused(struct trk_farm *farm, struct slot *slot, uint64_t least_ms,
+                   const char *reason);
 void lease_death(struct trk_farm *farm, const struct wire_death *death);
 void lease_pulse(struct trk_farm *farm); /* who is silent, who speaks again */
 bool slot_is_live(const struct slot *slot); /* held, and not known to be lost */

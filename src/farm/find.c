@@ -91,8 +91,13 @@ static bool is_tcp(const char *address)
 static void complete_address(struct trk_vm_info *info, const struct supervisor *sup)
 {
     char port[32];
-    const char *end;
+    const char *end = strrchr(sup->address, ':');
 
+    if (sup->has_joined) { /* it is only known where that is */
+        snprintf(info->address, sizeof(info->address), "%.*s", (int)(end - sup->address),
+                 sup->address);
+        return;
+    }
     if (!is_tcp(sup->address) || info->address[0] == '\0') {
         return;
     }
@@ -102,7 +107,6 @@ static void complete_address(struct trk_vm_info *info, const struct supervisor *
         info->address[0] = '\0';
         return;
     }
-    end = strrchr(sup->address, ':');
     snprintf(port, sizeof(port), "%.30s", info->address + 5);
     snprintf(info->address, sizeof(info->address), "%.*s:%s", (int)(end - sup->address),
              sup->address, port);
@@ -121,6 +125,10 @@ static void slot_update(struct supervisor *sup, const struct trk_vm_info *info)
         memcmp(slot->info.incarnation, info->incarnation, 16) != 0) {
         slot->refusals = 0;
         slot->retry_at_ms = 0;
+    }
+    if (slot->sup != sup || info->state == TRK_VM_FAILING || info->state == TRK_VM_STOPPING ||
+        memcmp(slot->info.incarnation, info->incarnation, 16) != 0) {
+        join_forget(slot); /* who was called will not come */
     }
     slot->info = *info;
     memcpy(slot->info.supervisor, sup->id, 16);
@@ -148,6 +156,7 @@ static void supervisor_lose(struct supervisor *sup)
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->sup == sup) {
             slot->sup = NULL;
+            join_forget(slot);
         }
     }
     net_session_unref(sup->session);
@@ -162,9 +171,16 @@ static bool supervisor_is_known(struct supervisor *sup)
 
     list_for_each(pos, &sup->farm->supervisors) {
         struct supervisor *other = container_of(pos, struct supervisor, node);
-        if (other != sup && other->state == SUP_ANSWERED && memcmp(other->id, sup->id, 16) == 0) {
+        if (other == sup || other->state != SUP_ANSWERED || memcmp(other->id, sup->id, 16) != 0) {
+            continue;
+        }
+        if (!sup->has_joined || !other->has_joined ||
+            net_session_silent_ms(other->session) < sup->farm->suspect_after_ms) {
             return true;
         }
+        net_session_close(other->session, false); /* it came again: that one is dead */
+        supervisor_lose(other);
+        break;
     }
     return false;
 }
@@ -296,12 +312,16 @@ static void supervisor_on_close(struct net_session *session, void *user, int err
             complain(sup, why);
         }
     } else if (sup->state == SUP_CONNECTING && !sup->has_id && is_tcp(sup->address) &&
+               !sup->has_joined &&
                sup->farm->keys.keys.count == 0 && !sup->farm->is_closing) {
         complain(sup, "it closed the connection without a word, as it does when it wants a key");
     }
     bool is_revoked = error == TRK_EDENIED && sup->state == SUP_ANSWERED;
     supervisor_lose(sup);
-    if (is_revoked && !sup->farm->is_closing) {
+    if (sup->has_joined) { /* who comes again is a new one */
+        list_remove(&sup->node);
+        mem_free(sup);
+    } else if (is_revoked && !sup->farm->is_closing) {
         supervisor_connect(sup); /* by the key that took the place of the session's */
     }
 }
@@ -324,22 +344,19 @@ int find_connect(struct trk_farm *farm, const char *address,
     return net_session_connect(farm->loop, address, &secured, out);
 }
 
-static void supervisor_connect(struct supervisor *sup)
+static struct net_session_options supervisor_options(struct supervisor *sup)
 {
-    struct trk_farm *farm = sup->farm;
-    struct net_session_options opt = {.ops = &supervisor_ops, .user = sup,
-                                      .ping_ms = farm->suspect_after_ms / 2,
-                                      .dead_ms = farm->dead_after_ms};
-    struct wire_hello hello = farm->hello;
+    return (struct net_session_options){.ops = &supervisor_ops, .user = sup,
+                                        .ping_ms = sup->farm->suspect_after_ms / 2,
+                                        .dead_ms = sup->farm->dead_after_ms};
+}
+
+/* Asks for its VMs, by its session. */
+static void watch(struct supervisor *sup)
+{
+    struct wire_hello hello = sup->farm->hello;
     struct blob *body;
 
-    sup->state = SUP_GONE;
-    sup->has_id = false;
-    if (find_connect(farm, sup->address, &opt, &sup->session) < 0) {
-        log_info("farm", "supervisor at %s: %s", sup->address, fail_text());
-        sup->session = NULL;
-        return;
-    }
     sup->state = SUP_CONNECTING;
     hello.purpose = WIRE_PURPOSE_WATCH;
     body = wire_hello_encode(&hello);
@@ -348,7 +365,40 @@ static void supervisor_connect(struct supervisor *sup)
     }
 }
 
-static void find_look_at_keys(struct trk_farm *farm);
+static void supervisor_connect(struct supervisor *sup)
+{
+    struct trk_farm *farm = sup->farm;
+    struct net_session_options opt = supervisor_options(sup);
+
+    sup->state = SUP_GONE;
+    sup->has_id = false;
+    if (find_connect(farm, sup->address, &opt, &sup->session) < 0) {
+        log_info("farm", "supervisor at %s: %s", sup->address, fail_text());
+        sup->session = NULL;
+        return;
+    }
+    watch(sup);
+}
+
+int find_joined(struct trk_farm *farm, struct net_session *session)
+{
+    struct supervisor *sup = mem_zalloc(1, sizeof(*sup));
+    struct net_session_options opt;
+
+    if (sup == NULL) {
+        return TRK_ENOMEM;
+    }
+    sup->farm = farm;
+    sup->has_joined = true;
+    sup->session = session;
+    snprintf(sup->address, sizeof(sup->address), "%s", net_session_peer(session));
+    list_push_back(&farm->supervisors, &sup->node);
+    opt = supervisor_options(sup);
+    net_session_hand_over(session, &opt);
+    watch(sup);
+    farm_touch(farm);
+    return 0;
+}
 
 static bool address_is_loopback(const char *address)
 {
@@ -398,7 +448,7 @@ static struct supervisor *supervisor_find(struct trk_farm *farm, const char *add
 
     list_for_each(pos, &farm->supervisors) {
         struct supervisor *sup = container_of(pos, struct supervisor, node);
-        if (strcmp(sup->address, address) == 0) {
+        if (!sup->has_joined && strcmp(sup->address, address) == 0) {
             return sup;
         }
     }
@@ -497,7 +547,7 @@ static int finder_add(struct trk_farm *farm, const struct trk_discovery_module *
     return rc;
 }
 
-static void find_look_at_keys(struct trk_farm *farm)
+void find_look_at_keys(struct trk_farm *farm)
 {
     int rc = farm->keys.path[0] != '\0' ? auth_watch_look(&farm->keys) : 0;
     struct list *pos;

@@ -2,7 +2,8 @@
 /* lease.c - leases on VMs: asking for them, holding, losing and giving them back.
  *
  *   FREE --lease_start--> TRYING --WELCOME--> HELD --end of connection, death report--> FREE
- *                           +----- refused, closed ----------------------------------> FREE
+ *     \                   ^ +----- refused, closed ----------------------------------> FREE
+ *      +-----> CALLED ---/   a VM that dials in (join.c): it was asked to, it has come
  *
  * A VM is lost when its connection ends. Its supervisor, when there is one, says within
  * milliseconds how the process died and what it was running; that report is waited for
@@ -40,12 +41,17 @@ bool slot_is_promising(const struct slot *slot)
            (slot->refusals <= REFUSALS_FEW || slot->info.state == TRK_VM_STARTING);
 }
 
+bool slot_is_trying(const struct slot *slot)
+{
+    return slot->lease == LEASE_CALLED || slot->lease == LEASE_TRYING;
+}
+
 bool lease_is_trying(struct trk_farm *farm)
 {
     struct list *pos;
 
     list_for_each(pos, &farm->slots) {
-        if (container_of(pos, struct slot, node)->lease == LEASE_TRYING) {
+        if (slot_is_trying(container_of(pos, struct slot, node))) {
             return true;
         }
     }
@@ -293,6 +299,7 @@ void lease_death(struct trk_farm *farm, const struct wire_death *death)
 /* Gives a VM back, in order. */
 void lease_end(struct slot *slot)
 {
+    join_forget(slot);
     if (slot->lease == LEASE_FREE || slot->vm == NULL || slot->vm->is_given_back) {
         return;
     }
@@ -324,9 +331,10 @@ static void try_again_later(struct trk_farm *farm, struct slot *slot, uint64_t l
     slot->retry_at_ms = net_loop_now_ms(farm->loop) + (wait_ms > least_ms ? wait_ms : least_ms);
 }
 
-static void refuse(struct slot *slot, uint64_t least_ms, const char *reason)
+void lease_refused(struct trk_farm *farm, struct slot *slot, uint64_t least_ms,
+                   const char *reason)
 {
-    try_again_later(slot->vm->farm, slot, least_ms);
+    try_again_later(farm, slot, least_ms);
     log_info("farm", "VM %u at %s: %s", slot->info.index, slot->info.address, reason);
 }
 
@@ -341,12 +349,12 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
         return rc;
     }
     if (!welcome.is_accepted) {
-        refuse(slot, RETRY_MS, welcome.reason);
+        lease_refused(vm->farm, slot, RETRY_MS, welcome.reason);
         return TRK_EDENIED;
     }
     if (memcmp(welcome.supervisor, slot->info.supervisor, sizeof(welcome.supervisor)) != 0) {
         /* An address that has changed hands: what it says would count as that VM's. */
-        refuse(slot, RETRY_TCP_MS, "a VM of another supervisor answers there");
+        lease_refused(vm->farm, slot, RETRY_TCP_MS, "a VM of another supervisor answers there");
         net_count_drop();
         return TRK_EDENIED;
     }
@@ -426,9 +434,9 @@ static void vm_on_close(struct net_session *session, void *user, int error, cons
     farm_touch(vm->farm);
     if (slot->vm == vm && !vm->is_welcome) {
         if (error < 0 && strncmp(slot->info.address, "tcp:", 4) == 0) {
-            refuse(slot, RETRY_TCP_MS, why);
+            lease_refused(vm->farm, slot, RETRY_TCP_MS, why);
         } else if (error < 0 && slot->refusals == 0) {
-            refuse(slot, RETRY_MS, why);
+            lease_refused(vm->farm, slot, RETRY_MS, why);
         }
         pthread_mutex_lock(&vm->farm->mutex);
         slot->vm = NULL;
@@ -454,27 +462,19 @@ static const struct net_session_ops vm_ops = {
     .on_close = vm_on_close,
 };
 
-static void lease_start(struct trk_farm *farm, struct slot *slot)
+/* No dead_ms: what silence means is decided in lease_pulse. */
+static struct net_session_options vm_options(struct trk_farm *farm, struct trk_vm *vm)
 {
-    struct trk_vm *vm = vm_new(farm, slot);
-    /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
-     * says so. */
-    uint32_t hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
-    /* No dead_ms: what silence means is decided in lease_pulse. */
-    struct net_session_options opt = {.ops = &vm_ops, .user = vm, .hello_ms = hello_ms,
-                                      .ping_ms = farm->suspect_after_ms / 2};
+    return (struct net_session_options){.ops = &vm_ops, .user = vm,
+                                        .ping_ms = farm->suspect_after_ms / 2};
+}
+
+/* The session leads to a VM, which is to become ours: vm is taken. */
+static void ask_for_lease(struct trk_farm *farm, struct slot *slot, struct trk_vm *vm)
+{
     struct wire_hello hello = farm->hello;
     struct blob *body;
 
-    if (vm == NULL) {
-        return;
-    }
-    if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
-        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
-        try_again_later(farm, slot, RETRY_MS);
-        trk_vm_unref(vm);
-        return;
-    }
     trk_vm_ref(vm); /* the session's, until on_close */
     pthread_mutex_lock(&farm->mutex);
     slot->vm = vm;
@@ -485,6 +485,47 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     if (body == NULL || net_session_send(vm->session, WIRE_HELLO, 0, body) < 0) {
         net_session_close(vm->session, false);
     }
+}
+
+int lease_joined(struct trk_farm *farm, struct slot *slot, struct net_session *session)
+{
+    struct trk_vm *vm = vm_new(farm, slot);
+    struct net_session_options opt;
+
+    if (vm == NULL) {
+        return TRK_ENOMEM;
+    }
+    opt = vm_options(farm, vm);
+    vm->session = session;
+    net_session_hand_over(session, &opt);
+    ask_for_lease(farm, slot, vm);
+    return 0;
+}
+
+static void lease_start(struct trk_farm *farm, struct slot *slot)
+{
+    struct trk_vm *vm;
+    struct net_session_options opt;
+
+    if (slot->sup->has_joined) {
+        join_call(farm, slot);
+        return;
+    }
+    vm = vm_new(farm, slot);
+    if (vm == NULL) {
+        return;
+    }
+    opt = vm_options(farm, vm);
+    /* A VM that is starting is silent until its interpreter is up; if it fails its supervisor
+     * says so. */
+    opt.hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
+    if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
+        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
+        try_again_later(farm, slot, RETRY_MS);
+        trk_vm_unref(vm);
+        return;
+    }
+    ask_for_lease(farm, slot, vm);
 }
 
 /* --- who gets what ---------------- */
@@ -527,7 +568,7 @@ void lease_fill(struct trk_farm *farm)
 
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
-        trying += slot->lease == LEASE_TRYING;
+        trying += slot_is_trying(slot);
         if (slot_is_live(slot) && !slot->vm->is_given_back) {
             offer(farm, slot);
         }
@@ -549,7 +590,7 @@ void lease_fill(struct trk_farm *farm)
             continue;
         }
         lease_start(farm, slot);
-        trying += slot->lease == LEASE_TRYING;
+        trying += slot_is_trying(slot);
     }
 }
 

@@ -110,6 +110,7 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
 {
     struct trk_farm *farm = list->farm;
     uint32_t leased = 0, failing = 0;
+    bool is_listening = farm->listening[0] != '\0';
     char owner[TRK_VM_TEXT_MAX] = "", note[TRK_VM_TEXT_MAX] = "", more[400] = "";
     struct list *pos;
 
@@ -135,7 +136,7 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
     pthread_mutex_lock(&farm->mutex);
     if (live == 0 && leased == 0 && failing == 0) {
         snprintf(list->text, sizeof(list->text), "no Trickle VMs answered; start some with: "
-                 "trickle vm");
+                 "trickle vm%s%s", is_listening ? " --join " : "", farm->listening);
     } else if (list->max == 0) {
         snprintf(list->text, sizeof(list->text), "no Trickle VM is free%s; start more with: "
                  "trickle vm", more);
@@ -155,7 +156,7 @@ static bool has_candidates(struct trk_farm *farm)
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         bool is_coming_back = slot->lease == LEASE_HELD && slot->vm->is_given_back;
-        if (slot->lease == LEASE_TRYING || is_coming_back ||
+        if (slot_is_trying(slot) || is_coming_back ||
             (slot->lease == LEASE_FREE && slot_is_promising(slot))) {
             return true;
         }
@@ -218,6 +219,9 @@ static void start_on_loop(void *arg)
         return;
     }
     list->deadline_ms = net_loop_now_ms(farm->loop) + list->wait_ms;
+    if (list->deadline_ms < farm->listen_until_ms) {
+        list->deadline_ms = farm->listen_until_ms;
+    }
     pthread_mutex_lock(&farm->mutex);
     list_push_back(&farm->vmlists, &list->node);
     pthread_mutex_unlock(&farm->mutex);

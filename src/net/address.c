@@ -29,6 +29,16 @@ static int parse_unix(struct net_address *out, const char *path)
     return 0;
 }
 
+static int parse_port(const char *text, const char *digits, uint16_t *port)
+{
+    size_t size = strspn(digits, "0123456789");
+    if (size == 0 || size > 5 || digits[size] != '\0' || strtoul(digits, NULL, 10) > 65535) {
+        return fail(TRK_EINVAL, "%s: the port must be a number from 0 to 65535", text);
+    }
+    *port = (uint16_t)strtoul(digits, NULL, 10);
+    return 0;
+}
+
 static int parse_tcp(struct net_address *out, const char *text)
 {
     char host[NET_ADDRESS_TEXT];
@@ -44,12 +54,12 @@ static int parse_tcp(struct net_address *out, const char *text)
                                    .ai_socktype = SOCK_STREAM,
                                    .ai_flags = AI_NUMERICHOST | AI_NUMERICSERV};
     struct addrinfo *info = NULL;
-    const char *port = colon + 1;
-    size_t digits = strspn(port, "0123456789");
-    if (digits == 0 || digits > 5 || port[digits] != '\0' || strtoul(port, NULL, 10) > 65535) {
-        return fail(TRK_EINVAL, "tcp:%s: the port must be a number from 0 to 65535", text);
+    uint16_t port;
+    int rc = parse_port(text, colon + 1, &port);
+    if (rc != 0) {
+        return rc;
     }
-    int rc = getaddrinfo(host, port, &hints, &info);
+    rc = getaddrinfo(host, colon + 1, &hints, &info);
     if (rc != 0) {
         return fail(TRK_EINVAL, "tcp:%s: not a numeric address: %s", text, gai_strerror(rc));
     }
@@ -69,6 +79,42 @@ int net_address_parse(struct net_address *out, const char *text)
         return parse_tcp(out, text + 4);
     }
     return fail(TRK_EINVAL, "%.100s: an address starts with unix: or tcp:", text);
+}
+
+void net_address_tcp(char *text, size_t size, const char *host, uint16_t port)
+{
+    snprintf(text, size, strchr(host, ':') != NULL ? "tcp:[%s]:%u" : "tcp:%s:%u", host, port);
+}
+
+static bool is_numeric(const char *host)
+{
+    struct in6_addr addr;
+    return inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1;
+}
+
+int net_address_split(const char *text, char *host, size_t size, uint16_t *port)
+{
+    const char *begin = text, *end = text + strlen(text), *digits = NULL;
+    const char *colon = strchr(text, ':');
+    if (text[0] == '[') {
+        begin = text + 1;
+        end = strchr(text, ']');
+        if (end == NULL || (end[1] != ':' && end[1] != '\0')) {
+            return fail(TRK_EINVAL, "%s: give ADDR or ADDR:PORT, IPv6 as [ADDR]:PORT", text);
+        }
+        digits = end[1] == ':' ? end + 2 : NULL;
+    } else if (colon != NULL && colon == strrchr(text, ':')) {
+        end = colon;
+        digits = colon + 1;
+    }
+    snprintf(host, size, "%.*s", (int)(end - begin), begin);
+    if (strcmp(host, "localhost") == 0) {
+        snprintf(host, size, "127.0.0.1");
+    }
+    if ((size_t)(end - begin) >= size || !is_numeric(host)) {
+        return fail(TRK_EINVAL, "%s: give a numeric address, as 127.0.0.1 or [::1]", text);
+    }
+    return digits != NULL ? parse_port(text, digits, port) : 0;
 }
 
 static void format_unix(const struct net_address *a, char *text, size_t size)

@@ -19,6 +19,12 @@ struct net_address {
 
 /* Numeric hosts only, "[::1]" for IPv6. TRK_EINVAL with a sentence. */
 TRK_MUST_USE int net_address_parse(struct net_address *out, const char *text);
+/* "tcp:HOST:PORT" of a numeric host without brackets. */
+void net_address_tcp(char *text, size_t size, const char *host, uint16_t port);
+/* Takes apart where to listen: "10.0.0.1", "10.0.0.1:80", "::1", "[::1]:80" (localhost is
+ * 127.0.0.1). host: without brackets; *port stays as it is where none is said. TRK_EINVAL with a
+ * sentence. */
+TRK_MUST_USE int net_address_split(const char *text, char *host, size_t size, uint16_t *port);
 void net_address_format(const struct net_address *a, char *text, size_t size);
 /* The address of the other end of a connected socket (of this end where a unix peer has none). */
 void net_address_of_peer(int fd, char *text, size_t size);

@@ -10,6 +10,7 @@ static bool is_control(uint8_t type)
 {
     switch ((enum wire_type)type) {
     case WIRE_HELLO:
+    case WIRE_JOIN:
     case WIRE_WELCOME: /* nothing may overtake the greeting, so it goes the same way */
     case WIRE_PING:
     case WIRE_PONG:
@@ -32,6 +33,7 @@ static bool is_control(uint8_t type)
     case WIRE_DEATH:
     case WIRE_HELD:
     case WIRE_HELD_END:
+    case WIRE_DIAL:
     case WIRE_STATE: /* it must not overtake a RUN, nor a RUN it */
     case WIRE_TYPE_COUNT:
         break;

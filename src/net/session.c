@@ -23,6 +23,7 @@
  * blocks in a system call. */
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -608,6 +609,16 @@ static uint32_t or_default(uint32_t value, uint32_t otherwise)
     return value != 0 ? value : otherwise;
 }
 
+static void set_options(struct net_session *s, const struct net_session_options *opt)
+{
+    s->ops = opt->ops;
+    s->user = opt->user;
+    s->hello_ms = or_default(opt->hello_ms, 5000);
+    s->ping_ms = or_default(opt->ping_ms, 1000);
+    s->dead_ms = opt->dead_ms;
+    s->started_ms = clock_ms();
+}
+
 /* A session without a descriptor, one reference for the caller and one for the loop. Its timer is
  * initialised, so from here on it ends by teardown only. */
 static struct net_session *session_new(struct net_loop *loop,
@@ -622,16 +633,11 @@ static struct net_session *session_new(struct net_loop *loop,
         return NULL;
     }
     s->loop = loop;
-    s->ops = opt->ops;
-    s->user = opt->user;
-    s->hello_ms = or_default(opt->hello_ms, 5000);
-    s->ping_ms = or_default(opt->ping_ms, 1000);
-    s->dead_ms = opt->dead_ms;
+    set_options(s, opt);
     s->fd = -1;
     s->in = in;
     s->timer_due_ms = NEVER;
     s->retry_wait_ms = RETRY_FIRST_MS;
-    s->started_ms = clock_ms();
     s->received_ms = s->started_ms;
     s->pinged_ms = s->started_ms;
     s->task = (struct net_task){.fn = on_task, .arg = s};
@@ -677,6 +683,17 @@ static void abandon(struct net_session *s)
     net_session_unref(s);
 }
 
+static int make_socket(int family, int fd_min)
+{
+    int fd = socket(family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (fd < 0 || fd >= fd_min) {
+        return fd;
+    }
+    int raised = fcntl(fd, F_DUPFD_CLOEXEC, fd_min);
+    close(fd);
+    return raised;
+}
+
 int net_session_connect(struct net_loop *loop, const char *address,
                         const struct net_session_options *opt, struct net_session **out)
 {
@@ -697,7 +714,7 @@ int net_session_connect(struct net_loop *loop, const char *address,
         abandon(s);
         return rc;
     }
-    int fd = socket(a.sa.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    int fd = make_socket(a.sa.ss_family, opt->fd_min);
     if (fd < 0) {
         fail_later(s, TRK_EIO, strerror(errno));
     } else if ((rc = adopt(s, fd)) != 0) {
@@ -766,6 +783,18 @@ void net_session_set_trusted(struct net_session *s)
     }
     s->is_trusted = true;
     wire_assembler_set_trusted(s->in, true);
+    set_timer(s);
+}
+
+void net_session_hand_over(struct net_session *s, const struct net_session_options *opt)
+{
+    assert(net_loop_is_here(s->loop));
+    set_options(s, opt);
+    if (s->phase == CLOSED) {
+        return;
+    }
+    s->is_trusted = s->has_greeted = false;
+    wire_assembler_set_trusted(s->in, false);
     set_timer(s);
 }
 

@@ -53,6 +53,7 @@ struct net_session_options {
     uint32_t dead_ms;  /* TRK_ETIMEDOUT after so long without receiving, once greeted; 0: never */
     const struct auth_keys *keys; /* TCP is TLS with these (copied); NULL: plain. Unix: ignored */
     enum auth_role role;          /* with keys: this side's, whoever connects */
+    int fd_min;                   /* connects: the descriptor is not below; 0: any */
 };
 
 /* address: "unix:/path" or "tcp:host:port" (numeric). Asynchronous: failures come as on_close.
@@ -75,6 +76,10 @@ size_t net_session_queued(struct net_session *s);
 /* Lets larger and other messages than HELLO/WELCOME through (frame.h). Loop thread; callable from
  * on_message: what arrived behind the hello is then parsed as trusted. */
 void net_session_set_trusted(struct net_session *s);
+/* The session goes on as another one: callbacks, user and times are those of opt from now on (keys
+ * and role stay), and the peer is to greet again: nobody is trusted, and its first message is
+ * waited for. Loop thread; callable from on_message. */
+void net_session_hand_over(struct net_session *s, const struct net_session_options *opt);
 /* Milliseconds since any byte came from the peer; 0 when bytes wait unread. Loop thread. */
 uint64_t net_session_silent_ms(struct net_session *s);
 /* Unix sockets: the peer's pid (0 for TCP); where we connected, of who made the listening socket

@@ -47,6 +47,7 @@ static const char *const type_names[WIRE_TYPE_COUNT] = {
     [WIRE_OUTPUT] = "OUTPUT", [WIRE_DEATH] = "DEATH",
     [WIRE_HELD] = "HELD",     [WIRE_HELD_DONE] = "HELD_DONE", [WIRE_HELD_ASK] = "HELD_ASK",
     [WIRE_HELD_END] = "HELD_END", [WIRE_STATE] = "STATE",   [WIRE_STATE_DONE] = "STATE_DONE",
+    [WIRE_JOIN] = "JOIN",     [WIRE_DIAL] = "DIAL",
 };
 
 const char *wire_type_name(uint8_t type)
@@ -106,6 +107,7 @@ void wire_assembler_free(struct wire_assembler *a)
 void wire_assembler_set_trusted(struct wire_assembler *a, bool is_trusted)
 {
     a->is_trusted = is_trusted;
+    a->has_greeted &= is_trusted;
 }
 
 /* Who has not proved itself may say one small hello, and costs us no more than that. */
@@ -115,7 +117,8 @@ static int check_trust(const struct wire_assembler *a)
         return 0;
     }
     if (a->has_greeted || a->frame.flags != 0 || a->frame.length > WIRE_HELLO_MAX ||
-        (a->frame.type != WIRE_HELLO && a->frame.type != WIRE_WELCOME)) {
+        (a->frame.type != WIRE_HELLO && a->frame.type != WIRE_WELCOME &&
+         a->frame.type != WIRE_JOIN)) {
         return TRK_ECORRUPT;
     }
     return 0;

@@ -54,6 +54,8 @@ enum wire_type {
     WIRE_HELD_END,  /* supervisor: that was all of a stage */
     WIRE_STATE,     /* a checkpoint of an element, to be recorded / to go on from */
     WIRE_STATE_DONE, /* it is recorded */
+    WIRE_JOIN,      /* first message of a supervisor or VM that dials in to an initiator */
+    WIRE_DIAL,      /* to such a supervisor: let this VM dial in */
     WIRE_TYPE_COUNT
 };
 
@@ -77,7 +79,8 @@ struct wire_message {
 struct wire_assembler;
 struct wire_assembler *wire_assembler_new(void); /* NULL: out of memory */
 void wire_assembler_free(struct wire_assembler *a);
-/* Before the handshake: only one frame of HELLO or WELCOME up to WIRE_HELLO_MAX is let through. */
+/* Before the handshake: only one frame of HELLO, WELCOME or JOIN up to WIRE_HELLO_MAX is let
+ * through; another one each time that trust is taken away. */
 void wire_assembler_set_trusted(struct wire_assembler *a, bool is_trusted);
 /* Takes all of bytes in; on_message is called for each whole message and takes msg->body (one
  * reference). When on_message returns non-zero parsing stops and that is returned, and the rest

@@ -22,7 +22,11 @@
  *                          the HELLO's job, then HELD_END(stage); later also HELD for what VMs
  *                          leave behind when they end
  *   -> HELD_DONE(token) for each HELD, when it is recorded or never will be (then the supervisor
- *                          deletes it), or when its stage is not open (it keeps it) */
+ *                          deletes it), or when its stage is not open (it keeps it)
+ * VMs that dial in: a supervisor, or a VM, connects to the initiator and says JOIN. From then on
+ * the session is one of those above, HELLO first (or a WELCOME that refuses, and the end).
+ *   -> DIAL(vm, token)    to a supervisor that has joined: let that VM dial in
+ *                       <- on a new connection: JOIN(vm, token); a token counts once */
 #ifndef WIRE_MSG_H
 #define WIRE_MSG_H
 
@@ -51,6 +55,14 @@ struct wire_welcome {
 };
 struct blob *wire_welcome_encode(const struct wire_welcome *m);
 TRK_MUST_USE int wire_welcome_decode(struct wire_welcome *m, const struct blob *body);
+
+/* JOIN, DIAL. */
+struct wire_join {
+    uint8_t id[16];    /* incarnation of the VM; JOIN of a supervisor: its own */
+    uint8_t token[16]; /* random, of the DIAL; JOIN of a supervisor: zero */
+};
+struct blob *wire_join_encode(const struct wire_join *m);
+TRK_MUST_USE int wire_join_decode(struct wire_join *m, const struct blob *body);
 
 /* VMS. infos is an array made by decode, for mem_free. is_all: these are all there are. */
 struct wire_vms {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* msg_control.c - HELLO, WELCOME, VMS, OUTPUT, DEATH: one table each.
+/* msg_control.c - HELLO, WELCOME, JOIN, VMS, OUTPUT, DEATH: one table each.
  *
  * Keys are short because VMS repeats them for each VM, and final: a field that changes its
  * meaning gets a new key, one that goes away leaves its key unused. Numbers that others use to
@@ -54,6 +54,12 @@ static const struct pack_field welcome_fields[] = {
     {"vm", PACK_STRUCT, offsetof(struct wire_welcome, vm), 0, 0, &info_layout},
 };
 static const struct pack_layout welcome_layout = LAYOUT(struct wire_welcome, welcome_fields);
+
+static const struct pack_field join_fields[] = {
+    FIELD(struct wire_join, "id", PACK_ID, id),
+    FIELD(struct wire_join, "tok", PACK_ID, token),
+};
+static const struct pack_layout join_layout = LAYOUT(struct wire_join, join_fields);
 
 static const struct pack_field vms_fields[] = {
     FIELD(struct wire_vms, "all", PACK_BOOL, is_all),
@@ -120,6 +126,16 @@ int wire_welcome_decode(struct wire_welcome *m, const struct blob *body)
     int rc = pack_decode(&welcome_layout, m, body);
 
     return rc == 0 && !is_state(m->vm.state) ? TRK_ECORRUPT : rc;
+}
+
+struct blob *wire_join_encode(const struct wire_join *m)
+{
+    return pack_encode(&join_layout, m);
+}
+
+int wire_join_decode(struct wire_join *m, const struct blob *body)
+{
+    return pack_decode(&join_layout, m, body);
 }
 
 struct blob *wire_vms_encode(const struct wire_vms *m)

@@ -48,6 +48,7 @@ struct trk_farm {
     struct trk_vm *vms[FAKE_VMS];
     char *notices[64];
     size_t notices_count;
+    bool is_listening;
 };
 
 struct trk_vmlist {
@@ -131,6 +132,7 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     farm = calloc(1, sizeof(*farm));
     atomic_init(&farm->refs, 1);
     pthread_mutex_init(&farm->mutex, NULL);
+    farm->is_listening = opt->listen != NULL;
     for (uint32_t i = 0; i < FAKE_VMS; i++) {
         farm->vms[i] = calloc(1, sizeof(struct trk_vm));
         atomic_init(&farm->vms[i]->refs, 1);
@@ -139,6 +141,11 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     }
     *out = farm;
     return 0;
+}
+
+const char *trk_farm_listening(const struct trk_farm *farm)
+{
+    return farm->is_listening ? "127.0.0.1:4711" : NULL;
 }
 
 struct trk_farm *trk_farm_ref(struct trk_farm *farm)

@@ -46,6 +46,18 @@ def test_only_farms_are_made_by_calling(ext):
         type("Mine", (ext.Farm,), {})
 
 
+def test_farm_says_where_it_listens(ext):
+    farm = ext.Farm(listen="127.0.0.1:0")
+    assert farm.listening == "127.0.0.1:4711"
+    farm.close()
+    assert farm.listening == "127.0.0.1:4711"  # and does not crash
+    with pytest.raises(AttributeError):
+        farm.listening = None
+    farm = ext.Farm()
+    assert farm.listening is None
+    farm.close()
+
+
 def test_farm_options_are_checked(ext):
     ext.Farm(program="p", runtime_dir="/tmp", lan=True, insecure=True, hosts="a:1",
              multicast="239.0.0.1:1", dead_after_ms=5,

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "net/address.h"
 #include "peer.h"
 
 static char bound[128];
@@ -78,6 +79,36 @@ START_TEST(file_that_is_no_socket_is_left_alone)
     close(fd);
     ck_assert_int_eq(net_listen_fd(unix_in_folder("a.sock"), bound, sizeof(bound)), TRK_EIO);
     ck_assert_int_eq(access(in_folder("a.sock"), F_OK), 0);
+}
+END_TEST
+
+static const struct {
+    const char *text, *host; /* host NULL: refused */
+    int port;                /* -1: none was said */
+} places[] = {
+    {"10.0.0.1", "10.0.0.1", -1}, {"10.0.0.1:80", "10.0.0.1", 80}, {"::1", "::1", -1},
+    {"[::1]", "::1", -1},         {"[::1]:80", "::1", 80},         {"localhost:0", "127.0.0.1", 0},
+    {"", NULL, 0},                {"name:80", NULL, 0},            {"10.0.0.1:", NULL, 0},
+    {"10.0.0.1:65536", NULL, 0},  {"[::1", NULL, 0},               {"[::1]80", NULL, 0},
+    {"10.0.0.1:+1", NULL, 0},     {":80", NULL, 0},                {"10.0.0:1", NULL, 0},
+    {"1:2:3:4:5:6:7:8:9:10:11:12:13:14:15:16:17:18:19:20:21:22:23:24:25:26:27", NULL, 0},
+};
+
+START_TEST(where_to_listen_is_taken_apart)
+{
+    char host[48], address[128];
+    uint16_t port = 4711;
+    int rc = net_address_split(places[_i].text, host, sizeof(host), &port);
+    if (places[_i].host == NULL) {
+        ck_assert_int_eq(rc, TRK_EINVAL);
+        return;
+    }
+    ck_assert_int_eq(rc, 0);
+    ck_assert_str_eq(host, places[_i].host);
+    ck_assert_int_eq(port, places[_i].port < 0 ? 4711 : places[_i].port);
+    net_address_tcp(address, sizeof(address), host, port);
+    struct net_address parsed;
+    ck_assert_int_eq(net_address_parse(&parsed, address), 0);
 }
 END_TEST
 
@@ -218,6 +249,8 @@ static Suite *suite(void)
     tcase_add_test(t, live_socket_is_left_alone);
     tcase_add_test(t, file_that_is_no_socket_is_left_alone);
     tcase_add_test(t, bad_addresses_are_refused);
+    tcase_add_loop_test(t, where_to_listen_is_taken_apart, 0,
+                        (int)(sizeof(places) / sizeof(places[0])));
     tcase_add_test(t, port_zero_becomes_a_port);
     tcase_add_test(t, listener_may_be_closed_while_it_accepts);
     tcase_add_test(t, out_of_descriptors_backs_off);

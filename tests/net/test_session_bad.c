@@ -131,13 +131,57 @@ START_TEST(second_hello_to_the_wary_is_dropped)
 END_TEST
 
 /* The bytes of the hello come one at a time, and stop. */
+struct handing {
+    struct peer *from, *to;
+};
+
+static void hand_over(void *arg)
+{
+    struct handing *h = arg;
+    net_session_hand_over(h->from->session, &h->to->opt);
+    h->to->session = h->from->session;
+    h->from->session = NULL;
+}
+
+/* 0: it greets again; 1: it says something else; 2: it says nothing more. */
+START_TEST(who_is_handed_over_has_to_greet_again)
+{
+    static const int errors[] = {0, TRK_ECORRUPT, TRK_ETIMEDOUT};
+    int raw;
+    struct handing h = {accept_raw(&raw), peer_new(loop)};
+    h.to->opt.hello_ms = _i == 2 ? 50 : 0;
+    ck_assert_int_eq(peer_accept(h.from, h.from->fd), 0);
+    write_frame(raw, WIRE_JOIN, 0, 0, "hi", 2);
+    peer_wait_messages(h.from, 1); /* which was trusted with that */
+    on_loop(loop, hand_over, &h);
+    if (_i < 2) {
+        write_frame(raw, _i == 0 ? WIRE_HELLO : WIRE_RUN, 0, 0, "hi", 2);
+    }
+    if (_i == 0) {
+        peer_wait_messages(h.to, 1);
+        write_frame(raw, WIRE_RUN, 0, 0, "more", 4);
+        peer_wait_messages(h.to, 2);
+        close(raw);
+    }
+    peer_wait_closed(h.to);
+    ck_assert_int_eq(h.to->error, errors[_i]);
+    ck_assert_uint_eq(h.from->count, 1);
+    ck_assert_int_eq(h.from->closed, 0); /* it is none of that one's any more */
+    peer_free(h.from);
+    if (_i != 0) {
+        close(raw);
+    }
+    finish(h.to);
+}
+END_TEST
+
 START_TEST(slow_hello_is_dropped_and_counted)
 {
     int raw;
     struct peer *p = accept_raw(&raw);
     p->opt.hello_ms = 20;
-    ck_assert_int_eq(peer_accept(p, p->fd), 0);
     write_all(raw, "Tk\2\1", 4);
+    ck_assert_int_eq(peer_accept(p, p->fd), 0);
     peer_wait_closed(p);
     ck_assert_int_eq(p->error, TRK_ETIMEDOUT);
     ck_assert_uint_eq(net_dropped(), dropped_before + 1);
@@ -434,6 +478,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 50);
     tcase_add_loop_test(t, garbage_is_dropped_and_counted, 0, GARBAGE_COUNT);
     tcase_add_test(t, second_hello_to_the_wary_is_dropped);
+    tcase_add_loop_test(t, who_is_handed_over_has_to_greet_again, 0, 3);
     tcase_add_test(t, slow_hello_is_dropped_and_counted);
     tcase_add_loop_test(t, half_a_message_is_not_delivered, 0, 3);
     tcase_add_test(t, flood_of_pings_takes_no_memory);

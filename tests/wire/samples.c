@@ -160,6 +160,15 @@ static struct blob *body_state(void)
     return wire_state_encode(&m);
 }
 
+static struct blob *body_join(void)
+{
+    struct wire_join m;
+
+    fill_id(m.id, 21);
+    fill_id(m.token, 22);
+    return wire_join_encode(&m);
+}
+
 #define AGAIN(kind)                                                        \
     static int again_##kind(const struct blob *body, struct blob **again) \
     {                                                                      \
@@ -181,6 +190,7 @@ AGAIN(stage)
 AGAIN(note)
 AGAIN(held)
 AGAIN(state)
+AGAIN(join)
 
 static int again_vms(const struct blob *body, struct blob **again)
 {
@@ -261,6 +271,7 @@ static const struct {
     [SAMPLE_NOTE] = {"note", body_note, again_note, false, true},
     [SAMPLE_HELD] = {"held", body_held, again_held, true, true},
     [SAMPLE_STATE] = {"state", body_state, again_state, true, true},
+    [SAMPLE_JOIN] = {"join", body_join, again_join, false, false},
 };
 
 const char *sample_name(enum sample_kind kind)

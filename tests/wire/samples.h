@@ -22,6 +22,7 @@ enum sample_kind {
     SAMPLE_NOTE,
     SAMPLE_HELD,
     SAMPLE_STATE,
+    SAMPLE_JOIN,
     SAMPLE_KIND_COUNT
 };
 

@@ -399,7 +399,9 @@ static const struct {
 } greetings[] = {
     {WIRE_HELLO, 0, 0, 10, 0},
     {WIRE_WELCOME, 0, 0, WIRE_HELLO_MAX, 0},
+    {WIRE_JOIN, 0, 0, 10, 0},
     {WIRE_HELLO, 0, 0, WIRE_HELLO_MAX + 1, TRK_ECORRUPT},
+    {WIRE_DIAL, 0, 0, 10, TRK_ECORRUPT},
     {WIRE_PING, 0, 0, 0, TRK_ECORRUPT},
     {WIRE_REQUEST, 0, 0, 10, TRK_ECORRUPT},
     {WIRE_HELLO, WIRE_FIRST | WIRE_MORE, 100, 10, TRK_ECORRUPT},
@@ -413,6 +415,18 @@ START_TEST(strangers_may_send_one_small_greeting)
     ck_assert_int_eq(feed_stream(), greetings[_i].rc);
     ck_assert_uint_eq(messages, greetings[_i].rc == 0 ? 1 : 0);
     ck_assert_int_eq(feed_stream(), TRK_ECORRUPT); /* a second one is too much */
+}
+END_TEST
+
+START_TEST(who_is_to_greet_again_may)
+{
+    wire_assembler_set_trusted(assembler, false);
+    put_frame(WIRE_JOIN, 0, 0, 0, 10);
+    ck_assert_int_eq(feed_stream(), 0);
+    wire_assembler_set_trusted(assembler, false);
+    ck_assert_int_eq(feed_stream(), 0);
+    ck_assert_uint_eq(messages, 2);
+    ck_assert_int_eq(feed_stream(), TRK_ECORRUPT);
 }
 END_TEST
 
@@ -583,6 +597,7 @@ static TCase *make_case(void)
     tcase_add_loop_test(tc, fragments_that_do_not_add_up_are_refused, 0, COUNT(wrongs));
     tcase_add_test(tc, the_largest_total_is_taken_and_costs_nothing_yet);
     tcase_add_loop_test(tc, strangers_may_send_one_small_greeting, 0, COUNT(greetings));
+    tcase_add_test(tc, who_is_to_greet_again_may);
     tcase_add_test(tc, nobody_is_trusted_at_first);
     tcase_add_test(tc, trust_given_on_the_greeting_holds_for_what_follows_it);
     tcase_add_test(tc, a_receiver_that_has_enough_gets_no_more);
