@@ -9,11 +9,8 @@
  * the session's one task. Callbacks of the user never close a session under our feet for that
  * reason: net_session_close leaves a wish, too.
  *
- * Writing is in session_out.c; SHAKING and reading with TLS in session_tls.c.
- *
- * Reading: once per readiness, at most NET_TURN_BYTES, so that a busy peer does not starve others.
- * Inside a large fragment bytes go straight into the message, together with the next header in
- * the same call.
+ * Reading is in session_in.c, writing in session_out.c; SHAKING and reading with TLS in
+ * session_tls.c.
  *
  * Closing with flush shuts our side down after the last byte and reads on (dropping what comes)
  * until the peer closes, too: a socket closed with unread input is reset, and a reset may destroy
@@ -24,7 +21,6 @@
 #include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -75,10 +71,7 @@ static void on_handle_closed(uv_handle_t *handle)
     }
 }
 
-/* The one way to CLOSED. Never called from inside a callback of the user. */
-static void teardown(struct net_session *s, int error, const char *format, ...)
-    TRK_PRINTF(3, 4);
-static void teardown(struct net_session *s, int error, const char *format, ...)
+void net_session_teardown(struct net_session *s, int error, const char *format, ...)
 {
     if (s->phase == CLOSED) {
         return;
@@ -118,7 +111,7 @@ static void teardown(struct net_session *s, int error, const char *format, ...)
 static void close_with_loop(struct net_closer *closer)
 {
     struct net_session *s = container_of(closer, struct net_session, closer);
-    teardown(s, 0, "the event loop has ended");
+    net_session_teardown(s, 0, "the event loop has ended");
 }
 
 void net_session_close(struct net_session *s, bool flush)
@@ -130,185 +123,6 @@ void net_session_close(struct net_session *s, bool flush)
         net_session_poke(s);
     }
     pthread_mutex_unlock(&s->mutex);
-}
-
-/* --- reading ---------------------------------------------------------------------------- */
-
-int net_session_on_assembled(void *ctx, struct wire_message *msg)
-{
-    struct net_session *s = ctx;
-    s->has_greeted = true;
-    if (msg->type == WIRE_PING || msg->type == WIRE_PONG) {
-        blob_unref(msg->body);
-        if (msg->type == WIRE_PING) {
-            net_session_send_beat(s, WIRE_PONG);
-        }
-    } else {
-        s->ops->on_message(s, s->user, msg);
-    }
-    return s->wish == CLOSE_NOT ? 0 : 1;
-}
-
-/* Receives once and feeds the assembler. Returns recvmsg's answer or -errno; *asked: the most
- * that it could have been; *rc: what the assembler says. */
-static ssize_t receive(struct net_session *s, size_t *asked, int *rc)
-{
-    uint8_t *scratch = net_loop_scratch(s->loop);
-    size_t room = 0;
-    bool is_wanted = s->wish == CLOSE_NOT;
-    uint8_t *direct = is_wanted ? wire_assembler_direct(s->in, &room) : NULL;
-    /* Behind a fragment only the next header: then the next fragment is read in place, too. */
-    size_t more = direct != NULL ? WIRE_HEADER_BYTES : NET_SCRATCH_BYTES;
-    struct iovec iov[2] = {{direct, room}, {scratch, more}};
-    struct msghdr msg = {.msg_iov = direct != NULL ? iov : iov + 1,
-                         .msg_iovlen = direct != NULL ? 2 : 1};
-    *asked = (direct != NULL ? room : 0) + more;
-    *rc = 0;
-    ssize_t n = recvmsg(s->fd, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    if (n < 0) {
-        return -errno;
-    }
-    s->received_bytes += (uint64_t)n;
-    if (n == 0 || !is_wanted) {
-        return n;
-    }
-    s->received_ms = uv_now(net_loop_uv(s->loop));
-    size_t left = (size_t)n;
-    if (s->received_bytes == left) {
-        s->first_byte = scratch[0];
-    }
-    if (direct != NULL) {
-        size_t placed = left < room ? left : room;
-        *rc = wire_assembler_filled(s->in, placed, net_session_on_assembled, s);
-        left -= placed;
-    }
-    if (*rc == 0 && left > 0) {
-        *rc = wire_assembler_feed(s->in, scratch, left, net_session_on_assembled, s);
-    }
-    return n;
-}
-
-#define TLS_FIRST_BYTE 22 /* of every TLS handshake; never of a message */
-
-/* What was wrong with what the peer sent. */
-static const char *describe(const struct net_session *s, int rc)
-{
-    if (s->tls != NULL && net_tls_why(s->tls)[0] != '\0') {
-        return net_tls_why(s->tls);
-    }
-    if (s->tls == NULL && !s->has_greeted && s->first_byte == TLS_FIRST_BYTE) {
-        return "it speaks TLS, and this side has no key or was told --insecure";
-    }
-    return trk_strerror(rc);
-}
-
-static void drop_garbage(struct net_session *s, int rc)
-{
-    const char *what = describe(s, rc);
-    if (rc != TRK_ENOMEM) {
-        net_count_drop();
-    }
-    log_info("net", "%s: connection dropped: %s", s->peer, what);
-    if (rc == TRK_EVERSION) {
-        teardown(s, rc, "%s speaks another version of Trickle's protocol", s->peer);
-    } else if (s->phase == SHAKING) {
-        teardown(s, rc, "no session with %s: %s", s->peer, what);
-    } else {
-        teardown(s, rc, "what %s sent was dropped: %s", s->peer, what);
-    }
-}
-
-/* The peer sends no more. */
-static void end_of_input(struct net_session *s)
-{
-    if (s->tls == NULL || s->wish != CLOSE_NOT) {
-        teardown(s, 0, "%s closed the connection", s->peer);
-    } else if (s->phase == SHAKING) {
-        net_count_drop();
-        log_info("net", "%s: closed within the TLS handshake", s->peer);
-        teardown(s, TRK_EIO, "%s closed the connection before the TLS handshake was over", s->peer);
-    } else {
-        /* In order is what was said under the keys: anybody on the way can cut. */
-        log_info("net", "%s: the connection was cut", s->peer);
-        teardown(s, TRK_EIO, "connection to %s lost: it was cut", s->peer);
-    }
-}
-
-/* Receives once. What is sent meanwhile, in answer, is written together afterwards. */
-static ssize_t receive_corked(struct net_session *s, size_t *asked, int *rc)
-{
-    s->is_corked = true;
-    ssize_t n = s->tls != NULL ? net_session_receive_tls(s, asked, rc) : receive(s, asked, rc);
-    s->is_corked = false;
-    pthread_mutex_lock(&s->mutex);
-    net_session_write_out(s, NET_TURN_BYTES);
-    pthread_mutex_unlock(&s->mutex);
-    return n;
-}
-
-/* Reads for one turn; may end in CLOSED. */
-static void read_in(struct net_session *s)
-{
-    size_t taken = 0;
-    while (taken < NET_TURN_BYTES && s->phase != CLOSED) {
-        size_t asked;
-        int rc;
-        ssize_t n = receive_corked(s, &asked, &rc);
-        if (n == -EINTR) {
-            continue;
-        }
-        if (n == -EAGAIN) {
-            return;
-        }
-        if (rc < 0) {
-            drop_garbage(s, rc);
-            return;
-        }
-        if (s->tls != NULL && rc == TRK_END) {
-            teardown(s, 0, "%s closed the connection", s->peer);
-            return;
-        }
-        if (n == 0 || (n < 0 && s->wish != CLOSE_NOT)) {
-            end_of_input(s);
-            return;
-        }
-        if (n < 0) {
-            teardown(s, TRK_EIO, "connection to %s lost: %s", s->peer, strerror((int)-n));
-            return;
-        }
-        if ((size_t)n < asked) {
-            return; /* nothing is left: saves the call that would say so */
-        }
-        taken += (size_t)n;
-    }
-}
-
-/* A write has failed, so the peer has gone: reads what it left. Ends in CLOSED. */
-static void read_rest(struct net_session *s)
-{
-    uint64_t before;
-    do {
-        before = s->received_bytes;
-        read_in(s);
-    } while (s->phase != CLOSED && s->received_bytes != before);
-    teardown(s, TRK_EIO, "connection to %s lost: %s", s->peer, strerror(s->write_errno));
-}
-
-static bool has_input(int fd)
-{
-    struct pollfd p = {.fd = fd, .events = POLLIN};
-    return poll(&p, 1, 0) > 0;
-}
-
-uint64_t net_session_silent_ms(struct net_session *s)
-{
-    uint64_t now = uv_now(net_loop_uv(s->loop));
-    uint64_t silent = now > s->received_ms ? now - s->received_ms : 0;
-    /* When it is this process that slept, the peer's bytes wait in the socket. */
-    if (silent > 100 && s->phase == OPEN && has_input(s->fd)) {
-        return 0;
-    }
-    return silent;
 }
 
 /* --- connecting ------------------------------------------------------------------------- */
@@ -407,7 +221,7 @@ static void watch(struct net_session *s, bool is_blocked)
     s->poll_events = events;
     int rc = events == 0 ? uv_poll_stop(&s->poll) : uv_poll_start(&s->poll, events, on_poll);
     if (rc != 0) {
-        teardown(s, TRK_EIO, "cannot wait for %s: %s", s->peer, uv_strerror(rc));
+        net_session_teardown(s, TRK_EIO, "cannot wait for %s: %s", s->peer, uv_strerror(rc));
     }
 }
 
@@ -492,15 +306,15 @@ static void advance(struct net_session *s)
     enum close_wish wish = s->wish;
     pthread_mutex_unlock(&s->mutex);
     if (wish == CLOSE_NOW || (wish == CLOSE_FLUSH && is_broken)) {
-        teardown(s, 0, "closed by this side");
+        net_session_teardown(s, 0, "closed by this side");
         return;
     }
     if (s->failed != 0) {
-        teardown(s, s->failed, "%s", s->why);
+        net_session_teardown(s, s->failed, "%s", s->why);
         return;
     }
     if (is_broken) {
-        read_rest(s);
+        net_session_read_rest(s);
         return;
     }
     if (wish == CLOSE_FLUSH) {
@@ -537,7 +351,7 @@ static void on_poll(uv_poll_t *poll, int status, int events)
             pthread_mutex_unlock(&s->mutex);
         }
         if ((events & UV_READABLE) != 0) {
-            read_in(s);
+            net_session_read_in(s);
         }
     }
     advance(s);
@@ -560,10 +374,10 @@ static void drop_slow(struct net_session *s)
     }
     log_info("net", "%s: dropped: no %s in time", s->peer, missing);
     if (was_shaking) {
-        teardown(s, TRK_ETIMEDOUT, "%s did not finish the TLS handshake within %u ms", s->peer,
-                 limit);
+        net_session_teardown(s, TRK_ETIMEDOUT, "%s did not finish the TLS handshake within %u ms",
+                             s->peer, limit);
     } else {
-        teardown(s, TRK_ETIMEDOUT, "%s did not answer within %u ms", s->peer, limit);
+        net_session_teardown(s, TRK_ETIMEDOUT, "%s did not answer within %u ms", s->peer, limit);
     }
 }
 
@@ -576,7 +390,7 @@ static void on_timer(uv_timer_t *timer)
         try_connect(s);
     }
     if (is_overdue(s, now) && s->phase != CONNECTING && s->phase != CLOSED) {
-        read_in(s); /* was it we who slept? */
+        net_session_read_in(s); /* was it we who slept? */
     }
     if (s->phase == CLOSED) {
         return;
@@ -586,11 +400,12 @@ static void on_timer(uv_timer_t *timer)
         return;
     }
     if (now >= dead_due_ms(s)) {
-        teardown(s, TRK_ETIMEDOUT, "nothing was heard from %s for %u ms", s->peer, s->dead_ms);
+        net_session_teardown(s, TRK_ETIMEDOUT, "nothing was heard from %s for %u ms", s->peer,
+                             s->dead_ms);
         return;
     }
     if (s->close_ms != 0 && now >= s->close_ms) {
-        teardown(s, 0, "closed by this side");
+        net_session_teardown(s, 0, "closed by this side");
         return;
     }
     if (s->phase == OPEN && s->is_trusted && now >= ping_due_ms(s)) {
@@ -679,7 +494,7 @@ static void abandon(struct net_session *s)
 {
     static const struct net_session_ops silent = {.on_close = ignore_close};
     s->ops = &silent;
-    teardown(s, 0, "%s", fail_text());
+    net_session_teardown(s, 0, "%s", fail_text());
     net_session_unref(s);
 }
 
@@ -768,7 +583,8 @@ void net_sessions_revoke(struct net_loop *loop, const struct auth_keys *keys)
             net_tls_is_revoked(s->tls, keys)) {
             log_info("net", "%s: connection dropped: its key is revoked", s->peer);
             net_count_drop();
-            teardown(s, TRK_EDENIED, "the key of the session with %s is revoked", s->peer);
+            net_session_teardown(s, TRK_EDENIED, "the key of the session with %s is revoked",
+                                 s->peer);
         }
     }
 }

@@ -88,12 +88,21 @@ ssize_t net_session_send_bytes(int fd, const void *bytes, size_t size);
 void net_session_send_beat(struct net_session *s, uint8_t type);
 
 /* session.c */
-/* For the assembler. Positive: stop, the session is being closed. */
-int net_session_on_assembled(void *ctx, struct wire_message *msg);
+/* The one way to CLOSED. Never called from inside a callback of the user. */
+void net_session_teardown(struct net_session *s, int error, const char *format, ...)
+    TRK_PRINTF(3, 4);
 /* Messages may go both ways from now on. */
 void net_session_open(struct net_session *s);
 /* on_open, when it is due. Not from within net_session_connect. */
 void net_session_tell_open(struct net_session *s);
+
+/* session_in.c: loop thread. */
+/* For the assembler. Positive: stop, the session is being closed. */
+int net_session_on_assembled(void *ctx, struct wire_message *msg);
+/* Reads for one turn; may end in CLOSED. */
+void net_session_read_in(struct net_session *s);
+/* A write has failed, so the peer has gone: reads what it left. Ends in CLOSED. */
+void net_session_read_rest(struct net_session *s);
 
 /* session_tls.c: loop thread. */
 /* The session is to be TLS. 0, TRK_ENOMEM or TRK_EFULL with a sentence. */

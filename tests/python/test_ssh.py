@@ -25,6 +25,8 @@ if words[1] == "nowhere":
     sys.exit(255)
 env = {"PATH": "/usr/bin:/bin", "SSH_CONNECTION": "127.0.0.1 4711 127.0.0.1 22"}
 env |= dict.fromkeys(["HOME", "TRICKLE_RUNTIME", "TRICKLE_HOME"], place)
+sanitizer = {"LD_PRELOAD", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS"} & os.environ.keys()
+env |= {name: os.environ[name] for name in sanitizer}
 there = subprocess.Popen(["sh", "-c", words[2]], env=env, stdin=subprocess.PIPE, cwd="/",
                          stdout=subprocess.PIPE, start_new_session=True, bufsize=0)
 def carry(here, there):
