@@ -343,6 +343,57 @@ START_TEST(second_sigterm_kills)
 }
 END_TEST
 
+static bool process_is_stopped(const void *pid)
+{
+    char name[64], state = '?';
+    snprintf(name, sizeof(name), "/proc/%d/stat", (int)*(const pid_t *)pid);
+    FILE *f = fopen(name, "r");
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(fscanf(f, "%*d (%*[^)]) %c", &state), 1);
+    fclose(f);
+    return state == 'T';
+}
+
+static void stop_vm(uint32_t vm)
+{
+    pid_t pid = (pid_t)rig_vm(&rig, vm).pid;
+    ck_assert_int_eq(kill(pid, SIGSTOP), 0);
+    wait_until(process_is_stopped, &pid);
+}
+
+/* One that runs, and one that has nothing to do. */
+START_TEST(sigterm_lets_a_vm_that_is_stopped_finish)
+{
+    struct client *c = lease_and_run(0, 0, "slow 300");
+    char tail[64];
+    take_output(&rig, strlen("slow 300\n"), tail);
+    stop_vm(0);
+    stop_vm(1);
+    kill(rig.pid, SIGTERM);
+    blob_unref(client_take(c, WIRE_RESULT).body);
+    client_wait_closed(c);
+    client_free(c);
+    ck_assert_int_eq(rig_wait_exit(&rig), 0);
+    rig_finish(&rig);
+}
+END_TEST
+
+START_TEST(second_sigterm_kills_a_vm_that_is_stopped)
+{
+    struct client *c = lease_and_run(0, 0, "deaf 60000");
+    char tail[64];
+    take_output(&rig, strlen("deaf 60000\n"), tail);
+    kill(rig.pid, SIGTERM);
+    rig_wait_vm(&rig, 0, TRK_VM_STOPPING, NULL);
+    stop_vm(0);
+    kill(rig.pid, SIGTERM);
+    ck_assert_int_eq(rig_wait_exit(&rig), 0);
+    client_wait_closed(c);
+    client_free(c);
+    rig_finish(&rig);
+}
+END_TEST
+
 /* other: a client of the second VM, or NULL. */
 static void kill_and_expect_nothing(struct client *other)
 {
@@ -628,6 +679,8 @@ static Suite *make_suite(void)
     tcase_add_test(tc, idle_vms_end_quickly);
     tcase_add_test(tc, sigterm_lets_the_running_element_finish);
     tcase_add_test(tc, second_sigterm_kills);
+    tcase_add_test(tc, sigterm_lets_a_vm_that_is_stopped_finish);
+    tcase_add_test(tc, second_sigterm_kills_a_vm_that_is_stopped);
     tcase_add_test(tc, killed_supervisor_leaves_nothing);
     tcase_add_test(tc, killed_supervisor_leaves_no_children_of_user_code);
     tcase_add_test(tc, guard_is_started_again);
