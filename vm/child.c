@@ -419,6 +419,8 @@ void child_drain(struct vm_child *vm)
         send(watched_fd_get(vm->control), &byte, 1, MSG_NOSIGNAL | MSG_DONTWAIT) != 1) {
         /* It does nothing for anybody, or does not listen any more. */
         child_kill(vm, WIRE_END_DRAINED);
+    } else {
+        kill(-vm->pid, SIGCONT); /* while it is stopped it would not finish, ever */
     }
     watch_push(vm->sup, vm);
 }

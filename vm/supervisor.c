@@ -5,8 +5,9 @@
  * sockets, VMs. A supervisor that fails half way, or is killed, leaves the same things to clean up
  * as one that ends in order, so supervisor_run cleans up in one place and the guard does the rest.
  *
- * SIGTERM or SIGINT: the sockets' names go away, VMs finish what they run and end; again: they are
- * killed. This process ends when the last VM has ended. */
+ * SIGTERM or SIGINT: the sockets' names go away, VMs finish what they run and end (one that is
+ * stopped is continued for that); again: they are killed. This process ends when the last VM has
+ * ended. */
 #include "vm/supervisor.h"
 
 #include <dirent.h>

@@ -72,6 +72,10 @@ static void on_hello(struct watcher *w, const struct blob *body)
         net_session_close(w->session, false);
         return;
     }
+    if (w->sup->is_ended) { /* else we would wait for this one to go */
+        net_session_close(w->session, false);
+        return;
+    }
     memcpy(welcome.supervisor, w->sup->id, 16);
     if (w->hello.purpose != WIRE_PURPOSE_WATCH) {
         welcome.is_accepted = false;

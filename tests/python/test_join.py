@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 """VMs that dial in: `trickle run --listen` and `trickle vm --join`. On loopback, with nothing in
-common but a key; and on two machines (test_lan.py) of which one cannot be connected to, because
+common but a key; and on two machines (machines.py) of which one cannot be connected to, because
 nothing listens on it."""
 import os
 import re
@@ -13,11 +13,10 @@ import threading
 
 import pytest
 
+from machines import Lan, wait_for
 from supervisors import BUILD
-from test_lan import (HERE, JOB, PATIENCE, PROGRAM, THERE, ip, ipv6_only, machines, recorded, runs,
-                      sessions, wait_for)
-
-__all__ = ["ipv6_only", "machines"]  # fixtures
+from test_lan_faults import recorded, runs, wait_said
+from test_lan_keys import wait_logged
 
 WORK = """
 import os, signal, time
@@ -153,7 +152,9 @@ def test_two_supervisors_join_and_one_is_killed(sides, tmp_path, command_class):
         os.makedirs(os.path.dirname(other.key), mode=0o700)
         shutil.copy(here.key, other.key)
         second = other.start("vm", "-n", "2", "--join", where)
-        wait_for(lambda: len(runs(tmp_path / "log")) >= 4, "four elements that wait")
+        log = tmp_path / "log"
+        wait_for(lambda: log.exists() and len(set(log.read_text().split())) >= 4,
+                 "four elements that wait")
         second.kill()
         second.wait(20)
         (tmp_path / "gate").touch()
@@ -251,83 +252,185 @@ def test_connect_listens_without_the_command(sides, tmp_path):
 
 # --- two machines ---------------------------------------------------------------------------------
 
+PORT = 7000
+
+PROGRAM = """
+import socket
+def where(x):
+    return x * x, socket.gethostname() != {here!r}
+vms = connect(2, timeout=30)
+inject(vms, where)
+print(sorted(forkwork(vms, where, range(5))))
+print([vm.where(7) for vm in vms])
+"""
+PROGRAM_ANSWER = """[(0, True), (1, True), (4, True), (9, True), (16, True)]
+[(49, True), (49, True)]
+"""
+
+# Elements wait for files on their machine: from 10 on for "gate", the last two for "end". Each run
+# of one is a line in "log" there.
+JOB = """
+import os, time
+def work(x):
+    with open("log", "a") as log:
+        log.write(f"{x}\\n")
+    for first, name in ((10, "gate"), (18, "end")):
+        while x >= first and not os.path.exists(name):
+            time.sleep(0.01)
+    return x * x
+vms = connect(2)
+print(sum(forkwork(vms, work, range(20))))
+"""
+JOB_ANSWER = f"{sum(x * x for x in range(20))}\n"
+
+
+def sessions(machine):
+    """The connections that are up there: ((address, port) of its own, of the other)."""
+    shown = machine.output("ss", "-tnH", "state", "established")
+    return {tuple(tuple(end.rsplit(":", 1)) for end in line.split()[2:4])
+            for line in shown.splitlines()}
+
+
+def expect_dialed(lan):
+    """Nothing listens on the VMs' machine, and all that was said by TCP went to or from the port
+    of the program, by TLS. Returns how many directions of connections there were."""
+    here, there = lan.machines
+    assert there.output("ss", "-lntuH") == ""
+    assert "listening on" not in there.log.read_text()
+    for ends, _ in lan.tap.streams():
+        assert (here.address, PORT) in ends
+    return lan.tap.expect_tls()
+
 
 @pytest.fixture
-def joined(machines):
-    """Two machines with one key; the VMs of the second join the first, on port 7000."""
-    here, there = machines
-    here.key("new")
-    there.key("import", text=here.key("show", "--secret"))
-    there.process, there.log = there.vms("--join", f"{HERE}:7000", "--log", "info")
-    return machines
+def joined(network):
+    """Two machines with one key; the VMs of the second join the first."""
+    lan = network(Lan, 2)
+    here, there = lan.machines
+    lan.share_key()
+    there.supervisor, there.log = there.vms("--join", f"{here.address}:{PORT}", "--log", "info")
+    yield lan
+    expect_dialed(lan)
 
 
-LISTEN = ("--listen", f"{HERE}:7000")
+def test_another_machine_joins_by_tls_only(joined):
+    here, there = joined.machines
+    here.write("prog.py", PROGRAM.format(here=here.name))
+    status, out, err = here.run("run", "--listen", f"{here.address}:{PORT}", "--log", "debug",
+                                "--no-checkpoint", "prog.py")
+    assert (status, out) == (0, PROGRAM_ANSWER), err
+    done = re.findall(r"(\S+): TLS handshake done", err)
+    assert len(set(done)) >= 3, err  # the supervisor and two VMs
+    peers = set(re.findall(r"((?:tcp|unix):\S+): closed:", err))
+    assert peers and all(peer.startswith(f"tcp:{there.address}:") for peer in peers), peers
+    assert expect_dialed(joined) >= 2 * 3
 
 
-def test_another_machine_joins_by_tls_only(joined, tmp_path):
-    here, there = joined
-    program = here.root / "work/prog.py"
-    program.write_text(PROGRAM.replace("connect(2)", "connect(2, timeout=30)"))
-    status, out, err = here.run("run", *LISTEN, "--log", "debug", "--no-checkpoint", program)
-    assert status == 0 and out.endswith("[49, 49]\n"), err
-    assert len(sessions(err, THERE)) >= 3, err  # the supervisor and two VMs
-    peers = {peer for peer in re.findall(r"((?:tcp|unix):\S+): closed:", err)}
-    assert peers and all(peer.startswith(f"tcp:{THERE}:") for peer in peers), peers
-    assert "listening on" not in there.log.read_text()
+def start_job(lan):
+    """The program, once its VMs wait for the gate."""
+    here, there = lan.machines
+    here.write("prog.py", JOB)
+    process = here.begin("run", "--listen", f"{here.address}:{PORT}", "--log", "info", "prog.py")
+    wait_for(lambda: len(set(runs(there))) >= 12, "two elements that wait")
+    return process
 
 
-def start_job(here, there, stop, count):
-    """(process, its answer, the log of runs, the gate): elements from stop on wait for the gate."""
-    program, folder = here.root / "work/prog.py", there.root / "work"
-    program.write_text(JOB.format(there=str(folder), stop=stop, count=count))
-    process = here.start(BUILD / "trickle", "run", *LISTEN, program, stdout=subprocess.PIPE,
-                         stderr=subprocess.PIPE, cwd=here.root / "work")
-    return process, f"{sum(x * x for x in range(count))}\n", folder / "log", folder / "gate"
+def finish_job(lan, process):
+    here, there = lan.machines
+    for name in "gate", "end":
+        there.write(name, "")
+    out, err = process.communicate(timeout=90)
+    assert (process.returncode, out) == (0, JOB_ANSWER), err
+    assert set(runs(there)) == set(range(20))
+    assert recorded(here) == 20
 
 
 def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
-    here, there = joined
-    process, answer, log, gate = start_job(here, there, stop=10, count=20)
-    wait_for(lambda: recorded(here) == 10 and len(runs(log)) >= 12, "ten results, two that wait")
+    here, there = joined.machines
+    process = start_job(joined)
+    wait_for(lambda: recorded(here) == 10, "ten results")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=PATIENCE)
-    ran = set(runs(log))
-    gate.touch()  # the VMs finish what they run, for nobody
-    held = there.root / "state/held"
+    process.communicate(timeout=30)
+    ran = set(runs(there))
+    for name in "gate", "end":  # the VMs finish what they run, for nobody
+        there.write(name, "")
+    held = there.path("state/held")
     wait_for(lambda: sum(file.is_file() and file.suffix != ".tmp" for file in held.rglob("*")) >= 2,
              "two held results")
     status, out, err = here.run("resume", "prog-1")  # listens where it did
-    assert (status, out) == (0, answer), err
-    done = runs(log)
+    assert (status, out) == (0, JOB_ANSWER), err
+    done = runs(there)
     assert set(done) == set(range(20))
-    assert all(done[x] == 1 for x in ran), (done, err)  # recorded or held: not again
+    assert all(done.count(x) == 1 for x in ran), (done, err)  # recorded or held: not again
 
 
 def test_a_job_outlives_a_partition(joined):
-    here, there = joined
-    process, answer, log, gate = start_job(here, there, stop=10, count=20)
-    wait_for(lambda: len(runs(log)) >= 12, "two elements that wait")
-    ip("-n", there.name, "link", "set", there.link, "down")
-    line = ""
-    while "no sign of life" not in line:
-        line = process.stderr.readline()
-        assert line != ""
-    ip("-n", there.name, "link", "set", there.link, "up")
-    gate.touch()
-    out, err = process.communicate(timeout=90)
-    assert (process.returncode, out) == (0, answer), err
-    assert set(runs(log)) == set(range(20))
+    process = start_job(joined)
+    joined.cut(joined.machines[1])
+    wait_said(process, "no sign of life")
+    joined.heal()
+    finish_job(joined, process)
 
 
 @pytest.mark.full  # waits until the old connection counts as dead
 def test_a_machine_that_changes_its_address_comes_again(joined):
-    here, there = joined
-    process, answer, log, gate = start_job(here, there, stop=10, count=20)
-    wait_for(lambda: len(runs(log)) >= 12, "two elements that wait")
-    ip("-n", there.name, "addr", "del", f"{THERE}/24", "dev", there.link)
-    ip("-n", there.name, "addr", "add", "10.77.3.9/24", "dev", there.link)
-    gate.touch()
-    out, err = process.communicate(timeout=90)
-    assert (process.returncode, out) == (0, answer), err
-    assert set(runs(log)) == set(range(20))
+    process = start_job(joined)
+    joined.move(joined.machines[1], 9)
+    finish_job(joined, process)
+
+
+# --- two machines, and a key that is revoked ------------------------------------------------------
+
+
+def wait_sessions(lan, gone=frozenset()):
+    """Three, of a supervisor and two VMs, that both machines know; none of those that are gone."""
+    here, there = lan.machines
+
+    def look():
+        now = sessions(here)
+        mirrored = {(other, own) for own, other in sessions(there)}
+        return now if len(now) == 3 and now == mirrored and not now & gone else None
+    return wait_for(look, "three sessions")
+
+
+def wait_ended(lan, gone):
+    here, there = lan.machines
+    wait_for(lambda: not (sessions(here) | {(b, a) for a, b in sessions(there)}) & gone,
+             "the end of the sessions on both sides")
+
+
+def expect_back(lan, process, gone):
+    """Other sessions come, once the VMs have finished what they may hold for the program."""
+    lan.machines[1].write("gate", "")
+    wait_sessions(lan, gone)
+    finish_job(lan, process)
+
+
+@pytest.mark.parametrize("first", ["program", "vms"])
+def test_sessions_go_over_to_the_new_key(first, joined):
+    """Both know the new key; who forgets the old one first ends what was opened with that."""
+    here, there = joined.machines
+    process = start_job(joined)
+    before = wait_sessions(joined)
+    here.key("rotate")
+    joined.import_key([there])
+    secret = here.key("show", "--secret").split("\n")[0]
+    (here if first == "program" else there).key("import", text=secret)
+    wait_ended(joined, before)
+    expect_back(joined, process, before)
+
+
+@pytest.mark.parametrize("who", ["program", "vms"])
+def test_sessions_of_a_revoked_key_end_and_come_back_with_the_new_one(who, joined):
+    """Only one side has the new key: until the other gets it, nobody is let in."""
+    here, there = joined.machines
+    process = start_job(joined)
+    before = wait_sessions(joined)
+    fresh, stale = (here, there) if who == "program" else (there, here)
+    fresh.key("rotate")
+    fresh.key("finish")
+    wait_said(process, "is not let in: no session with")
+    wait_logged(there, "cannot join")
+    wait_ended(joined, before)
+    stale.key("import", "--replace", text=fresh.key("show", "--secret"))
+    expect_back(joined, process, before)

@@ -220,23 +220,35 @@ START_TEST(output_of_others_is_not_shown)
 }
 END_TEST
 
-/* A watcher that does not read: a plain socket that has said hello. */
-static int watch_without_reading(uint8_t id)
+static int connect_plain(void)
+{
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    snprintf(un.sun_path, sizeof(un.sun_path), "%.100s", rig.address + strlen("unix:"));
+    ck_assert_int_eq(connect(fd, (struct sockaddr *)&un, sizeof(un)), 0);
+    return fd;
+}
+
+static void say_hello(int fd, uint8_t id)
 {
     struct wire_hello hello = {.purpose = WIRE_PURPOSE_WATCH};
     uint8_t head[WIRE_HEADER_BYTES];
-    struct sockaddr_un un = {.sun_family = AF_UNIX};
-    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     memset(hello.incarnation, id, 16);
     struct blob *body = wire_hello_encode(&hello);
     struct wire_header h = {.type = WIRE_HELLO, .length = (uint32_t)body->size};
     wire_header_put(head, &h);
-    snprintf(un.sun_path, sizeof(un.sun_path), "%.100s", rig.address + strlen("unix:"));
-    ck_assert_int_eq(connect(fd, (struct sockaddr *)&un, sizeof(un)), 0);
-    ck_assert_int_eq(write(fd, head, sizeof(head)), (ssize_t)sizeof(head));
-    ck_assert_int_eq(write(fd, body->data, body->size), (ssize_t)body->size);
+    (void)!write(fd, head, sizeof(head)); /* whether it was heard shows in the answer */
+    (void)!write(fd, body->data, body->size);
     blob_unref(body);
-    ck_assert_int_eq(read(fd, head, 1), 1); /* it is welcome */
+}
+
+/* A watcher that does not read: a plain socket that has said hello. */
+static int watch_without_reading(uint8_t id)
+{
+    char byte;
+    int fd = connect_plain();
+    say_hello(fd, id);
+    ck_assert_int_eq(read(fd, &byte, 1), 1); /* it is welcome */
     return fd;
 }
 
@@ -339,6 +351,75 @@ START_TEST(second_sigterm_kills)
     ck_assert_int_eq(rig_wait_exit(&rig), 0);
     client_wait_closed(c);
     client_free(c);
+    rig_finish(&rig);
+}
+END_TEST
+
+static bool process_is_stopped(const void *pid)
+{
+    char name[64], state = '?';
+    snprintf(name, sizeof(name), "/proc/%d/stat", (int)*(const pid_t *)pid);
+    FILE *f = fopen(name, "r");
+    ck_assert_ptr_nonnull(f);
+    ck_assert_int_eq(fscanf(f, "%*d (%*[^)]) %c", &state), 1);
+    fclose(f);
+    return state == 'T';
+}
+
+static void stop_vm(uint32_t vm)
+{
+    pid_t pid = (pid_t)rig_vm(&rig, vm).pid;
+    ck_assert_int_eq(kill(pid, SIGSTOP), 0);
+    wait_until(process_is_stopped, &pid);
+}
+
+/* One that runs, and one that has nothing to do. */
+START_TEST(sigterm_lets_a_vm_that_is_stopped_finish)
+{
+    struct client *c = lease_and_run(0, 0, "slow 300");
+    char tail[64];
+    take_output(&rig, strlen("slow 300\n"), tail);
+    stop_vm(0);
+    stop_vm(1);
+    kill(rig.pid, SIGTERM);
+    blob_unref(client_take(c, WIRE_RESULT).body);
+    client_wait_closed(c);
+    client_free(c);
+    ck_assert_int_eq(rig_wait_exit(&rig), 0);
+    rig_finish(&rig);
+}
+END_TEST
+
+START_TEST(second_sigterm_kills_a_vm_that_is_stopped)
+{
+    struct client *c = lease_and_run(0, 0, "deaf 60000");
+    char tail[64];
+    take_output(&rig, strlen("deaf 60000\n"), tail);
+    kill(rig.pid, SIGTERM);
+    rig_wait_vm(&rig, 0, TRK_VM_STOPPING, NULL);
+    stop_vm(0);
+    kill(rig.pid, SIGTERM);
+    ck_assert_int_eq(rig_wait_exit(&rig), 0);
+    client_wait_closed(c);
+    client_free(c);
+    rig_finish(&rig);
+}
+END_TEST
+
+/* It came before, and says hello while others are told that this is the end. */
+START_TEST(late_hello_does_not_keep_a_supervisor)
+{
+    char bytes[4096];
+    int late = connect_plain(), watch = watch_without_reading(7);
+    kill(rig.pid, SIGTERM);
+    while (read(watch, bytes, sizeof(bytes)) > 0) {
+    }
+    signal(SIGPIPE, SIG_IGN);
+    say_hello(late, 8);
+    (void)!read(late, bytes, 1); /* it is answered, or not */
+    close(watch);
+    ck_assert_int_eq(rig_wait_exit(&rig), 0);
+    close(late);
     rig_finish(&rig);
 }
 END_TEST
@@ -628,6 +709,9 @@ static Suite *make_suite(void)
     tcase_add_test(tc, idle_vms_end_quickly);
     tcase_add_test(tc, sigterm_lets_the_running_element_finish);
     tcase_add_test(tc, second_sigterm_kills);
+    tcase_add_test(tc, late_hello_does_not_keep_a_supervisor);
+    tcase_add_test(tc, sigterm_lets_a_vm_that_is_stopped_finish);
+    tcase_add_test(tc, second_sigterm_kills_a_vm_that_is_stopped);
     tcase_add_test(tc, killed_supervisor_leaves_nothing);
     tcase_add_test(tc, killed_supervisor_leaves_no_children_of_user_code);
     tcase_add_test(tc, guard_is_started_again);
