@@ -12,6 +12,36 @@
 
 #include "base/mem.h"
 
+struct net_loop *here, *there;
+static int fds_before;
+static uint64_t live_before;
+
+void loops_start(void)
+{
+    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
+    net_loop_free(here);
+    fds_before = count_fds();
+    live_before = mem_live();
+    ck_assert_int_eq(net_loop_new(&here), 0);
+    ck_assert_int_eq(net_loop_new(&there), 0);
+    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
+    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+}
+
+void loops_free(void)
+{
+    net_loop_free(here);
+    net_loop_free(there);
+    here = there = NULL;
+}
+
+void loops_end(void)
+{
+    loops_free();
+    ck_assert_int_eq(count_fds(), fds_before);
+    ck_assert_uint_eq(mem_live(), live_before);
+}
+
 static void on_open(struct net_session *s, void *user)
 {
     struct peer *p = user;
@@ -278,6 +308,42 @@ void server_stop(struct server *s)
 {
     on_loop(s->loop, stop_here, s);
     close(s->fd);
+}
+
+void pair_make(struct pair *p, const char *address)
+{
+    server_start(&p->server, there, address);
+    p->end = server_expect(&p->server);
+    p->client = peer_new(here);
+}
+
+void pair_connect(struct pair *p)
+{
+    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
+    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello"));
+}
+
+void pair_greet(struct pair *p)
+{
+    pair_connect(p);
+    peer_wait_messages(p->end, 1);
+    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
+    peer_wait_messages(p->client, 1);
+}
+
+void pair_close(struct pair *p)
+{
+    peer_close(p->client, true);
+    peer_wait_closed(p->end);
+    pair_free(p);
+}
+
+void pair_free(struct pair *p)
+{
+    server_stop(&p->server);
+    loops_free();
+    peer_free(p->client);
+    peer_free(p->end);
 }
 
 static char folder[64];

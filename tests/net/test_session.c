@@ -7,65 +7,26 @@
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "base/mem.h"
 #include "peer.h"
-
-static struct net_loop *here, *there;
-static int fds_before;
-static uint64_t live_before;
 
 static void setup(void)
 {
     make_folder();
-    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
-    net_loop_free(here);
-    fds_before = count_fds();
-    live_before = mem_live();
-    ck_assert_int_eq(net_loop_new(&here), 0);
-    ck_assert_int_eq(net_loop_new(&there), 0);
-    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
-    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+    loops_start();
 }
 
 static void teardown(void)
 {
-    net_loop_free(here);
-    net_loop_free(there);
-    ck_assert_int_eq(count_fds(), fds_before);
-    ck_assert_uint_eq(mem_live(), live_before);
+    loops_end();
     remove_folder();
 }
 
 /* A connected pair; the client has said hello and the server taken it. */
-struct pair {
-    struct server server;
-    struct peer *client, *end;
-};
-
 static void pair_open(struct pair *p, const char *address, bool is_echo)
 {
-    server_start(&p->server, there, address);
-    p->end = server_expect(&p->server);
-    p->client = peer_new(here);
-    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
-    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello"));
-    peer_wait_messages(p->end, 1);
-    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
-    peer_wait_messages(p->client, 1);
+    pair_make(p, address);
+    pair_greet(p);
     p->end->is_echo = is_echo; /* no message is on its way: nobody looks */
-}
-
-static void pair_close(struct pair *p)
-{
-    peer_close(p->client, true);
-    peer_wait_closed(p->end);
-    server_stop(&p->server);
-    /* The callbacks have been left when the loops have done something else. */
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
-    peer_free(p->client);
-    peer_free(p->end);
 }
 
 static const char *const addresses[] = {"unix", "tcp:127.0.0.1:0", "tcp:[::1]:0"};
@@ -395,9 +356,7 @@ START_TEST(close_works_inside_every_callback)
     net_session_close(client->session, true); /* harmless */
     peer_wait_closed(end);
     server_stop(&s);
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
+    loops_free();
     peer_free(client);
     peer_free(end);
 }
@@ -447,9 +406,7 @@ START_TEST(loop_that_ends_closes_its_sessions)
     ck_assert_int_eq(peer_connect(client, s.address), 0);
     peer_send(client, WIRE_HELLO, 0, pattern(100, 1));
     peer_send(client, WIRE_RUN, 0, pattern(20000000, 1));
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
+    loops_free();
     ck_assert_int_eq(client->closed, 1);
     net_session_close(client->session, false); /* touches no loop */
     ck_assert_int_eq(net_session_send(client->session, WIRE_RUN, 0, text_blob("x")), TRK_ECLOSED);

@@ -16,9 +16,6 @@
 
 #define LOOPBACK "tcp:127.0.0.1:0"
 
-static struct net_loop *here, *there;
-static int fds_before;
-static uint64_t live_before;
 static struct auth_keys ours, theirs;
 
 static void setup(void)
@@ -27,77 +24,30 @@ static void setup(void)
     ck_assert_int_eq(auth_key_make(&ours.key[0]), 0);
     ck_assert_int_eq(auth_key_make(&theirs.key[0]), 0);
     make_folder();
-    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
-    net_loop_free(here);
-    fds_before = count_fds();
-    live_before = mem_live();
-    ck_assert_int_eq(net_loop_new(&here), 0);
-    ck_assert_int_eq(net_loop_new(&there), 0);
-    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
-    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+    loops_start();
 }
 
 static void teardown(void)
 {
-    net_loop_free(here);
-    net_loop_free(there);
-    ck_assert_int_eq(count_fds(), fds_before);
-    ck_assert_uint_eq(mem_live(), live_before);
+    loops_end();
     remove_folder();
 }
 
-struct pair {
-    struct server server;
-    struct peer *client, *end;
-};
-
-static void pair_make(struct pair *p, const char *address)
+/* A pair whose ends have our key. */
+static void pair_make_keyed(struct pair *p, const char *address)
 {
-    server_start(&p->server, there, address);
-    p->end = server_expect(&p->server);
+    pair_make(p, address);
     p->end->opt.keys = &ours;
     p->end->opt.role = AUTH_VM;
-    p->client = peer_new(here);
     p->client->opt.keys = &ours;
     p->client->opt.role = AUTH_INITIATOR;
 }
 
-static void pair_connect(struct pair *p)
-{
-    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
-    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello")); /* waits for the handshake */
-}
-
-static void pair_greet(struct pair *p)
-{
-    pair_connect(p);
-    peer_wait_messages(p->end, 1);
-    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
-    peer_wait_messages(p->client, 1);
-}
-
 static void pair_open(struct pair *p, bool is_echo)
 {
-    pair_make(p, LOOPBACK);
+    pair_make_keyed(p, LOOPBACK);
     pair_greet(p);
     p->end->is_echo = is_echo; /* no message is on its way: nobody looks */
-}
-
-static void pair_free(struct pair *p)
-{
-    server_stop(&p->server);
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
-    peer_free(p->client);
-    peer_free(p->end);
-}
-
-static void pair_close(struct pair *p)
-{
-    peer_close(p->client, true);
-    peer_wait_closed(p->end);
-    pair_free(p);
 }
 
 /* --- as without TLS ----------------------------------------------------------------------- */
@@ -129,7 +79,7 @@ END_TEST
 START_TEST(heartbeats_pass_through_bulk)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.ping_ms = p.end->opt.ping_ms = 2;
     p.client->opt.dead_ms = p.end->opt.dead_ms = 2000;
     pair_greet(&p);
@@ -260,7 +210,7 @@ END_TEST
 START_TEST(flush_waits_for_the_handshake)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     ck_assert_int_eq(peer_connect(p.client, p.server.address), 0);
     peer_send(p.client, WIRE_HELLO, 0, text_blob("hello"));
     net_session_close(p.client->session, true);
@@ -288,7 +238,7 @@ END_TEST
 START_TEST(close_works_inside_every_callback)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->closes = (enum peer_close)(_i % 5);
     p.end->closes = (enum peer_close)(_i / 5);
     ck_assert_int_eq(peer_connect(p.client, p.server.address), 0);
@@ -326,7 +276,7 @@ END_TEST
 START_TEST(unix_sockets_ignore_keys)
 {
     struct pair p;
-    pair_make(&p, unix_in_folder("a.sock"));
+    pair_make_keyed(&p, unix_in_folder("a.sock"));
     p.end->opt.keys = &theirs;
     pair_greet(&p);
     pair_close(&p);
@@ -336,7 +286,7 @@ END_TEST
 START_TEST(vm_may_dial_in)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.role = AUTH_VM;
     p.end->opt.role = AUTH_INITIATOR;
     pair_greet(&p);
@@ -369,7 +319,7 @@ START_TEST(stranger_is_refused_with_a_reason_on_both_sides)
 {
     struct pair p;
     uint64_t dropped = net_dropped();
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.keys = refusals[_i].client_plain ? NULL
                          : refusals[_i].other_key  ? &theirs
                                                    : &ours;
@@ -400,7 +350,7 @@ START_TEST(both_keys_are_accepted_while_rotating)
 {
     struct auth_keys both = {.count = 2, .key = {theirs.key[0], ours.key[0]}};
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.end->opt.keys = &both;
     p.client->opt.keys = _i == 0 ? &ours : _i == 1 ? &theirs : &both;
     pair_greet(&p);
@@ -418,7 +368,7 @@ START_TEST(revoked_key_ends_its_sessions_and_no_others)
 {
     struct auth_keys both = {.count = 2, .key = {ours.key[0], theirs.key[0]}};
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.end->opt.keys = &both;
     pair_greet(&p);
     struct pair old = {.client = peer_new(here), .end = server_expect(&p.server)};
