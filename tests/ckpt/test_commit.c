@@ -21,6 +21,7 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "ckpt/ldb.h"
 #include "ckpt/verify.h"
+#include "disk.h"
 #include "rig.h"
 
 /* --- a disk that fails ---------------- */
@@ -52,15 +53,7 @@ static void set_fault(int kind, int in, int count)
     atomic_store(&fault_kind, kind);
 }
 
-static bool is_data(int fd)
-{
-    char link[64], path[4200] = "";
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    return readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/data.mdb") != NULL;
-}
-
-__attribute__((visibility("default"))) int fdatasync(int fd)
+int disk_sync(int fd)
 {
     atomic_fetch_add(&sync_calls, 1);
     pthread_mutex_lock(&sync_gate);
@@ -72,9 +65,9 @@ __attribute__((visibility("default"))) int fdatasync(int fd)
     return (int)syscall(SYS_fdatasync, fd);
 }
 
-static ssize_t faulty_pwrite(int fd, const void *bytes, size_t size, off_t offset)
+ssize_t disk_pwrite(int fd, const void *bytes, size_t size, off_t offset)
 {
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         if (must_fail(FAIL_WRITE)) {
             errno = EIO;
             return -1;
@@ -86,25 +79,9 @@ static ssize_t faulty_pwrite(int fd, const void *bytes, size_t size, off_t offse
     return syscall(SYS_pwrite64, fd, bytes, size, offset);
 }
 
-/* Under both names: which one a library calls depends on how it was built. */
-ssize_t plain_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite");
-ssize_t large_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite64");
-
-__attribute__((visibility("default"))) ssize_t plain_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
+ssize_t disk_writev(int fd, const struct iovec *pieces, int count)
 {
-    return faulty_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t large_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
-{
-    return faulty_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t writev(int fd, const struct iovec *pieces, int count)
-{
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         if (must_fail(FAIL_WRITE)) {
             errno = EIO;
             return -1;

@@ -10,6 +10,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 
 struct net_loop *here, *there;
@@ -344,6 +345,35 @@ void pair_free(struct pair *p)
     loops_free();
     peer_free(p->client);
     peer_free(p->end);
+}
+
+void *sender_run(void *sender)
+{
+    const struct sender *s = sender;
+    unsigned seed = s->number + 1;
+    for (uint32_t i = 0; i < s->count; i++) {
+        size_t size = i % (s->count / 20) == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
+        struct blob *b = pattern(4 + size, s->number);
+        le_store_u32(b->data, i);
+        peer_send(s->peer, WIRE_RUN, s->number, b);
+    }
+    return NULL;
+}
+
+void senders_check(const struct peer *p)
+{
+    uint32_t next[SENDERS] = {0};
+    for (size_t i = 1; i < p->count; i++) {
+        const struct wire_message *m = &p->messages[i];
+        ck_assert_uint_lt(m->stream, SENDERS);
+        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
+        next[m->stream]++;
+        le_store_u32(m->body->data, 0);
+        struct blob *want = pattern(m->body->size, m->stream);
+        le_store_u32(want->data, 0);
+        ck_assert_int_eq(memcmp(want->data, m->body->data, want->size), 0);
+        blob_unref(want);
+    }
 }
 
 static char folder[64];

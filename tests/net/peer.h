@@ -88,6 +88,18 @@ void pair_greet(struct pair *p);   /* and both have heard of each other */
 void pair_close(struct pair *p);   /* the client closes; frees all */
 void pair_free(struct pair *p);    /* with the loops */
 
+/* Threads that send at once, each over the stream of its number: messages that are numbered from 0,
+ * short ones but for twenty. */
+#define SENDERS 4
+struct sender {
+    struct peer *peer;
+    uint32_t number; /* below SENDERS */
+    uint32_t count;  /* of messages, at least 20 */
+};
+void *sender_run(void *sender);
+/* Behind its first message p has what senders sent, that of each in order and whole. */
+void senders_check(const struct peer *p);
+
 /* A folder of the test's own, and an address in it. */
 void make_folder(void);
 void remove_folder(void);

@@ -94,48 +94,23 @@ START_TEST(bulk_both_ways_at_once_does_not_lock_up)
 }
 END_TEST
 
-#define SENDERS 4
 #define PER_SENDER 2000
-
-struct sender {
-    struct peer *peer;
-    uint32_t number;
-};
-
-static void *send_many(void *arg)
-{
-    const struct sender *s = arg;
-    unsigned seed = s->number + 1;
-    for (uint32_t i = 0; i < PER_SENDER; i++) {
-        size_t size = i % 100 == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
-        struct blob *b = pattern(4 + size, s->number);
-        le_store_u32(b->data, i);
-        peer_send(s->peer, WIRE_RUN, s->number, b);
-    }
-    return NULL;
-}
 
 START_TEST(each_threads_messages_stay_in_order)
 {
     struct pair p;
     pthread_t threads[SENDERS];
     struct sender senders[SENDERS];
-    uint32_t next[SENDERS] = {0};
     pair_open(&p, unix_in_folder("a.sock"), false);
     for (uint32_t i = 0; i < SENDERS; i++) {
-        senders[i] = (struct sender){.peer = p.client, .number = i};
-        pthread_create(&threads[i], NULL, send_many, &senders[i]);
+        senders[i] = (struct sender){.peer = p.client, .number = i, .count = PER_SENDER};
+        pthread_create(&threads[i], NULL, sender_run, &senders[i]);
     }
     peer_wait_messages(p.end, 1 + SENDERS * PER_SENDER);
     for (int i = 0; i < SENDERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    for (size_t i = 1; i < p.end->count; i++) {
-        const struct wire_message *m = &p.end->messages[i];
-        ck_assert_uint_lt(m->stream, SENDERS);
-        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
-        next[m->stream]++;
-    }
+    senders_check(p.end);
     pair_close(&p);
 }
 END_TEST

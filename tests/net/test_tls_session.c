@@ -97,42 +97,7 @@ START_TEST(heartbeats_pass_through_bulk)
 }
 END_TEST
 
-#define SENDERS 4
 #define PER_SENDER 1000
-
-struct sender {
-    struct peer *peer;
-    uint32_t number;
-};
-
-static void *send_many(void *arg)
-{
-    const struct sender *s = arg;
-    unsigned seed = s->number + 1;
-    for (uint32_t i = 0; i < PER_SENDER; i++) {
-        size_t size = i % 50 == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
-        struct blob *b = pattern(4 + size, s->number);
-        le_store_u32(b->data, i);
-        peer_send(s->peer, WIRE_RUN, s->number, b);
-    }
-    return NULL;
-}
-
-static void check_order(const struct peer *p)
-{
-    uint32_t next[SENDERS] = {0};
-    for (size_t i = 1; i < p->count; i++) {
-        const struct wire_message *m = &p->messages[i];
-        ck_assert_uint_lt(m->stream, SENDERS);
-        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
-        next[m->stream]++;
-        le_store_u32(m->body->data, 0);
-        struct blob *want = pattern(m->body->size, m->stream);
-        le_store_u32(want->data, 0);
-        ck_assert_int_eq(memcmp(want->data, m->body->data, want->size), 0);
-        blob_unref(want);
-    }
-}
 
 /* Threads on both sides, while both loops read. */
 START_TEST(each_threads_messages_stay_in_order)
@@ -142,16 +107,16 @@ START_TEST(each_threads_messages_stay_in_order)
     struct sender senders[2 * SENDERS];
     pair_open(&p, false);
     for (uint32_t i = 0; i < 2 * SENDERS; i++) {
-        senders[i] = (struct sender){i < SENDERS ? p.client : p.end, i % SENDERS};
-        pthread_create(&threads[i], NULL, send_many, &senders[i]);
+        senders[i] = (struct sender){i < SENDERS ? p.client : p.end, i % SENDERS, PER_SENDER};
+        pthread_create(&threads[i], NULL, sender_run, &senders[i]);
     }
     peer_wait_messages(p.end, 1 + SENDERS * PER_SENDER);
     peer_wait_messages(p.client, 1 + SENDERS * PER_SENDER);
     for (int i = 0; i < 2 * SENDERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    check_order(p.end);
-    check_order(p.client);
+    senders_check(p.end);
+    senders_check(p.client);
     pair_close(&p);
 }
 END_TEST
