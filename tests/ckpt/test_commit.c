@@ -21,6 +21,7 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "ckpt/ldb.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
 #include "disk.h"
 #include "rig.h"
 
@@ -462,8 +463,6 @@ int main(void)
 {
     Suite *suite = suite_create("commit");
     TCase *tc = tcase_create("commit"), *disk = tcase_create("disk");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, rig_teardown);
     tcase_set_timeout(tc, 240);
@@ -481,8 +480,5 @@ int main(void)
     tcase_add_test(disk, what_was_durable_is_there_after_a_crash);
     tcase_add_loop_test(disk, a_large_value_survives_a_failure_between_its_transactions, 0, 3);
     suite_add_tcase(suite, disk);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

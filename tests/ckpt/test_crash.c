@@ -19,6 +19,7 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "base/log.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
 #include "disk.h"
 #include "rig.h"
 
@@ -284,8 +285,6 @@ int main(void)
 {
     Suite *suite = suite_create("crash");
     TCase *tc = tcase_create("crash");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     log_set_level("error");
     if (getenv("TEST_JOB") != NULL) {
@@ -297,8 +296,5 @@ int main(void)
     tcase_add_test(tc, a_process_may_end_at_any_call_that_makes_a_store);
     tcase_add_loop_test(tc, any_loss_of_what_was_not_synced_is_survived, 0, 6);
     suite_add_tcase(suite, tc);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

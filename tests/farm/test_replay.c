@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "farm/edit.h"
+#include "tests/suite.h"
 #include "trickle/job.h"
 
 static char home[64];
@@ -491,8 +492,6 @@ int main(void)
 {
     Suite *suite = suite_create("replay");
     TCase *all = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(all, setup, teardown);
     tcase_add_test(all, a_stage_is_found_again_by_its_key);
@@ -510,9 +509,5 @@ int main(void)
     tcase_add_test(all, a_list_changed_twice_finds_results_of_both);
     tcase_add_test(all, out_of_memory_is_an_error_and_leaves_nothing_behind);
     suite_add_tcase(suite, all);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

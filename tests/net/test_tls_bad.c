@@ -14,6 +14,7 @@
 
 #include "net/address.h"
 #include "net/tls.h"
+#include "tests/suite.h"
 #include "peer.h"
 
 static uint64_t dropped_before;
@@ -546,9 +547,5 @@ int main(void)
     tcase_set_timeout(t, getenv("TRICKLE_FULL") != NULL ? 600 : 50);
     add_tests(t);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

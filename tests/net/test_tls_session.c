@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "net/address.h"
+#include "tests/suite.h"
 #include "peer.h"
 
 #define LOOPBACK "tcp:127.0.0.1:0"
@@ -417,9 +418,5 @@ int main(void)
     tcase_set_timeout(t, 50);
     add_tests(t);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -252,5 +252,5 @@ int main(void)
     ADD(suite, adding_delivered_ones_without_memory_changes_nothing);
     tcase_add_loop_test_raise_signal(forbidden, forbidden_moves_abort, SIGABRT, 0, 9);
     suite_add_tcase(suite, forbidden);
-    return run(suite);
+    return run_suite(suite);
 }

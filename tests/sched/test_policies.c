@@ -618,5 +618,5 @@ int main(void)
     ADD(suite, a_stage_may_be_cancelled_while_elements_run_twice);
     ADD(suite, the_longest_running_is_doubled_first_and_other_work_comes_before);
     ADD(suite, a_vm_that_was_only_silent_comes_back_and_its_old_batches_count_once);
-    return run(suite);
+    return run_suite(suite);
 }

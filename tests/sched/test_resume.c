@@ -264,5 +264,5 @@ int main(void)
     ADD(suite, what_was_begun_and_given_back_goes_on_elsewhere_with_the_next_attempt);
     ADD(suite, what_is_given_back_in_the_middle_is_no_answer_to_a_recall);
     ADD(suite, a_run_given_back_in_the_middle_leaves_the_other_one);
-    return run(suite);
+    return run_suite(suite);
 }

@@ -516,5 +516,5 @@ int main(void)
     ADD(suite, a_vm_that_serves_nothing_gets_nothing);
     ADD(suite, any_allocation_may_fail_and_the_event_be_tried_again);
     ADD(suite, many_vms_come_and_go_under_numbers_of_the_callers_choice);
-    return run(suite);
+    return run_suite(suite);
 }

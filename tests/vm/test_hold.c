@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "base/hash.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 #define SLOW "slow 400"
@@ -581,9 +582,5 @@ int main(void)
     tcase_add_test(tc, leaving_vm_moves_an_element_at_its_checkpoint);
     tcase_add_test(tc, orphan_that_leaves_leaves_its_state);
     suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }
