@@ -95,6 +95,13 @@ void *ext_new(PyTypeObject *type); /* a zeroed object, or NULL with MemoryError 
 void ext_free(PyObject *self);     /* the end of a tp_dealloc: memory and the type's reference */
 /* True: the exception that is set is no Exception (KeyboardInterrupt, SystemExit). */
 bool ext_is_stop(void);
+/* What others wrote, as str: bytes that are no UTF-8 are replaced. Up to its 0, or room. */
+PyObject *ext_text(const char *text);
+PyObject *ext_text_in(const char *text, size_t room);
+/* dict[key] = value, which is taken. 0, or -1 with the exception; a NULL passes as that. */
+int ext_put(PyObject *dict, const char *key, PyObject *value);
+/* What a call gave: its bytes, which are freed; TRK_END: None; negative: raises. */
+PyObject *ext_taken(PyObject *self, int rc, void *bytes, size_t size);
 PyObject *ext_view(const void *bytes, size_t size); /* a read-only memoryview of borrowed bytes */
 /* Ends a view whose bytes are about to go, and drops it. 0, or -1: someone holds on to the bytes.
  * An exception that is set stays; otherwise -1 comes with BufferError. */

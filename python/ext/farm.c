@@ -231,25 +231,12 @@ static PyObject *farm_connect(PyObject *self, PyObject *const *args, Py_ssize_t 
 
 /* --- listing ----------------------------------------------------------------------------- */
 
-/* Takes value; NULL passes. */
-static int put(PyObject *dict, const char *key, PyObject *value)
-{
-    int rc = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
-
-    Py_XDECREF(value);
-    return rc;
-}
-
-static PyObject *text_of(const char *text, size_t room)
-{
-    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, room), "replace");
-}
-
-#define PUT_TEXT(dict, info, field) put(dict, #field, text_of((info)->field, sizeof((info)->field)))
-#define PUT_INT(dict, info, field) put(dict, #field, PyLong_FromUnsignedLongLong((info)->field))
+#define PUT_TEXT(dict, info, field) \
+    ext_put(dict, #field, ext_text_in((info)->field, sizeof((info)->field)))
+#define PUT_INT(dict, info, field) ext_put(dict, #field, PyLong_FromUnsignedLongLong((info)->field))
 #define PUT_BYTES(dict, info, field)                                             \
-    put(dict, #field, PyBytes_FromStringAndSize((const char *)(info)->field, \
-                                                (Py_ssize_t)sizeof((info)->field)))
+    ext_put(dict, #field, PyBytes_FromStringAndSize((const char *)(info)->field, \
+                                                    (Py_ssize_t)sizeof((info)->field)))
 
 PyObject *vm_info_dict(const struct trk_vm_info *info)
 {
@@ -261,7 +248,7 @@ PyObject *vm_info_dict(const struct trk_vm_info *info)
         return NULL;
     }
     if (PUT_BYTES(dict, info, incarnation) < 0 || PUT_BYTES(dict, info, supervisor) < 0 ||
-        PUT_INT(dict, info, index) < 0 || put(dict, "state", PyUnicode_FromString(state)) < 0 ||
+        PUT_INT(dict, info, index) < 0 || ext_put(dict, "state", PyUnicode_FromString(state)) < 0 ||
         PUT_INT(dict, info, pid) < 0 || PUT_INT(dict, info, cores) < 0 ||
         PUT_INT(dict, info, memory_bytes) < 0 || PUT_INT(dict, info, dropped) < 0 ||
         PUT_TEXT(dict, info, host) < 0 || PUT_TEXT(dict, info, module) < 0 ||
@@ -380,7 +367,7 @@ static PyObject *farm_order(PyObject *self, PyObject *const *args, Py_ssize_t na
     if (rc == TRK_AGAIN) {
         return ext_raise_text(ext_state_of(self), TRK_ETIMEDOUT, "the supervisor did not answer");
     }
-    return rc < 0 ? ext_raise(ext_state_of(self), rc) : text_of(o.answer, sizeof(o.answer));
+    return rc < 0 ? ext_raise(ext_state_of(self), rc) : ext_text_in(o.answer, sizeof(o.answer));
 }
 
 /* --- notices ----------------------------------------------------------------------------- */
@@ -444,7 +431,7 @@ static PyObject *farm_notice(PyObject *self, PyObject *const *args, Py_ssize_t n
         return ext_raise(ext_state_of(self), rc);
     }
     tuple = Py_BuildValue("(sNIIy#)", notice_kind(t.notice.kind),
-                          text_of(t.notice.vm_host, sizeof(t.notice.vm_host)),
+                          ext_text_in(t.notice.vm_host, sizeof(t.notice.vm_host)),
                           (unsigned)t.notice.vm_pid, (unsigned)t.notice.vm_index, t.notice.text,
                           (Py_ssize_t)t.notice.size);
     trk_notice_free(&t.notice);

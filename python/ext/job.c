@@ -36,26 +36,16 @@ struct trk_job *job_of(PyObject *self)
 
 /* --- life -------------------------------------------------------------------------------- */
 
-/* Takes value; NULL passes. */
-static int put(PyObject *dict, const char *key, PyObject *value)
-{
-    int rc = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
-
-    Py_XDECREF(value);
-    return rc;
-}
-
 static PyObject *opened_dict(const struct trk_job_opened *o)
 {
     PyObject *dict = PyDict_New();
 
     if (dict != NULL &&
-        (put(dict, "is_new", PyBool_FromLong(o->is_new)) < 0 ||
-         put(dict, "epoch", PyLong_FromUnsignedLong(o->epoch)) < 0 ||
-         put(dict, "uuid", PyBytes_FromStringAndSize((const char *)o->uuid, 16)) < 0 ||
-         put(dict, "dir", PyUnicode_DecodeFSDefault(o->dir)) < 0 ||
-         put(dict, "text", PyUnicode_DecodeUTF8(o->text, (Py_ssize_t)strlen(o->text),
-                                                "replace")) < 0)) {
+        (ext_put(dict, "is_new", PyBool_FromLong(o->is_new)) < 0 ||
+         ext_put(dict, "epoch", PyLong_FromUnsignedLong(o->epoch)) < 0 ||
+         ext_put(dict, "uuid", PyBytes_FromStringAndSize((const char *)o->uuid, 16)) < 0 ||
+         ext_put(dict, "dir", PyUnicode_DecodeFSDefault(o->dir)) < 0 ||
+         ext_put(dict, "text", ext_text(o->text)) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;
@@ -253,25 +243,16 @@ PyDoc_STRVAR(get_doc, "get(kind, name)\n--\n\n"
 
 static PyObject *job_get(PyObject *self, PyObject *args)
 {
-    PyObject *value;
     const char *name;
-    void *bytes;
-    size_t size;
+    void *bytes = NULL;
+    size_t size = 0;
     int kind, rc;
 
     if (!PyArg_ParseTuple(args, "is:get", &kind, &name) || !enter(self)) {
         return NULL;
     }
     rc = trk_job_get(as_job(self)->job, (enum trk_note)kind, name, &bytes, &size);
-    if (rc == TRK_END) {
-        Py_RETURN_NONE;
-    }
-    if (rc < 0) {
-        return ext_raise(ext_state_of(self), rc);
-    }
-    value = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
-    trk_free(bytes);
-    return value;
+    return ext_taken(self, rc, bytes, size);
 }
 
 PyDoc_STRVAR(state_doc, "state()\n--\n\n"
@@ -288,12 +269,11 @@ static PyObject *job_state(PyObject *self, PyObject *unused)
     trk_job_get_state(as_job(self)->job, &state);
     dict = PyDict_New();
     if (dict != NULL &&
-        (put(dict, "syncs", PyLong_FromUnsignedLongLong(state.syncs)) < 0 ||
-         put(dict, "sync_ns", PyLong_FromUnsignedLongLong(state.sync_ns)) < 0 ||
-         put(dict, "queued_bytes", PyLong_FromUnsignedLongLong(state.queued_bytes)) < 0 ||
-         put(dict, "is_paused", PyBool_FromLong(state.is_paused)) < 0 ||
-         put(dict, "text", PyUnicode_DecodeUTF8(state.text, (Py_ssize_t)strlen(state.text),
-                                                "replace")) < 0)) {
+        (ext_put(dict, "syncs", PyLong_FromUnsignedLongLong(state.syncs)) < 0 ||
+         ext_put(dict, "sync_ns", PyLong_FromUnsignedLongLong(state.sync_ns)) < 0 ||
+         ext_put(dict, "queued_bytes", PyLong_FromUnsignedLongLong(state.queued_bytes)) < 0 ||
+         ext_put(dict, "is_paused", PyBool_FromLong(state.is_paused)) < 0 ||
+         ext_put(dict, "text", ext_text(state.text)) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;

@@ -193,6 +193,39 @@ void ext_free(PyObject *self)
     Py_DECREF(type);
 }
 
+PyObject *ext_text(const char *text)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
+}
+
+PyObject *ext_text_in(const char *text, size_t room)
+{
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, room), "replace");
+}
+
+int ext_put(PyObject *dict, const char *key, PyObject *value)
+{
+    int rc = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
+
+    Py_XDECREF(value);
+    return rc;
+}
+
+PyObject *ext_taken(PyObject *self, int rc, void *bytes, size_t size)
+{
+    PyObject *value;
+
+    if (rc == TRK_END) {
+        Py_RETURN_NONE;
+    }
+    if (rc < 0) {
+        return ext_raise(ext_state_of(self), rc);
+    }
+    value = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
+    trk_free(bytes);
+    return value;
+}
+
 PyObject *ext_view(const void *bytes, size_t size)
 {
     static char nothing[1];

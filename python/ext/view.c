@@ -39,20 +39,6 @@ static struct trk_view *enter(PyObject *self)
         as_view(self)->is_lent = false; \
     } while (0)
 
-/* Takes value; NULL passes. */
-static int put(PyObject *dict, const char *key, PyObject *value)
-{
-    int rc = value != NULL ? PyDict_SetItemString(dict, key, value) : -1;
-
-    Py_XDECREF(value);
-    return rc;
-}
-
-static PyObject *text_of(const char *text)
-{
-    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strlen(text), "replace");
-}
-
 /* --- life -------------------------------------------------------------------------------- */
 
 static int view_init(PyObject *self, PyObject *args, PyObject *kwargs)
@@ -119,18 +105,19 @@ static PyObject *info_dict(const struct trk_view_info *i)
     PyObject *dict = PyDict_New();
 
     if (dict != NULL &&
-        (put(dict, "dir", PyUnicode_DecodeFSDefault(i->dir)) < 0 ||
-         put(dict, "has_store", PyBool_FromLong(i->has_store)) < 0 ||
-         put(dict, "is_damaged", PyBool_FromLong(i->is_damaged)) < 0 ||
-         put(dict, "text", text_of(i->text)) < 0 ||
-         put(dict, "uuid", PyBytes_FromStringAndSize((const char *)i->uuid, 16)) < 0 ||
-         put(dict, "epoch", PyLong_FromUnsignedLong(i->epoch)) < 0 ||
-         put(dict, "version", PyLong_FromUnsignedLongLong(i->version)) < 0 ||
-         put(dict, "records", PyLong_FromUnsignedLongLong(i->records)) < 0 ||
-         put(dict, "bytes", PyLong_FromUnsignedLongLong(i->bytes)) < 0 ||
-         put(dict, "is_running", PyBool_FromLong(i->is_running)) < 0 ||
-         put(dict, "pid", PyLong_FromLongLong(i->pid)) < 0 ||
-         put(dict, "host", text_of(i->host)) < 0 || put(dict, "since", text_of(i->since)) < 0)) {
+        (ext_put(dict, "dir", PyUnicode_DecodeFSDefault(i->dir)) < 0 ||
+         ext_put(dict, "has_store", PyBool_FromLong(i->has_store)) < 0 ||
+         ext_put(dict, "is_damaged", PyBool_FromLong(i->is_damaged)) < 0 ||
+         ext_put(dict, "text", ext_text(i->text)) < 0 ||
+         ext_put(dict, "uuid", PyBytes_FromStringAndSize((const char *)i->uuid, 16)) < 0 ||
+         ext_put(dict, "epoch", PyLong_FromUnsignedLong(i->epoch)) < 0 ||
+         ext_put(dict, "version", PyLong_FromUnsignedLongLong(i->version)) < 0 ||
+         ext_put(dict, "records", PyLong_FromUnsignedLongLong(i->records)) < 0 ||
+         ext_put(dict, "bytes", PyLong_FromUnsignedLongLong(i->bytes)) < 0 ||
+         ext_put(dict, "is_running", PyBool_FromLong(i->is_running)) < 0 ||
+         ext_put(dict, "pid", PyLong_FromLongLong(i->pid)) < 0 ||
+         ext_put(dict, "host", ext_text(i->host)) < 0 ||
+         ext_put(dict, "since", ext_text(i->since)) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;
@@ -161,25 +148,16 @@ PyDoc_STRVAR(note_doc, "note(kind, name)\n--\n\nA named value as bytes, or None.
 static PyObject *view_note(PyObject *self, PyObject *args)
 {
     struct trk_view *view;
-    PyObject *value;
     const char *name;
-    void *bytes;
-    size_t size;
+    void *bytes = NULL;
+    size_t size = 0;
     int kind, rc;
 
     if (!PyArg_ParseTuple(args, "is:note", &kind, &name) || (view = enter(self)) == NULL) {
         return NULL;
     }
     VIEW_CALL(self, rc, trk_view_note(view, (enum trk_note)kind, name, &bytes, &size));
-    if (rc == TRK_END) {
-        Py_RETURN_NONE;
-    }
-    if (rc < 0) {
-        return ext_raise(ext_state_of(self), rc);
-    }
-    value = PyBytes_FromStringAndSize(bytes, (Py_ssize_t)size);
-    trk_free(bytes);
-    return value;
+    return ext_taken(self, rc, bytes, size);
 }
 
 static PyObject *stage_dict(const struct trk_view_stage *s)
@@ -187,15 +165,16 @@ static PyObject *stage_dict(const struct trk_view_stage *s)
     PyObject *dict = PyDict_New();
 
     if (dict != NULL &&
-        (put(dict, "number", PyLong_FromUnsignedLong(s->number)) < 0 ||
-         put(dict, "key", text_of(s->key)) < 0 || put(dict, "name", text_of(s->name)) < 0 ||
-         put(dict, "added", PyLong_FromUnsignedLongLong(s->added)) < 0 ||
-         put(dict, "is_closed", PyBool_FromLong(s->is_closed)) < 0 ||
-         put(dict, "recorded", PyLong_FromUnsignedLongLong(s->recorded)) < 0 ||
-         put(dict, "failed", PyLong_FromUnsignedLongLong(s->failed)) < 0 ||
-         put(dict, "bytes", PyLong_FromUnsignedLongLong(s->bytes)) < 0 ||
-         put(dict, "replaced_by", PyLong_FromUnsignedLong(s->replaced_by)) < 0 ||
-         put(dict, "previous", PyLong_FromUnsignedLong(s->previous)) < 0)) {
+        (ext_put(dict, "number", PyLong_FromUnsignedLong(s->number)) < 0 ||
+         ext_put(dict, "key", ext_text(s->key)) < 0 ||
+         ext_put(dict, "name", ext_text(s->name)) < 0 ||
+         ext_put(dict, "added", PyLong_FromUnsignedLongLong(s->added)) < 0 ||
+         ext_put(dict, "is_closed", PyBool_FromLong(s->is_closed)) < 0 ||
+         ext_put(dict, "recorded", PyLong_FromUnsignedLongLong(s->recorded)) < 0 ||
+         ext_put(dict, "failed", PyLong_FromUnsignedLongLong(s->failed)) < 0 ||
+         ext_put(dict, "bytes", PyLong_FromUnsignedLongLong(s->bytes)) < 0 ||
+         ext_put(dict, "replaced_by", PyLong_FromUnsignedLong(s->replaced_by)) < 0 ||
+         ext_put(dict, "previous", PyLong_FromUnsignedLong(s->previous)) < 0)) {
         Py_CLEAR(dict);
     }
     return dict;
@@ -346,7 +325,7 @@ static PyObject *view_attempts(PyObject *self, PyObject *args)
     list = PyList_New((Py_ssize_t)count);
     for (size_t i = 0; i < count && list != NULL; i++) {
         PyObject *dict = attempt_dict(&found[i].a);
-        if (dict == NULL || put(dict, "epoch", PyLong_FromUnsignedLong(found[i].epoch)) < 0 ||
+        if (dict == NULL || ext_put(dict, "epoch", PyLong_FromUnsignedLong(found[i].epoch)) < 0 ||
             PyList_SetItem(list, (Py_ssize_t)i, dict) < 0) {
             Py_CLEAR(list);
         }
@@ -364,11 +343,11 @@ static PyObject *view_ask(PyObject *self, PyObject *const *args, Py_ssize_t narg
 {
     static const char *const names[] = {"verb", "argument", "timeout", NULL};
     const char *verb, *argument = "";
-    PyObject *arg[3], *bytes;
+    PyObject *arg[3];
     struct trk_view *view;
+    char *answer = NULL;
     int64_t timeout;
-    char *answer;
-    size_t size;
+    size_t size = 0;
     int rc, ms;
 
     if (ext_args("ask", args, nargs, kwnames, names, 1, arg) < 0 ||
@@ -380,15 +359,7 @@ static PyObject *view_ask(PyObject *self, PyObject *const *args, Py_ssize_t narg
     ms = ext_milliseconds(timeout);
     VIEW_CALL(self, rc, trk_view_ask(view, verb, argument, ms >= 0 ? ms : 1000000000, &answer,
                                      &size));
-    if (rc == TRK_END) {
-        Py_RETURN_NONE;
-    }
-    if (rc < 0) {
-        return ext_raise(ext_state_of(self), rc);
-    }
-    bytes = PyBytes_FromStringAndSize(answer, (Py_ssize_t)size);
-    trk_free(answer);
-    return bytes;
+    return ext_taken(self, rc, answer, size);
 }
 
 static PyMethodDef view_methods[] = {
@@ -435,7 +406,7 @@ PyObject *view_home(PyObject *module, PyObject *unused)
     if (rc < 0) {
         return ext_raise(PyModule_GetState(module), rc);
     }
-    return Py_BuildValue("(NN)", PyUnicode_DecodeFSDefault(path), text_of(notice));
+    return Py_BuildValue("(NN)", PyUnicode_DecodeFSDefault(path), ext_text(notice));
 }
 
 const char view_names_doc[] = "job_names()\n--\n\nThe names of all jobs, sorted.";
@@ -503,5 +474,5 @@ PyObject *view_check(PyObject *module, PyObject *args)
     if (rc < 0 && text[0] == '\0') {
         return ext_raise(PyModule_GetState(module), rc);
     }
-    return Py_BuildValue("(NN)", PyBool_FromLong(rc == 0), text_of(text));
+    return Py_BuildValue("(NN)", PyBool_FromLong(rc == 0), ext_text(text));
 }

@@ -91,7 +91,7 @@ static PyObject *vm_lost_reason(PyObject *self, void *closure)
         return NULL;
     }
     trk_vm_lost_reason(as_vm(self)->vm, text, sizeof(text));
-    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)strnlen(text, sizeof(text)), "replace");
+    return ext_text_in(text, sizeof(text));
 }
 
 PyDoc_STRVAR(info_doc, "info()\n--\n\nWhat is known of the VM, as a dict.");

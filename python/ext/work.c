@@ -599,8 +599,7 @@ static const char *const outcomes[] = {
 PyObject *attempt_dict(const struct trk_attempt *a)
 {
     size_t known = sizeof(outcomes) / sizeof(outcomes[0]);
-    Py_ssize_t host_size = (Py_ssize_t)strnlen(a->vm_host, sizeof(a->vm_host));
-    PyObject *host = PyUnicode_DecodeUTF8(a->vm_host, host_size, "replace");
+    PyObject *host = ext_text_in(a->vm_host, sizeof(a->vm_host));
 
     if (host == NULL) {
         return NULL;

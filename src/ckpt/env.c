@@ -89,6 +89,35 @@ int env_tail_get(const struct ckpt_env *env, MDB_txn *txn, struct record *r,
     return rc == 0 ? record_tail_get(tail, r) : rc;
 }
 
+int env_parts_check(const struct ckpt_env *env, MDB_txn *txn, const struct record *r,
+                    uint8_t end[KEY_PART])
+{
+    struct digest chain = {{0}};
+    struct record_parts parts;
+    uint64_t size = 0;
+    int rc = record_parts_get(&parts, r);
+
+    if (rc < 0) {
+        return rc;
+    }
+    key_put_u64(end, parts.body);
+    for (uint32_t i = 0; i < parts.count; i++) {
+        struct record part;
+        MDB_val value;
+        key_put_u32(end + 8, i);
+        rc = ldb_get(txn, env->tables[CKPT_PART], end, KEY_PART, &value);
+        rc = rc == 0 ? record_head_get(&part, value.mv_data, value.mv_size) : rc;
+        if (rc != 0) {
+            return rc == TRK_END ? TRK_ECORRUPT : rc;
+        }
+        record_chain(&chain, &part.digest);
+        size += part.body_size;
+    }
+    key_put_u32(end + 8, PART_END);
+    return size == parts.size && memcmp(&chain, &parts.chain, sizeof(chain)) == 0 ? 0
+                                                                                  : TRK_ECORRUPT;
+}
+
 /* Opens the tables and reads the tail, in a transaction that also leaves the handles valid. */
 static int load(struct ckpt_env *env)
 {

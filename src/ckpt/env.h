@@ -46,6 +46,10 @@ void env_close(struct ckpt_env *env);
 /* The tail as a transaction sees it: 0, TRK_END, TRK_ECORRUPT. */
 TRK_MUST_USE int env_tail_get(const struct ckpt_env *env, MDB_txn *txn, struct record *r,
                               struct record_tail *tail);
+/* Whether the parts of a record that is in parts are all there, by their heads; end: the key of
+ * what marks their end, which need not be there. 0; TRK_ECORRUPT: they are not; or as ldb.h. */
+TRK_MUST_USE int env_parts_check(const struct ckpt_env *env, MDB_txn *txn,
+                                 const struct record *r, uint8_t end[KEY_PART]);
 /* Gives pages of the map back to the system: they stay in its cache, but not in our size. */
 void env_trim(struct ckpt_env *env);
 

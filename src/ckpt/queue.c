@@ -129,29 +129,6 @@ int ckpt_store_put_result(struct ckpt_store *s, uint32_t stage, const struct rec
     return put(s, item, value->body, rc, ticket);
 }
 
-static bool is_plain_kind(enum ckpt_kind kind)
-{
-    switch (kind) {
-    case CKPT_JOB:
-    case CKPT_STAGE:
-    case CKPT_WORK:
-    case CKPT_FAILURE:
-    case CKPT_ATTEMPT:
-    case CKPT_ONCE:
-    case CKPT_STATE:
-    case CKPT_TELEMETRY:
-        return true;
-    case CKPT_RESULT:
-    case CKPT_FORGET:
-    case CKPT_PART:
-    case CKPT_COUNT:
-    case CKPT_TAIL:
-    case CKPT_KIND_END:
-        break;
-    }
-    return false;
-}
-
 int ckpt_store_put_record(struct ckpt_store *s, enum ckpt_kind kind, const void *key,
                           size_t key_size, const struct ckpt_value *value, uint64_t *ticket)
 {
@@ -161,7 +138,7 @@ int ckpt_store_put_record(struct ckpt_store *s, enum ckpt_kind kind, const void 
     if (sys_is_forked()) {
         return TRK_EFORKED;
     }
-    if (is_plain_kind(kind) && key_size > 0 && key_size <= RECORD_KEY_MAX) {
+    if (record_is_named(kind) && key_size > 0 && key_size <= RECORD_KEY_MAX) {
         rc = item_new(&item, ITEM_RECORD, key, key_size, value);
     }
     if (rc == 0) {
@@ -179,7 +156,7 @@ int ckpt_store_delete(struct ckpt_store *s, enum ckpt_kind kind, const void *key
     if (sys_is_forked()) {
         return TRK_EFORKED;
     }
-    if (!is_plain_kind(kind) || key_size == 0 || key_size > RECORD_KEY_MAX) {
+    if (!record_is_named(kind) || key_size == 0 || key_size > RECORD_KEY_MAX) {
         return TRK_EINVAL;
     }
     rc = item_new(&item, ITEM_DELETE, key, key_size, NULL);

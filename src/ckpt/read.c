@@ -136,6 +136,12 @@ static int enter(struct ckpt_reader *r)
     return damaged(rc, r);
 }
 
+/* The same, for a read of that table. */
+static int enter_table(struct ckpt_reader *r, enum ckpt_kind kind)
+{
+    return kind > 0 && kind < CKPT_KIND_END ? enter(r) : TRK_EINVAL;
+}
+
 /* Pages that were looked at stay in this process's memory, in the end the whole file, unless they
  * are given back. The cache of the system keeps them. */
 static int leave(struct ckpt_reader *r, int rc)
@@ -329,10 +335,10 @@ int ckpt_read_get(struct ckpt_reader *r, enum ckpt_kind kind, const void *key, s
     struct record record;
     int rc;
 
-    if (kind <= 0 || kind >= CKPT_KIND_END || key_size == 0 || key_size > RECORD_KEY_MAX) {
+    if (key_size == 0 || key_size > RECORD_KEY_MAX) {
         return TRK_EINVAL;
     }
-    rc = enter(r);
+    rc = enter_table(r, kind);
     if (rc != 0) {
         return rc;
     }
@@ -369,12 +375,8 @@ int ckpt_read_next(struct ckpt_reader *r, enum ckpt_kind kind, struct ckpt_read_
 {
     struct record record;
     MDB_val found;
-    int rc;
+    int rc = enter_table(r, kind);
 
-    if (kind <= 0 || kind >= CKPT_KIND_END) {
-        return TRK_EINVAL;
-    }
-    rc = enter(r);
     if (rc != 0) {
         return rc;
     }
@@ -395,12 +397,8 @@ int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stag
     uint8_t key[KEY_STAGE_NUMBER];
     struct record record;
     MDB_val found;
-    int rc;
+    int rc = enter_table(r, kind);
 
-    if (kind <= 0 || kind >= CKPT_KIND_END) {
-        return TRK_EINVAL;
-    }
-    rc = enter(r);
     if (rc != 0) {
         return rc;
     }

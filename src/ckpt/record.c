@@ -138,6 +138,29 @@ void record_parts_put(uint8_t out[RECORD_PARTS_BYTES], const struct record_parts
     memcpy(out + 24, p->chain.bytes, sizeof(p->chain.bytes));
 }
 
+bool record_is_named(enum ckpt_kind kind)
+{
+    switch (kind) {
+    case CKPT_JOB:
+    case CKPT_STAGE:
+    case CKPT_WORK:
+    case CKPT_FAILURE:
+    case CKPT_ATTEMPT:
+    case CKPT_ONCE:
+    case CKPT_STATE:
+    case CKPT_TELEMETRY:
+        return true;
+    case CKPT_RESULT:
+    case CKPT_FORGET:
+    case CKPT_PART:
+    case CKPT_COUNT:
+    case CKPT_TAIL:
+    case CKPT_KIND_END:
+        break;
+    }
+    return false;
+}
+
 int record_parts_get(struct record_parts *p, const struct record *r)
 {
     size_t before = r->kind == CKPT_RESULT ? RECORD_RUN_BYTES : 0;

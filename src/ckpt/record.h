@@ -57,6 +57,9 @@ enum ckpt_kind {
     CKPT_KIND_END
 };
 
+/* Kinds whose key the store is given with the value; it makes the keys of the others itself. */
+bool record_is_named(enum ckpt_kind kind);
+
 enum record_flag {
     RECORD_IN_PARTS = 1, /* the value is in CKPT_PART records: the body ends with record_parts */
 };

@@ -199,27 +199,13 @@ static int next_txn(struct salvage *s)
 /* The key must be of the form that its kind has: it will be read by that. */
 static bool has_key(const struct record *r)
 {
-    switch (r->kind) {
-    case CKPT_RESULT:
-    case CKPT_FORGET:
-        return r->key_size == KEY_STAGE_NUMBER && key_get_u64(r->key + 4) == r->version;
-    case CKPT_PART:
+    if (r->kind == CKPT_PART) {
         return r->key_size == KEY_PART && key_get_u32(r->key + 8) != PART_END;
-    case CKPT_COUNT:
-    case CKPT_TAIL:
-    case CKPT_KIND_END:
-        return false; /* made anew */
-    case CKPT_JOB:
-    case CKPT_STAGE:
-    case CKPT_WORK:
-    case CKPT_FAILURE:
-    case CKPT_ATTEMPT:
-    case CKPT_ONCE:
-    case CKPT_STATE:
-    case CKPT_TELEMETRY:
-        return r->key_size > 0;
     }
-    return false;
+    if (r->kind == CKPT_RESULT || r->kind == CKPT_FORGET) {
+        return r->key_size == KEY_STAGE_NUMBER && key_get_u64(r->key + 4) == r->version;
+    }
+    return record_is_named(r->kind) && r->key_size > 0; /* the others are made anew */
 }
 
 static int adopt(void *ctx, const struct record *r)
@@ -250,33 +236,10 @@ static int adopt(void *ctx, const struct record *r)
 /* All parts there: 0, and their end is marked; TRK_ECORRUPT: not. */
 static int settle_parts(struct salvage *s, const struct record *r)
 {
-    struct digest chain = {{0}};
-    struct record_parts parts;
-    uint8_t key[KEY_PART];
-    uint64_t size = 0;
-    int rc = record_parts_get(&parts, r);
+    uint8_t end[KEY_PART];
+    int rc = env_parts_check(&s->env, s->w.txn, r, end);
 
-    if (rc < 0) {
-        return rc;
-    }
-    key_put_u64(key, parts.body);
-    for (uint32_t i = 0; i < parts.count; i++) {
-        struct record part;
-        MDB_val value;
-        key_put_u32(key + 8, i);
-        rc = ldb_get(s->w.txn, s->env.tables[CKPT_PART], key, sizeof(key), &value);
-        rc = rc == 0 ? record_head_get(&part, value.mv_data, value.mv_size) : rc;
-        if (rc != 0) {
-            return rc == TRK_END ? TRK_ECORRUPT : rc;
-        }
-        record_chain(&chain, &part.digest);
-        size += part.body_size;
-    }
-    if (size != parts.size || memcmp(&chain, &parts.chain, sizeof(chain)) != 0) {
-        return TRK_ECORRUPT;
-    }
-    key_put_u32(key + 8, PART_END);
-    return writer_put(&s->w, CKPT_PART, key, sizeof(key), NULL, 0);
+    return rc == 0 ? writer_put(&s->w, CKPT_PART, end, sizeof(end), NULL, 0) : rc;
 }
 
 static int settle_table(struct salvage *s, enum ckpt_kind kind)

@@ -34,38 +34,16 @@ static int bad(struct verifier *v, unsigned table, const char *what)
     return TRK_ECORRUPT;
 }
 
+/* The bodies of the parts are checked where their table is walked. */
 static int check_parts(struct verifier *v, const struct record *r)
 {
-    struct digest chain = {{0}};
-    struct record_parts parts;
-    uint8_t key[KEY_PART];
-    uint64_t size = 0;
+    uint8_t end[KEY_PART];
     MDB_val value;
-    int rc = record_parts_get(&parts, r);
 
-    if (rc < 0) {
-        return rc;
-    }
-    key_put_u64(key, parts.body);
-    for (uint32_t i = 0; i < parts.count; i++) {
-        struct record part;
-        key_put_u32(key + 8, i);
-        rc = ldb_get(v->txn, v->env.tables[CKPT_PART], key, sizeof(key), &value);
-        if (rc == 0) { /* its body is checked where its table is walked */
-            rc = record_head_get(&part, value.mv_data, value.mv_size);
-        }
-        if (rc != 0) {
-            return TRK_ECORRUPT;
-        }
-        record_chain(&chain, &part.digest);
-        size += part.body_size;
-    }
-    key_put_u32(key + 8, PART_END);
-    if (size != parts.size || memcmp(&chain, &parts.chain, sizeof(chain)) != 0 ||
-        ldb_get(v->txn, v->env.tables[CKPT_PART], key, sizeof(key), &value) != 0) {
-        return TRK_ECORRUPT;
-    }
-    return 0;
+    return env_parts_check(&v->env, v->txn, r, end) == 0 &&
+                   ldb_get(v->txn, v->env.tables[CKPT_PART], end, sizeof(end), &value) == 0
+               ? 0
+               : TRK_ECORRUPT;
 }
 
 static int check_record(struct verifier *v, unsigned table, const MDB_val *key,

@@ -22,10 +22,10 @@ void block_fini(struct block *block)
     block->delivered = NULL;
 }
 
-/* The block that holds an element. The element is not recorded, so its block is there. */
-struct block *block_of(struct trk_work *work, uint64_t index)
+struct block *block_find(const struct trk_work *work, uint64_t index)
 {
     size_t low = work->blocks_head, high = work->blocks_head + work->blocks_count;
+    struct block *block;
 
     while (low + 1 < high) {
         size_t mid = low + (high - low) / 2;
@@ -35,9 +35,19 @@ struct block *block_of(struct trk_work *work, uint64_t index)
             high = mid;
         }
     }
-    assert(low < high && work->blocks[low].first <= index &&
-           index < work->blocks[low].first + work->blocks[low].count);
-    return &work->blocks[low];
+    block = low < high ? &work->blocks[low] : NULL;
+    if (block == NULL || index < block->first || index - block->first >= block->count) {
+        return NULL;
+    }
+    return block;
+}
+
+struct block *block_of(struct trk_work *work, uint64_t index)
+{
+    struct block *block = block_find(work, index);
+
+    assert(block != NULL);
+    return block;
 }
 
 static int reserve(struct trk_work *work)

@@ -533,7 +533,8 @@ TRK_MUST_USE int history_get(struct trk_work *work, uint32_t stage, uint64_t ind
 
 /* block.c [f] */
 void block_fini(struct block *block);
-struct block *block_of(struct trk_work *work, uint64_t index);
+struct block *block_find(const struct trk_work *work, uint64_t index); /* that holds it, or NULL */
+struct block *block_of(struct trk_work *work, uint64_t index); /* of one that is not recorded */
 int blocks_put(struct trk_work *work, const struct block *block);
 void blocks_drop(struct trk_work *work, uint64_t first, uint64_t count); /* recorded */
 void blocks_free(struct trk_work *work);

@@ -215,20 +215,9 @@ static int on_end(struct trk_farm *farm, const struct blob *body)
 /* Borrowed until something is recorded. NULL: the element has its result, or was never added. */
 const struct digest *held_element(const struct trk_work *work, uint64_t index)
 {
-    size_t low = work->blocks_head, high = work->blocks_head + work->blocks_count;
-    const struct block *block;
+    const struct block *block = block_find(work, index);
 
-    while (low + 1 < high) {
-        size_t mid = low + (high - low) / 2;
-        if (work->blocks[mid].first <= index) {
-            low = mid;
-        } else {
-            high = mid;
-        }
-    }
-    block = low < high ? &work->blocks[low] : NULL;
-    if (block == NULL || index < block->first || index - block->first >= block->count ||
-        block->left == 0 || block->digests == NULL) {
+    if (block == NULL || block->left == 0 || block->digests == NULL) {
         return NULL;
     }
     return &block->digests[index - block->first];

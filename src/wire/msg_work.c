@@ -15,6 +15,14 @@
 #define REQUEST_NAME_MAX 4096
 #define STAGE_HEAD 32
 
+static struct cursor open_body(const struct blob *body)
+{
+    struct cursor c;
+
+    cursor_init(&c, body->data, body->size);
+    return c;
+}
+
 static int finish(const struct cursor *c)
 {
     return c->has_failed || c->at != c->end ? TRK_ECORRUPT : 0;
@@ -75,9 +83,8 @@ struct blob *wire_request_encode(const struct wire_request *m)
 
 int wire_request_decode(struct wire_request *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->op = cursor_get_u8(&c);
     get_zero24(&c);
     m->name_size = cursor_get_u32(&c);
@@ -111,9 +118,8 @@ struct blob *wire_reply_encode(const struct wire_reply *m)
 
 int wire_reply_decode(struct wire_reply *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->status = cursor_get_u8(&c);
     get_zero24(&c);
     m->payload = get_rest(&c, &m->size);
@@ -136,9 +142,8 @@ struct blob *wire_stage_encode(const struct wire_stage *m)
 
 int wire_stage_decode(struct wire_stage *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->timeout_ms = cursor_get_u32(&c);
     m->flags = cursor_get_u32(&c);
@@ -170,6 +175,23 @@ static bool is_run(uint64_t first, uint32_t count)
     return count > 0 && first <= UINT64_MAX - count;
 }
 
+/* u32 stage, u32 attempt, u64 first, u32 count, u32 0: how RUN and RESULT begin. */
+static void put_run(struct buf *b, uint32_t stage, uint32_t attempt, uint64_t first,
+                    uint32_t count)
+{
+    buf_put_u32(b, stage);
+    buf_put_u32(b, attempt);
+    buf_put_u64(b, first);
+    buf_put_u32(b, count);
+    buf_put_u32(b, 0);
+}
+
+/* A body about one element, which ends with bytes of it. */
+static int finish_element(const struct cursor *c, uint64_t index, size_t size)
+{
+    return is_run(index, 1) && size <= TRK_ELEMENT_BYTES_MAX ? finish(c) : TRK_ECORRUPT;
+}
+
 struct blob *wire_run_encode(uint32_t stage, uint32_t attempt, uint64_t first,
                              const struct wire_part *parts, uint32_t count)
 {
@@ -182,11 +204,7 @@ struct blob *wire_run_encode(uint32_t stage, uint32_t attempt, uint64_t first,
         size += parts[i].size;
     }
     start(&b, size);
-    buf_put_u32(&b, stage);
-    buf_put_u32(&b, attempt);
-    buf_put_u64(&b, first);
-    buf_put_u32(&b, count);
-    buf_put_u32(&b, 0);
+    put_run(&b, stage, attempt, first, count);
     for (uint32_t i = 0; i < count; i++) {
         buf_put_u32(&b, (uint32_t)parts[i].size);
     }
@@ -198,9 +216,8 @@ struct blob *wire_run_encode(uint32_t stage, uint32_t attempt, uint64_t first,
 
 int wire_run_decode(struct wire_run *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->attempt = cursor_get_u32(&c);
     m->first = cursor_get_u64(&c);
@@ -218,11 +235,7 @@ struct blob *wire_result_encode(const struct wire_result *head, const uint8_t *s
 
     assert(is_run(head->first, head->count));
     start(&b, WIRE_RESULT_HEAD + (size_t)head->count * 5 + payload_size);
-    buf_put_u32(&b, head->stage);
-    buf_put_u32(&b, head->attempt);
-    buf_put_u64(&b, head->first);
-    buf_put_u32(&b, head->count);
-    buf_put_u32(&b, 0);
+    put_run(&b, head->stage, head->attempt, head->first, head->count);
     buf_put_u64(&b, head->seq);
     buf_put_u64(&b, head->busy_ns);
     buf_put(&b, statuses, head->count);
@@ -252,9 +265,8 @@ void wire_result_one_head(uint8_t out[WIRE_RESULT_ONE_HEAD], const struct wire_r
 
 int wire_result_decode(struct wire_result *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->attempt = cursor_get_u32(&c);
     m->first = cursor_get_u64(&c);
@@ -295,9 +307,8 @@ struct blob *wire_held_encode(const struct wire_held *m)
 
 int wire_held_decode(struct wire_held *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->token = cursor_get_u64(&c);
     m->stage = cursor_get_u32(&c);
     m->attempt = cursor_get_u32(&c);
@@ -314,7 +325,7 @@ int wire_held_decode(struct wire_held *m, const struct blob *body)
         (m->kind != WIRE_HELD_STATE || m->status != 0)) {
         return TRK_ECORRUPT;
     }
-    return is_run(m->index, 1) && m->size <= TRK_ELEMENT_BYTES_MAX ? finish(&c) : TRK_ECORRUPT;
+    return finish_element(&c, m->index, m->size);
 }
 
 struct blob *wire_state_encode(const struct wire_state *m)
@@ -333,16 +344,15 @@ struct blob *wire_state_encode(const struct wire_state *m)
 
 int wire_state_decode(struct wire_state *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->attempt = cursor_get_u32(&c);
     m->index = cursor_get_u64(&c);
     m->seq = cursor_get_u64(&c);
     get_id(&c, m->element);
     m->bytes = get_rest(&c, &m->size);
-    return is_run(m->index, 1) && m->size <= TRK_ELEMENT_BYTES_MAX ? finish(&c) : TRK_ECORRUPT;
+    return finish_element(&c, m->index, m->size);
 }
 
 /* u32 stage, u32 count, u32 flag, u32 0, u64 first, u64 seq */
@@ -362,9 +372,8 @@ struct blob *wire_note_encode(const struct wire_note *m)
 
 int wire_note_decode(struct wire_note *m, const struct blob *body)
 {
-    struct cursor c;
+    struct cursor c = open_body(body);
 
-    cursor_init(&c, body->data, body->size);
     m->stage = cursor_get_u32(&c);
     m->count = cursor_get_u32(&c);
     m->flag = cursor_get_u32(&c);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "auth/derive.h"
+#include "tests/suite.h"
 
 static struct auth_key key;
 
@@ -102,9 +103,5 @@ int main(void)
     tcase_add_test(t, every_flip_of_a_mac_is_seen);
     tcase_add_test(t, errors_of_others_stay);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

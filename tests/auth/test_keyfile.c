@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "auth/keyfile.h"
+#include "tests/suite.h"
 
 static char folder[64];
 static struct auth_keys keys;
@@ -328,9 +329,5 @@ int main(void)
     tcase_add_loop_test(t, second_user_gets_nothing, 0, 2);
     tcase_add_test(t, damaged_files_are_refused);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "auth/keys.h"
+#include "tests/suite.h"
 
 /* The first 4 bytes of SHA-256 over 32 bytes of 0x11 and of 0x22 (by sha256sum). */
 #define ONES "1111111111111111111111111111111111111111111111111111111111111111"
@@ -149,9 +150,5 @@ int main(void)
     tcase_add_test(t, made_keys_differ_and_parse);
     tcase_add_test(t, rotation_keeps_the_newest_two);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "auth/keywatch.h"
+#include "tests/suite.h"
 
 static char dir[64], path[96];
 static struct auth_watch watch;
@@ -161,9 +162,5 @@ int main(void)
     tcase_add_test(tc, refused_file_is_none);
     tcase_add_test(tc, keys_come_by_a_pipe);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

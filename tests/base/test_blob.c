@@ -10,6 +10,7 @@
 
 #include "base/blob.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 
 static void teardown(void)
 {
@@ -112,8 +113,6 @@ int main(void)
 {
     Suite *s = suite_create("blob");
     TCase *tc = tcase_create("blob");
-    SRunner *sr;
-    int failed;
 
     tcase_add_checked_fixture(tc, NULL, teardown);
     tcase_add_test(tc, new_blob_is_empty_with_room);
@@ -123,9 +122,5 @@ int main(void)
     tcase_add_test(tc, large_blob_is_not_touched);
     tcase_add_test(tc, too_large_or_no_memory_is_null);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 
 static void teardown(void)
 {
@@ -189,8 +190,6 @@ int main(void)
 {
     Suite *s = suite_create("buf");
     TCase *tc = tcase_create("buf");
-    SRunner *sr;
-    int failed;
 
     tcase_add_checked_fixture(tc, NULL, teardown);
     tcase_add_test(tc, what_was_put_is_read_back);
@@ -203,9 +202,5 @@ int main(void)
     tcase_add_test(tc, cursor_never_leaves_its_bytes);
     tcase_add_test(tc, cursor_over_nothing_is_valid);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

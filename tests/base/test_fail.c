@@ -8,6 +8,7 @@
 
 #undef fail /* check.h has an old macro of that name */
 #include "base/fail.h"
+#include "tests/suite.h"
 
 static const int errors[] = {
 #define NUMBER(name, number, text) TRK_##name,
@@ -84,8 +85,6 @@ int main(void)
 {
     Suite *s = suite_create("fail");
     TCase *tc = tcase_create("fail");
-    SRunner *sr;
-    int failed;
 
     tcase_add_test(tc, every_error_has_a_text_of_its_own);
     tcase_add_test(tc, fail_returns_the_error_and_keeps_the_sentence);
@@ -93,9 +92,5 @@ int main(void)
     tcase_add_test(tc, long_sentences_are_cut);
     tcase_add_test(tc, each_thread_has_its_own);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/hash.h"
+#include "tests/suite.h"
 
 static const struct {
     const char *text, *hex;
@@ -50,16 +51,10 @@ int main(void)
 {
     Suite *s = suite_create("hash");
     TCase *tc = tcase_create("hash");
-    SRunner *sr;
-    int failed;
 
     tcase_add_loop_test(tc, known_digests, 0, (int)(sizeof(known) / sizeof(known[0])));
     tcase_add_test(tc, nothing_at_null_is_nothing);
     tcase_add_test(tc, one_bit_changes_it);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

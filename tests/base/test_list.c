@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "base/list.h"
+#include "tests/suite.h"
 
 struct thing {
     int number;
@@ -73,8 +74,6 @@ int main(void)
 {
     Suite *s = suite_create("list");
     TCase *tc = tcase_create("list");
-    SRunner *sr;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, NULL);
     tcase_add_test(tc, walks_in_order);
@@ -82,9 +81,5 @@ int main(void)
     tcase_add_test(tc, all_may_be_removed_on_a_safe_walk);
     tcase_add_test(tc, removing_twice_is_harmless);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/suite.h"
 
 static void teardown(void)
 {
@@ -89,8 +90,6 @@ int main(void)
 {
     Suite *s = suite_create("mem");
     TCase *tc = tcase_create("mem");
-    SRunner *sr;
-    int failed;
 
     tcase_add_checked_fixture(tc, NULL, teardown);
     tcase_add_test(tc, sizes_of_zero_give_real_pointers);
@@ -99,9 +98,5 @@ int main(void)
     tcase_add_test(tc, live_counts_what_is_not_freed);
     tcase_add_test(tc, fuse_lets_n_minus_one_through_and_stays_burnt);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -21,6 +21,8 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "ckpt/ldb.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
+#include "disk.h"
 #include "rig.h"
 
 /* --- a disk that fails ---------------- */
@@ -52,15 +54,7 @@ static void set_fault(int kind, int in, int count)
     atomic_store(&fault_kind, kind);
 }
 
-static bool is_data(int fd)
-{
-    char link[64], path[4200] = "";
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    return readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/data.mdb") != NULL;
-}
-
-__attribute__((visibility("default"))) int fdatasync(int fd)
+int disk_sync(int fd)
 {
     atomic_fetch_add(&sync_calls, 1);
     pthread_mutex_lock(&sync_gate);
@@ -72,9 +66,9 @@ __attribute__((visibility("default"))) int fdatasync(int fd)
     return (int)syscall(SYS_fdatasync, fd);
 }
 
-static ssize_t faulty_pwrite(int fd, const void *bytes, size_t size, off_t offset)
+ssize_t disk_pwrite(int fd, const void *bytes, size_t size, off_t offset)
 {
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         if (must_fail(FAIL_WRITE)) {
             errno = EIO;
             return -1;
@@ -86,25 +80,9 @@ static ssize_t faulty_pwrite(int fd, const void *bytes, size_t size, off_t offse
     return syscall(SYS_pwrite64, fd, bytes, size, offset);
 }
 
-/* Under both names: which one a library calls depends on how it was built. */
-ssize_t plain_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite");
-ssize_t large_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite64");
-
-__attribute__((visibility("default"))) ssize_t plain_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
+ssize_t disk_writev(int fd, const struct iovec *pieces, int count)
 {
-    return faulty_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t large_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
-{
-    return faulty_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t writev(int fd, const struct iovec *pieces, int count)
-{
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         if (must_fail(FAIL_WRITE)) {
             errno = EIO;
             return -1;
@@ -485,8 +463,6 @@ int main(void)
 {
     Suite *suite = suite_create("commit");
     TCase *tc = tcase_create("commit"), *disk = tcase_create("disk");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, rig_teardown);
     tcase_set_timeout(tc, 240);
@@ -504,8 +480,5 @@ int main(void)
     tcase_add_test(disk, what_was_durable_is_there_after_a_crash);
     tcase_add_loop_test(disk, a_large_value_survives_a_failure_between_its_transactions, 0, 3);
     suite_add_tcase(suite, disk);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

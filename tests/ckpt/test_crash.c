@@ -19,6 +19,8 @@
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 #include "base/log.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
+#include "disk.h"
 #include "rig.h"
 
 /* --- the disk ---------------- */
@@ -44,15 +46,6 @@ static void count_call(void)
     }
 }
 
-static bool is_data(int fd)
-{
-    char link[64], path[4200] = "";
-
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    return readlink(link, path, sizeof(path) - 1) > 0 && strstr(path, "/data.mdb") != NULL &&
-           strstr(path, "/image/") == NULL;
-}
-
 static struct entry *note(off_t offset, size_t size)
 {
     struct entry *e;
@@ -65,18 +58,18 @@ static struct entry *note(off_t offset, size_t size)
     return e;
 }
 
-__attribute__((visibility("default"))) int fdatasync(int fd)
+int disk_sync(int fd)
 {
     count_call();
-    if (atomic_load(&is_logging) && is_data(fd)) {
+    if (atomic_load(&is_logging) && disk_is_store(fd)) {
         note(0, 0);
     }
     return (int)syscall(SYS_fdatasync, fd);
 }
 
-static ssize_t noted_pwrite(int fd, const void *bytes, size_t size, off_t offset)
+ssize_t disk_pwrite(int fd, const void *bytes, size_t size, off_t offset)
 {
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         count_call();
         if (atomic_load(&is_logging)) {
             struct entry *e = note(offset, size);
@@ -87,25 +80,9 @@ static ssize_t noted_pwrite(int fd, const void *bytes, size_t size, off_t offset
     return syscall(SYS_pwrite64, fd, bytes, size, offset);
 }
 
-/* Under both names: which one a library calls depends on how it was built. */
-ssize_t plain_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite");
-ssize_t large_pwrite(int fd, const void *bytes, size_t size, off_t offset) __asm__("pwrite64");
-
-__attribute__((visibility("default"))) ssize_t plain_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
+ssize_t disk_writev(int fd, const struct iovec *pieces, int count)
 {
-    return noted_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t large_pwrite(int fd, const void *bytes, size_t size,
-                                                            off_t offset)
-{
-    return noted_pwrite(fd, bytes, size, offset);
-}
-
-__attribute__((visibility("default"))) ssize_t writev(int fd, const struct iovec *pieces, int count)
-{
-    if (is_data(fd)) {
+    if (disk_is_store(fd)) {
         off_t offset = lseek(fd, 0, SEEK_CUR);
         count_call();
         for (int i = 0; atomic_load(&is_logging) && i < count; i++) {
@@ -308,8 +285,6 @@ int main(void)
 {
     Suite *suite = suite_create("crash");
     TCase *tc = tcase_create("crash");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     log_set_level("error");
     if (getenv("TEST_JOB") != NULL) {
@@ -321,8 +296,5 @@ int main(void)
     tcase_add_test(tc, a_process_may_end_at_any_call_that_makes_a_store);
     tcase_add_loop_test(tc, any_loss_of_what_was_not_synced_is_survived, 0, 6);
     suite_add_tcase(suite, tc);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

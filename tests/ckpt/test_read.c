@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/suite.h"
 #include "rig.h"
 
 START_TEST(the_records_of_a_stage_are_walked_by_number)
@@ -112,16 +113,11 @@ int main(void)
 {
     Suite *suite = suite_create("read");
     TCase *tc = tcase_create("read");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     tcase_add_checked_fixture(tc, rig_setup, rig_teardown);
     tcase_set_timeout(tc, 60);
     tcase_add_test(tc, the_records_of_a_stage_are_walked_by_number);
     tcase_add_test(tc, reading_a_large_store_needs_little_memory);
     suite_add_tcase(suite, tc);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

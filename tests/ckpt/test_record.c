@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "ckpt/scan.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 static const uint8_t uuid[RECORD_UUID] = "0123456789abcde";
@@ -219,8 +220,6 @@ int main(void)
 {
     Suite *suite = suite_create("record");
     TCase *tc = tcase_create("format"), *scan = tcase_create("scan");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     tcase_add_test(tc, what_was_sealed_is_read_back);
     tcase_add_test(tc, every_flipped_bit_is_noticed);
@@ -235,8 +234,5 @@ int main(void)
     tcase_add_test(scan, a_record_inside_of_another_is_none);
     tcase_add_test(scan, records_across_windows_are_found_once);
     suite_add_tcase(suite, scan);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -21,6 +21,7 @@
 #include "ckpt/pages.h"
 #include "ckpt/salvage.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 #define PAGE 4096
@@ -551,8 +552,6 @@ int main(void)
 {
     Suite *suite = suite_create("salvage");
     TCase *tc = tcase_create("salvage");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     if (getenv("TEST_CRASH") != NULL) {
         return crash_in_a_sync(getenv("TEST_CRASH"));
@@ -574,8 +573,5 @@ int main(void)
     tcase_add_loop_test(tc, a_child_that_dies_or_lies_means_damage, 0, 4);
     tcase_add_test(tc, a_failed_salvage_changes_nothing);
     suite_add_tcase(suite, tc);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

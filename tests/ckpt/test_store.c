@@ -17,6 +17,7 @@
 #include "ckpt/home.h"
 #include "ckpt/lock.h"
 #include "ckpt/verify.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 static struct ckpt_value text_value(const char *text)
@@ -699,8 +700,6 @@ int main(void)
 {
     Suite *suite = suite_create("store");
     TCase *tc = tcase_create("store");
-    SRunner *sr = srunner_create(suite);
-    int failed;
 
     if (getenv("TEST_OPEN") != NULL) {
         return main_of_another_process(getenv("TEST_OPEN"));
@@ -727,8 +726,5 @@ int main(void)
     tcase_add_test(tc, a_put_without_memory_leaves_nothing);
     tcase_add_test(tc, opening_and_reading_survive_any_failed_allocation);
     suite_add_tcase(suite, tc);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

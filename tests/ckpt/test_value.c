@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "ckpt/value.h"
+#include "tests/suite.h"
 #include "trickle/error.h"
 
 /* --- samples ---------------- */
@@ -531,8 +532,6 @@ int main(void)
 {
     Suite *suite = suite_create("value");
     TCase *fields = tcase_create("fields"), *bytes = tcase_create("bytes");
-    SRunner *runner;
-    int failed;
 
     tcase_add_test(fields, a_stage_is_read_back);
     tcase_add_test(fields, an_open_stage_has_no_total);
@@ -552,9 +551,5 @@ int main(void)
     tcase_add_loop_test(bytes, a_newer_version_is_told_from_damage, 0, CASES);
     tcase_add_loop_test(bytes, without_memory_nothing_is_left, 0, CASES);
     suite_add_tcase(suite, bytes);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

@@ -12,6 +12,7 @@
 
 #include "base/mem.h"
 #include "discovery/group.h"
+#include "tests/suite.h"
 #include "finder.h"
 
 static char groups[128]; /* an IPv4 group, and the same number in IPv6 */
@@ -707,9 +708,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite());
 }

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "discovery/seal.h"
+#include "tests/suite.h"
 
 static struct auth_keys one_key, other_key, both_keys;
 static struct discovery_seals one, other, both, plain;
@@ -136,9 +137,5 @@ int main(void)
     tcase_add_test(t, question_cannot_be_turned_into_an_answer);
     tcase_add_test(t, cleared_seals_leave_nothing);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -13,6 +13,7 @@
 #include "base/mem.h"
 #include "farm/job.h"
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 static struct rig rig;
 static struct trk_job *job;
@@ -385,8 +386,6 @@ int main(void)
 {
     Suite *suite = suite_create("durable");
     TCase *all = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_set_timeout(all, 60);
     tcase_add_checked_fixture(all, setup, teardown);
@@ -402,9 +401,5 @@ int main(void)
     tcase_add_test(all, a_child_waits_for_no_lock);
     tcase_add_test(all, a_work_outlives_its_farm_and_its_job);
     suite_add_tcase(suite, all);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

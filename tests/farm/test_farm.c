@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 static struct rig rig;
 
@@ -446,8 +447,6 @@ int main(void)
 {
     Suite *suite = suite_create("farm");
     TCase *tc = tcase_create("farm");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 60);
@@ -468,9 +467,5 @@ int main(void)
     tcase_add_test(tc, a_pause_of_the_whole_machine_loses_no_vm);
     tcase_add_test(tc, a_vm_that_refuses_for_long_is_had_when_it_is_free);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -14,6 +14,7 @@
 
 #include "auth/keyfile.h"
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 #define LOG_MAX 262144
 #define FAR_MAX 2
@@ -399,9 +400,5 @@ int main(void)
                         (int)(sizeof(wrong) / sizeof(wrong[0])));
     tcase_add_test(tc, port_in_use_is_an_error);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

@@ -14,6 +14,7 @@
 #include "auth/keyfile.h"
 #include "tests/farm/rig.h"
 #include "tests/net/peer.h"
+#include "tests/suite.h"
 #include "wire/msg.h"
 
 static struct rig rig; /* rig.farm is not used */
@@ -403,9 +404,5 @@ int main(void)
     tcase_add_test(tc, garbage_is_dropped);
     tcase_add_test(tc, strangers_are_few_and_disturb_nobody);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

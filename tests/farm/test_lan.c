@@ -17,6 +17,7 @@
 
 #include "auth/keyfile.h"
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 #define LOG_MAX 262144
 
@@ -406,9 +407,5 @@ int main(void)
     tcase_add_test(tc, hangup_makes_it_look_at_the_key);
     tcase_add_test(tc, insecure_on_both_sides_is_plain_and_warns);
     suite_add_tcase(suite, tc);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

@@ -12,6 +12,7 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "farm/edit.h"
+#include "tests/suite.h"
 #include "trickle/job.h"
 
 static char home[64];
@@ -119,7 +120,33 @@ static void take_expecting(struct replay *r, uint64_t added, uint64_t index)
     ck_assert_uint_eq(((const uint8_t *)result.payload)[0], (uint8_t)index);
 }
 
+/* Takes these, in this order. */
+#define TAKE_ALL(r, added, ...)                                               \
+    do {                                                                      \
+        const uint64_t all_[] = {__VA_ARGS__};                                \
+        for (size_t i_ = 0; i_ < sizeof(all_) / sizeof(*all_); i_++) {        \
+            take_expecting(r, added, all_[i_]);                               \
+        }                                                                     \
+    } while (0)
+
+static struct replay *replay_of(uint32_t stage)
+{
+    struct replay *r;
+
+    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    return r;
+}
+
 static const uint64_t counting[100] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11};
+
+/* A stage of ten elements without a result. */
+static uint32_t stage_of_ten(void)
+{
+    uint32_t stage = open_stage("a", "x")->number;
+
+    put_works(stage, 0, counting, 10, 0);
+    return stage;
+}
 
 /* --- stages ---------------- */
 
@@ -185,7 +212,7 @@ START_TEST(what_is_known_is_told_element_by_element)
     put_works(stage, 5, counting + 5, 3, 2);
     put_results(stage, 1, 2, false);
     put_results(stage, 6, 1, false);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    r = replay_of(stage);
     for (uint64_t i = 0; i < 8; i++) {
         struct digest expected = digest_of(i);
         ck_assert_int_eq(replay_look(r, i, &look), 0);
@@ -204,22 +231,19 @@ END_TEST
 
 START_TEST(results_come_in_the_order_they_were_recorded_when_their_element_is_there)
 {
-    uint32_t stage = open_stage("a", "x")->number;
+    uint32_t stage = stage_of_ten();
     struct trk_result result;
     struct replay *r;
 
-    put_works(stage, 0, counting, 10, 0);
     put_results(stage, 6, 2, false);
     put_results(stage, 0, 3, false);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    r = replay_of(stage);
     ck_assert_int_eq(replay_take(r, 6, false, &result), TRK_AGAIN);
     take_expecting(r, 7, 6);
     ck_assert_int_eq(replay_take(r, 7, false, &result), TRK_AGAIN);
-    take_expecting(r, 10, 7);
-    take_expecting(r, 10, 0);
+    TAKE_ALL(r, 10, 7, 0);
     put_results(stage, 4, 1, false); /* of this run: not given from here */
-    take_expecting(r, 10, 1);
-    take_expecting(r, 10, 2);
+    TAKE_ALL(r, 10, 1, 2);
     ck_assert_int_eq(replay_take(r, 10, false, &result), TRK_END);
     replay_free(r);
 }
@@ -227,14 +251,13 @@ END_TEST
 
 START_TEST(a_list_that_has_become_shorter_gives_what_is_left)
 {
-    uint32_t stage = open_stage("a", "x")->number;
+    uint32_t stage = stage_of_ten();
     struct trk_result result;
     struct replay *r;
 
-    put_works(stage, 0, counting, 10, 0);
     put_results(stage, 4, 6, false);
     put_results(stage, 0, 2, false);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    r = replay_of(stage);
     ck_assert_int_eq(replay_take(r, 1, true, &result), 0);
     ck_assert_uint_eq(result.index, 0);
     ck_assert_int_eq(replay_take(r, 1, true, &result), TRK_END);
@@ -244,14 +267,13 @@ END_TEST
 
 START_TEST(results_by_index_leave_out_what_this_run_recorded)
 {
-    uint32_t stage = open_stage("a", "x")->number;
+    uint32_t stage = stage_of_ten();
     struct trk_result result;
     struct replay *r;
 
-    put_works(stage, 0, counting, 10, 0);
     put_results(stage, 2, 2, false);
     put_results(stage, 7, 1, false);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    r = replay_of(stage);
     put_results(stage, 4, 2, false);
     for (uint64_t i = 0; i < 10; i++) {
         int rc = replay_take_at(r, i, &result);
@@ -268,23 +290,19 @@ END_TEST
 
 START_TEST(failures_can_be_forgotten)
 {
-    uint32_t stage = open_stage("a", "x")->number;
+    uint32_t stage = stage_of_ten();
     struct replay_look look;
     struct replay *r;
 
-    put_works(stage, 0, counting, 10, 0);
     put_results(stage, 0, 6, true);
     put_results(stage, 6, 2, false);
     ck_assert_int_eq(replay_forget_failed(job, stage), 0);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
+    r = replay_of(stage);
     for (uint64_t i = 0; i < 10; i++) {
         ck_assert_int_eq(replay_look(r, i, &look), 0);
         ck_assert_int_eq(look.is_recorded, i < 8 && (i >= 6 || i % 2 == 0));
     }
-    take_expecting(r, 10, 0);
-    take_expecting(r, 10, 2);
-    take_expecting(r, 10, 4);
-    take_expecting(r, 10, 6);
+    TAKE_ALL(r, 10, 0, 2, 4, 6);
     replay_free(r);
 }
 END_TEST
@@ -300,9 +318,8 @@ START_TEST(a_result_without_its_element_is_a_stray)
     put_works(stage, 0, counting, 3, 0);
     put_works(stage, 6, counting + 6, 2, 0);
     put_results(stage, 2, 5, false);
-    ck_assert_int_eq(replay_new(&r, job, stage), 0);
-    take_expecting(r, 10, 2);
-    take_expecting(r, 10, 3);
+    r = replay_of(stage);
+    TAKE_ALL(r, 10, 2, 3);
     ck_assert_int_eq(replay_look(r, 4, &look), 0);
     ck_assert(look.has_stray_result && !look.is_known && !look.is_recorded);
     ck_assert_int_eq(job_forget(job, stage, &run, &ticket), 0);
@@ -310,8 +327,7 @@ START_TEST(a_result_without_its_element_is_a_stray)
     replay_refresh(r);
     ck_assert_int_eq(replay_look(r, 4, &look), 0);
     ck_assert(!look.has_stray_result);
-    take_expecting(r, 10, 5);
-    take_expecting(r, 10, 6);
+    TAKE_ALL(r, 10, 5, 6);
     replay_free(r);
 }
 END_TEST
@@ -371,15 +387,13 @@ START_TEST(elements_before_the_change_are_copied_and_have_had_their_share)
     expect_taken(e, 5, false, 0);
     expect_taken(e, 7, true, 5);
     edit_free(e);
-    ck_assert_int_eq(replay_new(&r, job, stage->number), 0);
+    r = replay_of(stage->number);
     for (uint64_t i = 0; i < 4; i++) {
         ck_assert_int_eq(replay_look(r, i, &look), 0);
         ck_assert_int_eq(look.is_known, i < 3);
         ck_assert_int_eq(look.is_recorded, i < 3);
     }
-    take_expecting(r, 3, 0);
-    take_expecting(r, 3, 1);
-    take_expecting(r, 3, 2);
+    TAKE_ALL(r, 3, 0, 1, 2);
     replay_free(r);
 }
 END_TEST
@@ -407,15 +421,13 @@ START_TEST(what_is_copied_keeps_its_turns_and_its_order)
     put_results(old->number, 2, 2, false);
     ck_assert_int_eq(edit_copy(job, old->number, stage->number, 3, &copied), 0);
     put_results(stage->number, 0, 1, false);
-    ck_assert_int_eq(replay_new(&r, job, stage->number), 0);
+    r = replay_of(stage->number);
     for (uint64_t i = 0; i < 4; i++) {
         ck_assert_int_eq(replay_look(r, i, &look), 0);
         ck_assert_int_eq(look.is_known, i < 3);
         ck_assert_uint_eq(look.delivered, i == 2 ? 1 : 0);
     }
-    take_expecting(r, 3, 1);
-    take_expecting(r, 3, 2);
-    take_expecting(r, 3, 0);
+    TAKE_ALL(r, 3, 1, 2, 0);
     replay_free(r);
 }
 END_TEST
@@ -480,8 +492,6 @@ int main(void)
 {
     Suite *suite = suite_create("replay");
     TCase *all = tcase_create("all");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(all, setup, teardown);
     tcase_add_test(all, a_stage_is_found_again_by_its_key);
@@ -499,9 +509,5 @@ int main(void)
     tcase_add_test(all, a_list_changed_twice_finds_results_of_both);
     tcase_add_test(all, out_of_memory_is_an_error_and_leaves_nothing_behind);
     suite_add_tcase(suite, all);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

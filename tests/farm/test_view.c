@@ -18,6 +18,7 @@
 #include "farm/control.h"
 #include "farm/farm_impl.h"
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 static char home[64];
 
@@ -470,9 +471,7 @@ END_TEST
 int main(int argc, char **argv)
 {
     TCase *jobs, *plain;
-    SRunner *runner;
     Suite *suite;
-    int failed;
 
     if (argc == 4 && strcmp(argv[1], "ask") == 0) {
         return ask(argv[2], argv[3]);
@@ -492,9 +491,5 @@ int main(int argc, char **argv)
     tcase_add_test(plain, a_vm_is_busy_with_the_first_that_is_not_answered);
     suite_add_tcase(suite, jobs);
     suite_add_tcase(suite, plain);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

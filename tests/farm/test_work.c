@@ -8,6 +8,7 @@
 #include <time.h>
 
 #include "tests/farm/rig.h"
+#include "tests/suite.h"
 
 static struct rig rig;
 static struct trk_vmlist *list;
@@ -307,8 +308,6 @@ int main(void)
 {
     Suite *suite = suite_create("work");
     TCase *tc = tcase_create("work");
-    SRunner *runner;
-    int failed;
 
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, 120);
@@ -323,9 +322,5 @@ int main(void)
     tcase_add_test(tc, work_that_is_not_finished_can_be_freed);
     tcase_add_test(tc, work_goes_on_when_its_only_vms_come_back);
     suite_add_tcase(suite, tc);
-    runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -10,7 +10,38 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
+
+struct net_loop *here, *there;
+static int fds_before;
+static uint64_t live_before;
+
+void loops_start(void)
+{
+    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
+    net_loop_free(here);
+    fds_before = count_fds();
+    live_before = mem_live();
+    ck_assert_int_eq(net_loop_new(&here), 0);
+    ck_assert_int_eq(net_loop_new(&there), 0);
+    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
+    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+}
+
+void loops_free(void)
+{
+    net_loop_free(here);
+    net_loop_free(there);
+    here = there = NULL;
+}
+
+void loops_end(void)
+{
+    loops_free();
+    ck_assert_int_eq(count_fds(), fds_before);
+    ck_assert_uint_eq(mem_live(), live_before);
+}
 
 static void on_open(struct net_session *s, void *user)
 {
@@ -278,6 +309,71 @@ void server_stop(struct server *s)
 {
     on_loop(s->loop, stop_here, s);
     close(s->fd);
+}
+
+void pair_make(struct pair *p, const char *address)
+{
+    server_start(&p->server, there, address);
+    p->end = server_expect(&p->server);
+    p->client = peer_new(here);
+}
+
+void pair_connect(struct pair *p)
+{
+    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
+    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello"));
+}
+
+void pair_greet(struct pair *p)
+{
+    pair_connect(p);
+    peer_wait_messages(p->end, 1);
+    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
+    peer_wait_messages(p->client, 1);
+}
+
+void pair_close(struct pair *p)
+{
+    peer_close(p->client, true);
+    peer_wait_closed(p->end);
+    pair_free(p);
+}
+
+void pair_free(struct pair *p)
+{
+    server_stop(&p->server);
+    loops_free();
+    peer_free(p->client);
+    peer_free(p->end);
+}
+
+void *sender_run(void *sender)
+{
+    const struct sender *s = sender;
+    unsigned seed = s->number + 1;
+    for (uint32_t i = 0; i < s->count; i++) {
+        size_t size = i % (s->count / 20) == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
+        struct blob *b = pattern(4 + size, s->number);
+        le_store_u32(b->data, i);
+        peer_send(s->peer, WIRE_RUN, s->number, b);
+    }
+    return NULL;
+}
+
+void senders_check(const struct peer *p)
+{
+    uint32_t next[SENDERS] = {0};
+    for (size_t i = 1; i < p->count; i++) {
+        const struct wire_message *m = &p->messages[i];
+        ck_assert_uint_lt(m->stream, SENDERS);
+        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
+        next[m->stream]++;
+        le_store_u32(m->body->data, 0);
+        struct blob *want = pattern(m->body->size, m->stream);
+        le_store_u32(want->data, 0);
+        ck_assert_int_eq(memcmp(want->data, m->body->data, want->size), 0);
+        blob_unref(want);
+    }
 }
 
 static char folder[64];

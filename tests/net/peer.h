@@ -38,6 +38,12 @@ struct peer {
     struct wire_message messages[PEER_MESSAGES_MAX];
 };
 
+/* Two loops on threads of their own: clients are here, servers there. NULL when they are freed. */
+extern struct net_loop *here, *there;
+void loops_start(void);
+void loops_free(void); /* all callbacks have been left then */
+void loops_end(void);  /* frees them; checks that no memory and no descriptor is left */
+
 struct peer *peer_new(struct net_loop *loop);
 void peer_free(struct peer *p); /* with all it has got; its session must be closed */
 /* Both run on the loop thread and return when they have. 0 or TRK_E*. */
@@ -69,6 +75,30 @@ struct server {
 void server_start(struct server *s, struct net_loop *loop, const char *address);
 struct peer *server_expect(struct server *s); /* the end of the next connection */
 void server_stop(struct server *s);
+
+/* A client and what it connects to. */
+struct pair {
+    struct server server; /* there */
+    struct peer *client;  /* here; not connected yet */
+    struct peer *end;     /* of the server: of the next connection */
+};
+void pair_make(struct pair *p, const char *address);
+void pair_connect(struct pair *p); /* and says hello */
+void pair_greet(struct pair *p);   /* and both have heard of each other */
+void pair_close(struct pair *p);   /* the client closes; frees all */
+void pair_free(struct pair *p);    /* with the loops */
+
+/* Threads that send at once, each over the stream of its number: messages that are numbered from 0,
+ * short ones but for twenty. */
+#define SENDERS 4
+struct sender {
+    struct peer *peer;
+    uint32_t number; /* below SENDERS */
+    uint32_t count;  /* of messages, at least 20 */
+};
+void *sender_run(void *sender);
+/* Behind its first message p has what senders sent, that of each in order and whole. */
+void senders_check(const struct peer *p);
 
 /* A folder of the test's own, and an address in it. */
 void make_folder(void);

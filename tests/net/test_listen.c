@@ -11,6 +11,7 @@
 
 #include "base/mem.h"
 #include "net/address.h"
+#include "tests/suite.h"
 #include "peer.h"
 
 static char bound[128];
@@ -261,9 +262,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite());
 }

@@ -6,6 +6,7 @@
 
 #include "base/mem.h"
 #include "net/loop.h"
+#include "tests/suite.h"
 
 static struct net_loop *loop;
 static uint64_t live_before;
@@ -186,9 +187,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite());
 }

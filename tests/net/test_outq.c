@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "net/outq.h"
+#include "tests/suite.h"
 
 static struct outq q;
 static struct wire_assembler *in;
@@ -208,9 +209,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite());
 }

@@ -7,65 +7,27 @@
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "base/mem.h"
+#include "tests/suite.h"
 #include "peer.h"
-
-static struct net_loop *here, *there;
-static int fds_before;
-static uint64_t live_before;
 
 static void setup(void)
 {
     make_folder();
-    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
-    net_loop_free(here);
-    fds_before = count_fds();
-    live_before = mem_live();
-    ck_assert_int_eq(net_loop_new(&here), 0);
-    ck_assert_int_eq(net_loop_new(&there), 0);
-    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
-    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+    loops_start();
 }
 
 static void teardown(void)
 {
-    net_loop_free(here);
-    net_loop_free(there);
-    ck_assert_int_eq(count_fds(), fds_before);
-    ck_assert_uint_eq(mem_live(), live_before);
+    loops_end();
     remove_folder();
 }
 
 /* A connected pair; the client has said hello and the server taken it. */
-struct pair {
-    struct server server;
-    struct peer *client, *end;
-};
-
 static void pair_open(struct pair *p, const char *address, bool is_echo)
 {
-    server_start(&p->server, there, address);
-    p->end = server_expect(&p->server);
-    p->client = peer_new(here);
-    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
-    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello"));
-    peer_wait_messages(p->end, 1);
-    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
-    peer_wait_messages(p->client, 1);
+    pair_make(p, address);
+    pair_greet(p);
     p->end->is_echo = is_echo; /* no message is on its way: nobody looks */
-}
-
-static void pair_close(struct pair *p)
-{
-    peer_close(p->client, true);
-    peer_wait_closed(p->end);
-    server_stop(&p->server);
-    /* The callbacks have been left when the loops have done something else. */
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
-    peer_free(p->client);
-    peer_free(p->end);
 }
 
 static const char *const addresses[] = {"unix", "tcp:127.0.0.1:0", "tcp:[::1]:0"};
@@ -133,48 +95,23 @@ START_TEST(bulk_both_ways_at_once_does_not_lock_up)
 }
 END_TEST
 
-#define SENDERS 4
 #define PER_SENDER 2000
-
-struct sender {
-    struct peer *peer;
-    uint32_t number;
-};
-
-static void *send_many(void *arg)
-{
-    const struct sender *s = arg;
-    unsigned seed = s->number + 1;
-    for (uint32_t i = 0; i < PER_SENDER; i++) {
-        size_t size = i % 100 == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
-        struct blob *b = pattern(4 + size, s->number);
-        le_store_u32(b->data, i);
-        peer_send(s->peer, WIRE_RUN, s->number, b);
-    }
-    return NULL;
-}
 
 START_TEST(each_threads_messages_stay_in_order)
 {
     struct pair p;
     pthread_t threads[SENDERS];
     struct sender senders[SENDERS];
-    uint32_t next[SENDERS] = {0};
     pair_open(&p, unix_in_folder("a.sock"), false);
     for (uint32_t i = 0; i < SENDERS; i++) {
-        senders[i] = (struct sender){.peer = p.client, .number = i};
-        pthread_create(&threads[i], NULL, send_many, &senders[i]);
+        senders[i] = (struct sender){.peer = p.client, .number = i, .count = PER_SENDER};
+        pthread_create(&threads[i], NULL, sender_run, &senders[i]);
     }
     peer_wait_messages(p.end, 1 + SENDERS * PER_SENDER);
     for (int i = 0; i < SENDERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    for (size_t i = 1; i < p.end->count; i++) {
-        const struct wire_message *m = &p.end->messages[i];
-        ck_assert_uint_lt(m->stream, SENDERS);
-        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
-        next[m->stream]++;
-    }
+    senders_check(p.end);
     pair_close(&p);
 }
 END_TEST
@@ -395,9 +332,7 @@ START_TEST(close_works_inside_every_callback)
     net_session_close(client->session, true); /* harmless */
     peer_wait_closed(end);
     server_stop(&s);
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
+    loops_free();
     peer_free(client);
     peer_free(end);
 }
@@ -447,9 +382,7 @@ START_TEST(loop_that_ends_closes_its_sessions)
     ck_assert_int_eq(peer_connect(client, s.address), 0);
     peer_send(client, WIRE_HELLO, 0, pattern(100, 1));
     peer_send(client, WIRE_RUN, 0, pattern(20000000, 1));
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
+    loops_free();
     ck_assert_int_eq(client->closed, 1);
     net_session_close(client->session, false); /* touches no loop */
     ck_assert_int_eq(net_session_send(client->session, WIRE_RUN, 0, text_blob("x")), TRK_ECLOSED);
@@ -499,9 +432,5 @@ static Suite *suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite());
 }

@@ -15,6 +15,7 @@
 #include "auth/derive.h"
 #include "base/mem.h"
 #include "net/tls.h"
+#include "tests/suite.h"
 
 static struct auth_keys ours, theirs;
 static uint64_t live_before;
@@ -729,9 +730,5 @@ int main(void)
     tcase_set_timeout(t, 50);
     add_tests(t);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

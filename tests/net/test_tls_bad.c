@@ -12,37 +12,20 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "base/mem.h"
 #include "net/address.h"
 #include "net/tls.h"
+#include "tests/suite.h"
 #include "peer.h"
 
-static struct net_loop *here, *there;
-static int fds_before;
-static uint64_t live_before, dropped_before;
+static uint64_t dropped_before;
 static struct auth_keys ours;
 
 static void setup(void)
 {
     ours.count = 1;
     ck_assert_int_eq(auth_key_make(&ours.key[0]), 0);
-    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
-    net_loop_free(here);
-    fds_before = count_fds();
-    live_before = mem_live();
     dropped_before = net_dropped();
-    ck_assert_int_eq(net_loop_new(&here), 0);
-    ck_assert_int_eq(net_loop_new(&there), 0);
-    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
-    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
-}
-
-static void teardown(void)
-{
-    net_loop_free(here);
-    net_loop_free(there);
-    ck_assert_int_eq(count_fds(), fds_before);
-    ck_assert_uint_eq(mem_live(), live_before);
+    loops_start();
 }
 
 /* --- connections --------------------------------------------------------------------------- */
@@ -85,13 +68,6 @@ static struct peer *accept_raw(int *raw)
     return p;
 }
 
-static void free_loops(void)
-{
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
-}
-
 static void check_closed(struct peer *p, int error, const char *says)
 {
     peer_wait_closed(p);
@@ -105,7 +81,7 @@ static void finish(struct peer *p, int raw)
 {
     close(raw);
     peer_wait_closed(p);
-    free_loops();
+    loops_free();
     peer_free(p);
 }
 
@@ -291,7 +267,7 @@ START_TEST(strangers_are_few)
     peer_wait_closed(next);
     peer_wait_closed(known);
     net_tls_free(t);
-    free_loops();
+    loops_free();
     for (int i = 0; i < NET_STRANGERS_MAX; i++) {
         peer_free(p[i]);
     }
@@ -567,13 +543,9 @@ int main(void)
 {
     Suite *s = suite_create("tls_bad");
     TCase *t = tcase_create("tls_bad");
-    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_add_checked_fixture(t, setup, loops_end);
     tcase_set_timeout(t, getenv("TRICKLE_FULL") != NULL ? 600 : 50);
     add_tests(t);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

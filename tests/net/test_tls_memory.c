@@ -12,6 +12,7 @@
 #include "auth/derive.h"
 #include "base/mem.h"
 #include "net/tls.h"
+#include "tests/suite.h"
 
 static struct auth_keys ours;
 
@@ -147,9 +148,5 @@ int main(void)
     tcase_add_loop_test(t, failing_beginnings_only_refuse, 0, 40);
     tcase_add_test(t, derived_keys_and_macs_fail_with_a_sentence);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -12,13 +12,11 @@
 #include "base/buf.h"
 #include "base/mem.h"
 #include "net/address.h"
+#include "tests/suite.h"
 #include "peer.h"
 
 #define LOOPBACK "tcp:127.0.0.1:0"
 
-static struct net_loop *here, *there;
-static int fds_before;
-static uint64_t live_before;
 static struct auth_keys ours, theirs;
 
 static void setup(void)
@@ -27,77 +25,30 @@ static void setup(void)
     ck_assert_int_eq(auth_key_make(&ours.key[0]), 0);
     ck_assert_int_eq(auth_key_make(&theirs.key[0]), 0);
     make_folder();
-    ck_assert_int_eq(net_loop_new(&here), 0); /* the first makes what libuv keeps for good */
-    net_loop_free(here);
-    fds_before = count_fds();
-    live_before = mem_live();
-    ck_assert_int_eq(net_loop_new(&here), 0);
-    ck_assert_int_eq(net_loop_new(&there), 0);
-    ck_assert_int_eq(net_loop_start_thread(here, "here"), 0);
-    ck_assert_int_eq(net_loop_start_thread(there, "there"), 0);
+    loops_start();
 }
 
 static void teardown(void)
 {
-    net_loop_free(here);
-    net_loop_free(there);
-    ck_assert_int_eq(count_fds(), fds_before);
-    ck_assert_uint_eq(mem_live(), live_before);
+    loops_end();
     remove_folder();
 }
 
-struct pair {
-    struct server server;
-    struct peer *client, *end;
-};
-
-static void pair_make(struct pair *p, const char *address)
+/* A pair whose ends have our key. */
+static void pair_make_keyed(struct pair *p, const char *address)
 {
-    server_start(&p->server, there, address);
-    p->end = server_expect(&p->server);
+    pair_make(p, address);
     p->end->opt.keys = &ours;
     p->end->opt.role = AUTH_VM;
-    p->client = peer_new(here);
     p->client->opt.keys = &ours;
     p->client->opt.role = AUTH_INITIATOR;
 }
 
-static void pair_connect(struct pair *p)
-{
-    ck_assert_int_eq(peer_connect(p->client, p->server.address), 0);
-    peer_send(p->client, WIRE_HELLO, 0, text_blob("hello")); /* waits for the handshake */
-}
-
-static void pair_greet(struct pair *p)
-{
-    pair_connect(p);
-    peer_wait_messages(p->end, 1);
-    peer_send(p->end, WIRE_WELCOME, 0, text_blob("welcome"));
-    peer_wait_messages(p->client, 1);
-}
-
 static void pair_open(struct pair *p, bool is_echo)
 {
-    pair_make(p, LOOPBACK);
+    pair_make_keyed(p, LOOPBACK);
     pair_greet(p);
     p->end->is_echo = is_echo; /* no message is on its way: nobody looks */
-}
-
-static void pair_free(struct pair *p)
-{
-    server_stop(&p->server);
-    net_loop_free(here);
-    net_loop_free(there);
-    here = there = NULL;
-    peer_free(p->client);
-    peer_free(p->end);
-}
-
-static void pair_close(struct pair *p)
-{
-    peer_close(p->client, true);
-    peer_wait_closed(p->end);
-    pair_free(p);
 }
 
 /* --- as without TLS ----------------------------------------------------------------------- */
@@ -129,7 +80,7 @@ END_TEST
 START_TEST(heartbeats_pass_through_bulk)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.ping_ms = p.end->opt.ping_ms = 2;
     p.client->opt.dead_ms = p.end->opt.dead_ms = 2000;
     pair_greet(&p);
@@ -147,42 +98,7 @@ START_TEST(heartbeats_pass_through_bulk)
 }
 END_TEST
 
-#define SENDERS 4
 #define PER_SENDER 1000
-
-struct sender {
-    struct peer *peer;
-    uint32_t number;
-};
-
-static void *send_many(void *arg)
-{
-    const struct sender *s = arg;
-    unsigned seed = s->number + 1;
-    for (uint32_t i = 0; i < PER_SENDER; i++) {
-        size_t size = i % 50 == 0 ? 200000 : (size_t)rand_r(&seed) % 300;
-        struct blob *b = pattern(4 + size, s->number);
-        le_store_u32(b->data, i);
-        peer_send(s->peer, WIRE_RUN, s->number, b);
-    }
-    return NULL;
-}
-
-static void check_order(const struct peer *p)
-{
-    uint32_t next[SENDERS] = {0};
-    for (size_t i = 1; i < p->count; i++) {
-        const struct wire_message *m = &p->messages[i];
-        ck_assert_uint_lt(m->stream, SENDERS);
-        ck_assert_uint_eq(le_load_u32(m->body->data), next[m->stream]);
-        next[m->stream]++;
-        le_store_u32(m->body->data, 0);
-        struct blob *want = pattern(m->body->size, m->stream);
-        le_store_u32(want->data, 0);
-        ck_assert_int_eq(memcmp(want->data, m->body->data, want->size), 0);
-        blob_unref(want);
-    }
-}
 
 /* Threads on both sides, while both loops read. */
 START_TEST(each_threads_messages_stay_in_order)
@@ -192,16 +108,16 @@ START_TEST(each_threads_messages_stay_in_order)
     struct sender senders[2 * SENDERS];
     pair_open(&p, false);
     for (uint32_t i = 0; i < 2 * SENDERS; i++) {
-        senders[i] = (struct sender){i < SENDERS ? p.client : p.end, i % SENDERS};
-        pthread_create(&threads[i], NULL, send_many, &senders[i]);
+        senders[i] = (struct sender){i < SENDERS ? p.client : p.end, i % SENDERS, PER_SENDER};
+        pthread_create(&threads[i], NULL, sender_run, &senders[i]);
     }
     peer_wait_messages(p.end, 1 + SENDERS * PER_SENDER);
     peer_wait_messages(p.client, 1 + SENDERS * PER_SENDER);
     for (int i = 0; i < 2 * SENDERS; i++) {
         pthread_join(threads[i], NULL);
     }
-    check_order(p.end);
-    check_order(p.client);
+    senders_check(p.end);
+    senders_check(p.client);
     pair_close(&p);
 }
 END_TEST
@@ -260,7 +176,7 @@ END_TEST
 START_TEST(flush_waits_for_the_handshake)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     ck_assert_int_eq(peer_connect(p.client, p.server.address), 0);
     peer_send(p.client, WIRE_HELLO, 0, text_blob("hello"));
     net_session_close(p.client->session, true);
@@ -288,7 +204,7 @@ END_TEST
 START_TEST(close_works_inside_every_callback)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->closes = (enum peer_close)(_i % 5);
     p.end->closes = (enum peer_close)(_i / 5);
     ck_assert_int_eq(peer_connect(p.client, p.server.address), 0);
@@ -326,7 +242,7 @@ END_TEST
 START_TEST(unix_sockets_ignore_keys)
 {
     struct pair p;
-    pair_make(&p, unix_in_folder("a.sock"));
+    pair_make_keyed(&p, unix_in_folder("a.sock"));
     p.end->opt.keys = &theirs;
     pair_greet(&p);
     pair_close(&p);
@@ -336,7 +252,7 @@ END_TEST
 START_TEST(vm_may_dial_in)
 {
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.role = AUTH_VM;
     p.end->opt.role = AUTH_INITIATOR;
     pair_greet(&p);
@@ -369,7 +285,7 @@ START_TEST(stranger_is_refused_with_a_reason_on_both_sides)
 {
     struct pair p;
     uint64_t dropped = net_dropped();
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.client->opt.keys = refusals[_i].client_plain ? NULL
                          : refusals[_i].other_key  ? &theirs
                                                    : &ours;
@@ -400,7 +316,7 @@ START_TEST(both_keys_are_accepted_while_rotating)
 {
     struct auth_keys both = {.count = 2, .key = {theirs.key[0], ours.key[0]}};
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.end->opt.keys = &both;
     p.client->opt.keys = _i == 0 ? &ours : _i == 1 ? &theirs : &both;
     pair_greet(&p);
@@ -418,7 +334,7 @@ START_TEST(revoked_key_ends_its_sessions_and_no_others)
 {
     struct auth_keys both = {.count = 2, .key = {ours.key[0], theirs.key[0]}};
     struct pair p;
-    pair_make(&p, LOOPBACK);
+    pair_make_keyed(&p, LOOPBACK);
     p.end->opt.keys = &both;
     pair_greet(&p);
     struct pair old = {.client = peer_new(here), .end = server_expect(&p.server)};
@@ -502,9 +418,5 @@ int main(void)
     tcase_set_timeout(t, 50);
     add_tests(t);
     suite_add_tcase(s, t);
-    SRunner *sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

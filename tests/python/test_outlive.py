@@ -53,6 +53,18 @@ class Job:
     def wait_runs(self, count):
         self.log.wait(lambda: len(self.log.runs()) >= count)
 
+    def leave_running(self, count):
+        """A run that is killed when its elements have begun."""
+        self.start(count)
+        self.wait_runs(count)
+        self.kill()
+
+    def leave_result(self):
+        """A run of one element that is killed while it runs; its VM holds the result."""
+        self.leave_running(1)
+        self.log.open("gate0")
+        self.log.wait(lambda: len(held()) == 1)
+
 
 def held():
     """The files of what is held for any job."""
@@ -91,9 +103,7 @@ def test_a_killed_programs_elements_are_finished_and_never_run_again(supervise, 
 def test_a_vm_is_busy_until_its_element_has_ended_and_free_then(supervise, tmp_path, run_program):
     supervisor = supervise(count=1)
     job = Job(supervisor, tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
+    job.leave_running(1)
     other = "import trickle\nprint(trickle.forkwork(trickle.connect(1), abs, [-3]))\n"
     program = subprocess.Popen([sys.executable, "-c", other], env=supervisor.env, text=True,
                                stdout=subprocess.PIPE)
@@ -104,9 +114,7 @@ def test_a_vm_is_busy_until_its_element_has_ended_and_free_then(supervise, tmp_p
 
 def test_a_result_that_comes_while_the_next_run_waits_counts(supervise, tmp_path):
     job = Job(supervise(count=2), tmp_path)
-    job.start(2)
-    job.wait_runs(2)
-    job.kill()
+    job.leave_running(2)
     job.log.open("gate0")
     job.log.wait(lambda: len(held()) == 1)  # one VM is free again, the other runs element 1
     job.start(2)
@@ -151,11 +159,7 @@ def test_a_failure_that_was_held_is_tried_again_where_failures_are(supervise, tm
     job = Job(supervise(count=1), tmp_path, PROGRAM.replace(
         '"refuse")', '"refuse", retry_failed=len(sys.argv) > 4)', 1).replace(
         "return x * 10", "return x * 10 + len(open(job[0] + '/fixed').read())"))
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
-    job.log.open("gate0")
-    job.log.wait(lambda: len(held()) == 1)
+    job.leave_result()
     Path(job.log.folder, "fixed").write_text("fixed")
     job.start(1, "refuse")
     assert job.finish() == "[5]"
@@ -164,11 +168,7 @@ def test_a_failure_that_was_held_is_tried_again_where_failures_are(supervise, tm
 
 def test_of_another_code_nothing_is_taken(supervise, tmp_path):
     job = Job(supervise(count=1), tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
-    job.log.open("gate0")
-    job.log.wait(lambda: len(held()) == 1)
+    job.leave_result()
     job.program.write_text(PROGRAM.replace("x * 10", "x + 7"))
     job.start(1, "redo")
     assert job.finish() == "[7]"
@@ -177,11 +177,7 @@ def test_of_another_code_nothing_is_taken(supervise, tmp_path):
 
 def test_of_another_element_nothing_is_taken(supervise, tmp_path):
     job = Job(supervise(count=1), tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
-    job.log.open("gate0")
-    job.log.wait(lambda: len(held()) == 1)
+    job.leave_result()
     job.program.write_text(PROGRAM.replace("x) for x in", "x + 5) for x in"))
     job.log.open("gate5")
     job.start(1, "keep")
@@ -190,11 +186,7 @@ def test_of_another_element_nothing_is_taken(supervise, tmp_path):
 
 def test_of_another_job_of_that_name_nothing_is_taken(supervise, tmp_path, home):
     job = Job(supervise(count=1), tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
-    job.log.open("gate0")
-    job.log.wait(lambda: len(held()) == 1)
+    job.leave_result()
     os.rename(f"{home}/jobs/{job.name}", f"{home}/elsewhere")
     job.start(1)
     assert job.finish() == expected(1)
@@ -205,9 +197,7 @@ def test_of_another_job_of_that_name_nothing_is_taken(supervise, tmp_path, home)
 def test_another_supervisor_of_the_machine_hands_it_over(supervise, tmp_path):
     first = supervise(count=1)
     job = Job(first, tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
+    job.leave_running(1)
     first.process.send_signal(signal.SIGTERM)  # it finishes, too
     job.log.open("gate0")
     assert first.process.wait(30) == 0
@@ -220,11 +210,7 @@ def test_another_supervisor_of_the_machine_hands_it_over(supervise, tmp_path):
 
 def test_a_damaged_file_costs_a_run_and_nothing_else(supervise, tmp_path):
     job = Job(supervise(count=1), tmp_path)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
-    job.log.open("gate0")
-    job.log.wait(lambda: len(held()) == 1)
+    job.leave_result()
     path, = held()
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -274,9 +260,7 @@ def test_a_result_waits_until_its_element_is_made(supervise, tmp_path):
     job = Job(supervise(count=1), tmp_path, LATE)
     for name in ("made0", "made1", "gate0"):
         job.log.open(name)
-    job.start(2)
-    job.wait_runs(2)
-    job.kill()
+    job.leave_running(2)
     job.log.open("gate1")
     job.log.wait(lambda: is_gone(job.log.runs()[1][1]))  # it has finished, and kept what it has
     assert held()
@@ -390,9 +374,7 @@ def test_a_leaving_vm_moves_its_element_at_a_checkpoint(supervise, tmp_path):
 def test_without_the_program_checkpoints_are_held(supervise, tmp_path):
     first = supervise(count=1)
     job = Job(first, tmp_path, BUSY)
-    job.start(1)
-    job.wait_runs(1)
-    job.kill()
+    job.leave_running(1)
     job.log.open("gate1")
     job.wait_runs(2)
     assert held()

@@ -4,6 +4,7 @@
 
 #include "base/mem.h"
 #include "rai/rai.h"
+#include "tests/suite.h"
 
 static struct trk_rai_reply reply;
 
@@ -115,9 +116,5 @@ int main(void)
     tcase_add_test(tc, no_memory_for_the_prefix_is_told);
     tcase_add_test(tc, a_status_that_does_not_exist_becomes_a_sentence);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

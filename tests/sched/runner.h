@@ -3,8 +3,7 @@
 #ifndef TESTS_SCHED_RUNNER_H
 #define TESTS_SCHED_RUNNER_H
 
-#include <check.h>
-#include <stdlib.h>
+#include "tests/suite.h"
 
 #define ADD(suite, test)                      \
     do {                                      \
@@ -13,15 +12,5 @@
         tcase_add_test(tc_, test);            \
         suite_add_tcase(suite, tc_);          \
     } while (0)
-
-static int run(Suite *suite)
-{
-    SRunner *sr = srunner_create(suite);
-    int failed;
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
-}
 
 #endif

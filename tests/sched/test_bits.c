@@ -86,5 +86,5 @@ int main(void)
     ADD(suite, next_finds_the_lowest_member_from_a_place_on);
     ADD(suite, two_sets_of_different_size_meet_in_their_common_members);
     ADD(suite, growing_keeps_members_and_fails_without_a_change);
-    return run(suite);
+    return run_suite(suite);
 }

@@ -121,25 +121,33 @@ START_TEST(a_segment_in_the_middle_is_freed_while_the_first_is_held_up)
 }
 END_TEST
 
-START_TEST(adding_without_memory_changes_nothing)
+/* Fails each allocation of an addition of 10 segments in turn; returns how many there are, when
+ * it has been added. */
+static uint64_t add_without_memory(struct segments *g,
+                                   int (*add)(struct segments *g, uint64_t n, uint64_t bytes))
 {
-    struct segments g = {0};
     uint64_t n = 1;
-    ck_assert_int_eq(sched_segments_add(&g, 100, 0), 0);
+    ck_assert_int_eq(sched_segments_add(g, 100, 0), 0);
     for (;; n++) {
         int rc;
         mem_fail_after(n);
-        rc = sched_segments_add(&g, 10 * 4096, 0);
+        rc = add(g, 10 * 4096, 0);
         mem_fail_after(0);
-        sched_segments_check(&g, 0);
+        sched_segments_check(g, 0);
         if (rc == 0) {
-            break;
+            return n;
         }
         ck_assert_int_eq(rc, TRK_ENOMEM);
-        ck_assert_uint_eq(g.added, 100);
-        ck_assert_uint_eq(g.held, 1);
+        ck_assert_uint_eq(g->added, 100);
+        ck_assert_uint_eq(g->fresh, 0);
+        ck_assert_uint_eq(g->held, 1);
     }
-    ck_assert_uint_gt(n, 10);
+}
+
+START_TEST(adding_without_memory_changes_nothing)
+{
+    struct segments g = {0};
+    ck_assert_uint_gt(add_without_memory(&g, sched_segments_add), 10);
     sched_segments_fini(&g);
     ck_assert_uint_eq(mem_live(), 0);
 }
@@ -177,22 +185,7 @@ END_TEST
 START_TEST(adding_delivered_ones_without_memory_changes_nothing)
 {
     struct segments g = {0};
-    uint64_t n = 1;
-    ck_assert_int_eq(sched_segments_add(&g, 100, 0), 0);
-    for (;; n++) {
-        int rc;
-        mem_fail_after(n);
-        rc = sched_segments_add_delivered(&g, 10 * 4096, 0);
-        mem_fail_after(0);
-        sched_segments_check(&g, 0);
-        if (rc == 0) {
-            break;
-        }
-        ck_assert_int_eq(rc, TRK_ENOMEM);
-        ck_assert_uint_eq(g.added, 100);
-        ck_assert_uint_eq(g.fresh, 0);
-    }
-    ck_assert_uint_gt(n, 2);
+    ck_assert_uint_gt(add_without_memory(&g, sched_segments_add_delivered), 2);
     ck_assert_uint_eq(g.held, 2);
     assign(&g, 0, 100);
     sched_segments_fini(&g);
@@ -259,5 +252,5 @@ int main(void)
     ADD(suite, adding_delivered_ones_without_memory_changes_nothing);
     tcase_add_loop_test_raise_signal(forbidden, forbidden_moves_abort, SIGABRT, 0, 9);
     suite_add_tcase(suite, forbidden);
-    return run(suite);
+    return run_suite(suite);
 }

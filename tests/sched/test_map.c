@@ -74,5 +74,5 @@ int main(void)
     Suite *suite = suite_create("sched map");
     ADD(suite, what_was_put_is_found_until_removed_under_random_use);
     ADD(suite, reserving_is_all_that_allocates);
-    return run(suite);
+    return run_suite(suite);
 }

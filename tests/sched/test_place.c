@@ -113,5 +113,5 @@ int main(void)
     ADD(suite, batches_shrink_towards_the_end_of_a_closed_stage);
     ADD(suite, the_last_long_elements_wait_for_an_idle_vm);
     ADD(suite, an_idle_vm_comes_first_and_the_avoided_one_last_of_these);
-    return run(suite);
+    return run_suite(suite);
 }

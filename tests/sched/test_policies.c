@@ -3,43 +3,9 @@
  * failures and retries, blame, blocked VMs, second runs, VMs that come back. */
 #include "trace.h"
 
-#include "base/mem.h"
+#include <stdio.h>
+
 #include "runner.h"
-
-static struct trace begin(const struct sched_options *opt)
-{
-    struct trace t = {0};
-    ck_assert_int_eq(sched_new(&t.s, opt), 0);
-    return t;
-}
-
-static void end(struct trace *t)
-{
-    sched_free(t->s);
-    ck_assert_uint_eq(mem_live(), 0);
-}
-
-static struct sched_stage_info info(const struct trace *t, uint32_t stage)
-{
-    struct sched_stage_info i;
-    ck_assert_int_eq(sched_stage_get(t->s, stage, &i), 0);
-    return i;
-}
-
-/* Steps each line, whatever comes of it. */
-static void go(struct trace *t, const char *const lines[], size_t count)
-{
-    for (size_t i = 0; i < count; i++) {
-        int rc = trace_step(t, lines[i]);
-        ck_assert_msg(rc == 0, "%s: returned %d", lines[i], rc);
-    }
-}
-
-#define GO(t, ...)                                            \
-    do {                                                      \
-        const char *const lines_[] = {__VA_ARGS__};    \
-        go(t, lines_, sizeof lines_ / sizeof *lines_);        \
-    } while (0)
 
 /* --- silence ------------------------------------------------------------------------------- */
 
@@ -47,12 +13,10 @@ START_TEST(a_silent_vm_gets_nothing_until_it_speaks)
 {
     struct trace t = begin(NULL);
     GO(&t, "open 1", "join 1", "join 2", "serve 1 1", "serve 1 2");
-    EXPECT(&t, "suspect 1", "");
-    EXPECT(&t, "suspect 1", "");
+    QUIET(&t, "suspect 1", "suspect 1");
     EXPECT(&t, "add 1 2", "assign 1:0+1 vm2 try1");
     EXPECT(&t, "unsuspect 1", "assign 1:1+1 vm1 try1");
-    EXPECT(&t, "unsuspect 1", "");
-    EXPECT(&t, "suspect 2", "");
+    QUIET(&t, "unsuspect 1", "suspect 2");
     EXPECT(&t, "result 1 2 try1 0+1 9000000", "store 1:0+1 vm2 try1"); /* still taken */
     EXPECT(&t, "add 1 1", "");
     EXPECT(&t, "unsuspect 2", "assign 1:2+1 vm2 try1");
@@ -340,9 +304,7 @@ START_TEST(a_vm_that_three_elements_died_on_is_blocked_when_others_have_complete
     EXPECT(&t, "recalled 1 1 4+1", "assign 1:4+1 vm2 try2");
     EXPECT(&t, "result 1 1 try2 3+1 1000", "store 1:3+1 vm1 try2");
     EXPECT(&t, "add 1 1", "assign 1:5+1 vm2 try1");
-    EXPECT(&t, "unblock 1", "");
-    EXPECT(&t, "unblock 1", "");
-    EXPECT(&t, "unblock 99", "");
+    QUIET(&t, "unblock 1", "unblock 1", "unblock 99");
     EXPECT(&t, "add 1 1", "assign 1:6+1 vm1 try1");
     end(&t);
 }
@@ -509,8 +471,7 @@ START_TEST(the_loss_of_one_of_two_vms_leaves_the_other_running)
     GO(&t, "join 1");
     EXPECT(&t, "serve 1 1", "wake @300001");
     EXPECT(&t, "@300002 tick", "assign 1:1+1 vm1 try3"); /* it is the only run again */
-    EXPECT(&t, "lost 1 expected", "");
-    EXPECT(&t, "lost 2 expected", "");
+    QUIET(&t, "lost 1 expected", "lost 2 expected");
     GO(&t, "join 1");
     EXPECT(&t, "serve 1 1", "assign 1:1+1 vm1 try4");
     end(&t);
@@ -607,8 +568,7 @@ START_TEST(a_vm_that_was_only_silent_comes_back_and_its_old_batches_count_once)
     GO(&t, "open 1", "join 1", "serve 1 1", "add 1 9");
     EXPECT(&t, "result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
-    EXPECT(&t, "suspect 1", "");
-    EXPECT(&t, "lost 1 loss", "");
+    QUIET(&t, "suspect 1", "lost 1 loss");
     GO(&t, "join 1");
     EXPECT(&t, "serve 1 1", "assign 1:1+1 vm1 try2"); /* 1 is under suspicion: alone */
     EXPECT(&t, "result 1 1 try1 1+2 2000000", /* its old batch goes on */
@@ -658,5 +618,5 @@ int main(void)
     ADD(suite, a_stage_may_be_cancelled_while_elements_run_twice);
     ADD(suite, the_longest_running_is_doubled_first_and_other_work_comes_before);
     ADD(suite, a_vm_that_was_only_silent_comes_back_and_its_old_batches_count_once);
-    return run(suite);
+    return run_suite(suite);
 }

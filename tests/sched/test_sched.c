@@ -2,35 +2,15 @@
 /* test_sched.c - the scheduler's policies as golden traces: an event, and what must come back. */
 #include "trace.h"
 
+#include <stdio.h>
+
 #include "base/mem.h"
 #include "runner.h"
-
-static struct trace begin(const struct sched_options *opt)
-{
-    struct trace t = {0};
-    ck_assert_int_eq(sched_new(&t.s, opt), 0);
-    return t;
-}
-
-static void end(struct trace *t)
-{
-    sched_free(t->s);
-    ck_assert_uint_eq(mem_live(), 0);
-}
-
-static struct sched_stage_info info(const struct trace *t, uint32_t stage)
-{
-    struct sched_stage_info i;
-    ck_assert_int_eq(sched_stage_get(t->s, stage, &i), 0);
-    return i;
-}
 
 START_TEST(batches_grow_fourfold_from_a_probe_and_two_are_in_flight)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 200 200", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -47,9 +27,7 @@ END_TEST
 START_TEST(batches_are_cut_at_once_when_elements_turn_out_long)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 200", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -63,9 +41,7 @@ START_TEST(a_batch_stays_under_its_bytes_but_one_element_always_goes)
 {
     struct sched_options opt = {.batch_bytes = 1000};
     struct trace t = begin(&opt);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 4096 1638400", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000",
            "store 1:0+1 vm1 try1; assign 1:1+2 vm1 try1; assign 1:3+2 vm1 try1");
@@ -77,12 +53,7 @@ END_TEST
 START_TEST(an_idle_vm_comes_before_a_second_batch)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "join 3", "");
-    EXPECT(&t, "serve 1 1", "");
-    EXPECT(&t, "serve 1 2", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "join 3", "serve 1 1", "serve 1 2");
     EXPECT(&t, "add 1 1", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 5000000", "store 1:0+1 vm1 try1");
     EXPECT(&t, "add 1 5", "assign 1:1+1 vm1 try1; assign 1:2+1 vm2 try1; assign 1:3+1 vm1 try1; "
@@ -94,10 +65,7 @@ END_TEST
 START_TEST(a_lost_vms_elements_go_first_with_the_next_attempt)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 40", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -118,10 +86,7 @@ END_TEST
 START_TEST(the_first_report_of_any_attempt_wins_and_all_else_is_dropped)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 20", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -153,9 +118,7 @@ START_TEST(a_report_in_too_many_pieces_loses_its_end_and_that_runs_again)
 {
     struct sched_options opt = {.batch_max = 2, .in_flight = 16};
     struct trace t = begin(&opt);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+2 vm1 try1; assign 1:3+2 vm1 try1; "
@@ -172,13 +135,9 @@ END_TEST
 START_TEST(a_stage_is_done_once_when_closed_and_recorded)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "open 2", "");
+    QUIET(&t, "open 1", "open 2");
     EXPECT(&t, "close 2", "done 2");
-    EXPECT(&t, "close 2", "");
-    EXPECT(&t, "forget 2", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "close 2", "forget 2", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 2", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "close 1", "");
     EXPECT(&t, "result 1 1 try1 0+1 9", "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1");
@@ -208,9 +167,7 @@ START_TEST(what_contradicts_the_contract_is_refused_without_a_change)
     struct trace t = begin(&opt);
     struct sched_stage_info i;
     t.now_ns = 5000;
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
     for (size_t k = 0; k < sizeof lines / sizeof *lines; k++) {
         REFUSED(&t, lines[k], TRK_EINVAL);
@@ -218,9 +175,7 @@ START_TEST(what_contradicts_the_contract_is_refused_without_a_change)
     }
     REFUSED(&t, "add 1 8", TRK_EFULL);
     REFUSED(&t, "add 1 18446744073709551615", TRK_EFULL);
-    EXPECT(&t, "add 1 7", "");
-    EXPECT(&t, "add 1 0", "");
-    EXPECT(&t, "close 1", "");
+    QUIET(&t, "add 1 7", "add 1 0", "close 1");
     REFUSED(&t, "add 1 0", TRK_EINVAL);
     ck_assert_int_eq(sched_stage_get(t.s, 9, &i), TRK_EINVAL);
     ck_assert_uint_eq(sched_attempts(t.s, 9, 0), 0);
@@ -232,18 +187,14 @@ END_TEST
 START_TEST(an_element_that_kills_three_vms_fails_and_its_neighbours_do_not)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
-    EXPECT(&t, "lost 1 own 1 2", "");
-    EXPECT(&t, "join 2", "");
+    QUIET(&t, "lost 1 own 1 2", "join 2");
     EXPECT(&t, "serve 1 2", "assign 1:1+1 vm2 try2; assign 1:2+1 vm2 try2"); /* alone */
     EXPECT(&t, "result 1 2 try2 1+1 1000000", "store 1:1+1 vm2 try2"); /* nothing behind it */
-    EXPECT(&t, "lost 2 own 1 2", "");
-    EXPECT(&t, "join 3", "");
+    QUIET(&t, "lost 2 own 1 2", "join 3");
     EXPECT(&t, "serve 1 3", "assign 1:2+1 vm3 try3");
     EXPECT(&t, "lost 3 own 1 2", "fail 1:2 own try3");
     EXPECT(&t, "join 4", "");
@@ -259,19 +210,13 @@ END_TEST
 START_TEST(after_a_death_another_vm_is_tried_if_one_has_room)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 1", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "lost 1 own 1 0", "");
     EXPECT(&t, "join 1", ""); /* the same number again */
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "open 2", "");
-    EXPECT(&t, "serve 2 1", "");
-    EXPECT(&t, "serve 2 2", "");
+    QUIET(&t, "join 2", "open 2", "serve 2 1", "serve 2 2");
     EXPECT(&t, "add 2 2", "assign 2:0+1 vm1 try1; assign 2:1+1 vm2 try1");
-    EXPECT(&t, "serve 1 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "serve 1 2", "serve 1 1");
     EXPECT(&t, "result 2 2 try1 1+1 9000000", "store 2:1+1 vm2 try1; assign 1:0+1 vm2 try2");
     EXPECT(&t, "lost 2 own 1 0", "");
     EXPECT(&t, "result 2 1 try1 0+1 9000000", "store 2:0+1 vm1 try1; assign 1:0+1 vm1 try3");
@@ -284,9 +229,7 @@ START_TEST(a_result_clears_the_blame)
 {
     struct sched_options opt = {.max_own_deaths = 2};
     struct trace t = begin(&opt);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 1", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "lost 1 own 1 0", "");
     EXPECT(&t, "result 1 1 try1 0+1 9", "store 1:0+1 vm1 try1"); /* it was done after all */
@@ -299,9 +242,7 @@ START_TEST(losses_count_apart_and_without_a_report_for_the_first_unanswered)
 {
     struct sched_options opt = {.max_losses = 2};
     struct trace t = begin(&opt);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -309,8 +250,7 @@ START_TEST(losses_count_apart_and_without_a_report_for_the_first_unanswered)
     EXPECT(&t, "lost 1 loss", ""); /* 2 is suspected */
     EXPECT(&t, "join 1", "");
     EXPECT(&t, "serve 1 1", "assign 1:2+1 vm1 try2");
-    EXPECT(&t, "lost 1 own 1 2", "");
-    EXPECT(&t, "join 1", "");
+    QUIET(&t, "lost 1 own 1 2", "join 1");
     EXPECT(&t, "serve 1 1", "assign 1:2+1 vm1 try3");
     EXPECT(&t, "lost 1 expected", ""); /* nobody's fault */
     EXPECT(&t, "join 1", "");
@@ -326,10 +266,7 @@ END_TEST
 START_TEST(what_waits_behind_a_long_element_is_recalled_for_an_idle_vm)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@10000 result 1 1 try1 0+1 10000000",
            "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
@@ -345,10 +282,7 @@ END_TEST
 START_TEST(a_recall_that_gave_nothing_is_repeated_after_the_next_report_or_later_and_later)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1000 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1; assign 1:5+4 vm1 try1");
@@ -362,10 +296,7 @@ START_TEST(a_recall_that_gave_nothing_is_repeated_after_the_next_report_or_later
     EXPECT(&t, "recalled 1 1 7+2", "assign 1:7+1 vm2 try1");
     end(&t);
     t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@10000 result 1 1 try1 0+1 10000000",
            "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
@@ -382,10 +313,7 @@ END_TEST
 START_TEST(a_batch_that_is_overdue_is_recalled_by_the_clock)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "join 2", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "join 2", "serve 1 1");
     EXPECT(&t, "add 1 5", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "@1000 result 1 1 try1 0+1 1000000",
            "store 1:0+1 vm1 try1; assign 1:1+4 vm1 try1");
@@ -401,19 +329,14 @@ END_TEST
 START_TEST(a_draining_vm_gives_back_and_gets_nothing)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "result 1 1 try1 0+1 9000000",
            "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
     EXPECT(&t, "drain 1", "recall 1:1+1 vm1; recall 1:2+1 vm1");
-    EXPECT(&t, "drain 1", "");
-    EXPECT(&t, "serve 1 1", "");
-    EXPECT(&t, "recalled 1 1 2+1", "");
+    QUIET(&t, "drain 1", "serve 1 1", "recalled 1 1 2+1");
     EXPECT(&t, "result 1 1 try1 1+1 9000000", "store 1:1+1 vm1 try1");
-    EXPECT(&t, "lost 1 expected", "");
-    EXPECT(&t, "join 1", "");
+    QUIET(&t, "lost 1 expected", "join 1");
     EXPECT(&t, "serve 1 1", "assign 1:2+1 vm1 try1; assign 1:3+1 vm1 try1");
     end(&t);
 }
@@ -423,15 +346,12 @@ END_TEST
 START_TEST(a_draining_vm_is_asked_again_for_what_it_did_not_give_back)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
+    QUIET(&t, "open 1", "join 1", "serve 1 1");
     EXPECT(&t, "add 1 3", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "result 1 1 try1 0+1 9000000",
            "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
     EXPECT(&t, "drain 1", "recall 1:1+1 vm1; recall 1:2+1 vm1");
-    EXPECT(&t, "recalled 1 1 2+0", "");
-    EXPECT(&t, "join 2", "");
+    QUIET(&t, "recalled 1 1 2+0", "join 2");
     EXPECT(&t, "serve 1 2", "wake @100000");
     EXPECT(&t, "@100000 tick", "recall 1:2+1 vm1");
     EXPECT(&t, "recalled 1 1 2+1", "assign 1:2+1 vm2 try1");
@@ -442,11 +362,7 @@ END_TEST
 START_TEST(stages_take_turns_on_a_vm)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "open 2", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
-    EXPECT(&t, "serve 2 1", "");
+    QUIET(&t, "open 1", "open 2", "join 1", "serve 1 1", "serve 2 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "add 2 9", "");
     EXPECT(&t, "result 1 1 try1 0+1 5000000",
@@ -465,11 +381,7 @@ END_TEST
 START_TEST(a_cancelled_stage_is_done_at_once_and_what_comes_later_is_dropped)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "open 2", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "serve 1 1", "");
-    EXPECT(&t, "serve 2 1", "");
+    QUIET(&t, "open 1", "open 2", "join 1", "serve 1 1", "serve 2 1");
     EXPECT(&t, "add 1 9", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "result 1 1 try1 0+1 5000000",
            "store 1:0+1 vm1 try1; assign 1:1+1 vm1 try1; assign 1:2+1 vm1 try1");
@@ -478,12 +390,8 @@ START_TEST(a_cancelled_stage_is_done_at_once_and_what_comes_later_is_dropped)
            "recall 1:1+1 vm1; recall 1:2+1 vm1; done 1; assign 2:0+1 vm1 try1");
     EXPECT(&t, "cancel 1", "");
     EXPECT(&t, "result 1 1 try1 1+1 5000000", "drop 1:1+1");
-    EXPECT(&t, "recalled 1 1 2+1", "");
-    EXPECT(&t, "recorded 1 0+1", "");
-    EXPECT(&t, "delivered 1 0+1", "");
-    EXPECT(&t, "add 1 5", "");
-    EXPECT(&t, "serve 1 1", "");
-    EXPECT(&t, "close 1", "");
+    QUIET(&t, "recalled 1 1 2+1", "recorded 1 0+1", "delivered 1 0+1", "add 1 5", "serve 1 1",
+          "close 1");
     ck_assert(info(&t, 1).is_cancelled);
     ck_assert_uint_eq(info(&t, 1).added, 9);
     EXPECT(&t, "forget 1", "");
@@ -497,10 +405,7 @@ END_TEST
 START_TEST(a_vm_that_serves_nothing_gets_nothing)
 {
     struct trace t = begin(NULL);
-    EXPECT(&t, "open 1", "");
-    EXPECT(&t, "join 1", "");
-    EXPECT(&t, "add 1 9", "");
-    EXPECT(&t, "tick", "");
+    QUIET(&t, "open 1", "join 1", "add 1 9", "tick");
     EXPECT(&t, "serve 1 1", "assign 1:0+1 vm1 try1");
     EXPECT(&t, "serve 1 1", "");
     ck_assert_uint_eq(info(&t, 1).vms, 1);
@@ -611,5 +516,5 @@ int main(void)
     ADD(suite, a_vm_that_serves_nothing_gets_nothing);
     ADD(suite, any_allocation_may_fail_and_the_event_be_tried_again);
     ADD(suite, many_vms_come_and_go_under_numbers_of_the_callers_choice);
-    return run(suite);
+    return run_suite(suite);
 }

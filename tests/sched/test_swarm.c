@@ -501,5 +501,5 @@ int main(void)
     tcase_add_test(tc, every_seed_ends_with_each_element_stored_and_delivered_once);
     tcase_add_loop_test(tc, a_vm_ten_times_slower_costs_little, 0, 10);
     suite_add_tcase(suite, tc);
-    return run(suite);
+    return run_suite(suite);
 }

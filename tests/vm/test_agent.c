@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "vm/agent.h"
 
 static struct wire_hello hello_of(uint8_t job, uint64_t epoch, uint8_t incarnation)
@@ -788,9 +789,5 @@ int main(void)
     tcase_set_timeout(tc, 30);
     tcase_add_loop_test(tc, random_messages_keep_every_element_in_one_place, 0, 5);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

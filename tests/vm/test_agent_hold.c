@@ -7,6 +7,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "vm/agent.h"
 
 static const uint8_t code[16] = "the code's sum..";
@@ -350,9 +351,5 @@ int main(void)
     tcase_add_test(tc, oldest_fence_makes_room);
     tcase_add_test(tc, no_memory_changes_nothing);
     suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "vm/agent.h"
 
 #define COUNT 10
@@ -263,9 +264,5 @@ int main(void)
     tc = tcase_create("timeouts");
     tcase_add_test(tc, elements_have_the_timeout_of_their_stage);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -11,6 +11,7 @@
 
 #include "rig.h"
 #include "tests/net/peer.h"
+#include "tests/suite.h"
 
 static struct rig rig;
 static struct net_loop *loop;
@@ -301,9 +302,5 @@ int main(void)
                         (int)(sizeof(wrong) / sizeof(wrong[0])));
     suite_add_tcase(suite, tc);
     suite_add_tcase(suite, words);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(suite);
 }

@@ -12,6 +12,7 @@
 
 #include "base/buf.h"
 #include "base/hash.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 #define SLOW "slow 400"
@@ -141,6 +142,15 @@ static void wait_for_files(int count)
     wait_until(is_count, &count);
 }
 
+/* A holder vanishes that has all its results and has acknowledged none. */
+static void leave_results(uint32_t count, const char *const *payloads)
+{
+    struct client *c = run_durable(count, payloads);
+    wait_for_results(c, count);
+    client_free(c);
+    wait_for_files(1);
+}
+
 static bool is_gone_shown(const void *arg)
 {
     return strstr(rig_vm(&rig, 0).owner, ", here), gone") != NULL;
@@ -175,10 +185,7 @@ END_TEST
 START_TEST(results_that_nobody_acknowledged_are_held)
 {
     const char *payloads[] = {"a", "bb", "c"};
-    struct client *c = run_durable(3, payloads);
-    wait_for_results(c, 3);
-    client_free(c);
-    wait_for_files(1);
+    leave_results(3, payloads);
     ask(rig.watch, 1);
     done(rig.watch, expect_held(rig.watch, 10, "a"), true);
     done(rig.watch, expect_held(rig.watch, 11, "bb"), true);
@@ -288,10 +295,7 @@ END_TEST
 START_TEST(kept_is_sent_when_it_is_asked_for_again)
 {
     const char *payloads[] = {"a"};
-    struct client *c = run_durable(1, payloads);
-    wait_for_results(c, 1);
-    client_free(c);
-    wait_for_files(1);
+    leave_results(1, payloads);
     ask(rig.watch, 2); /* it has none of that stage */
     expect_end(rig.watch, 2);
     ck_assert(!client_has(rig.watch, WIRE_HELD));
@@ -326,10 +330,8 @@ END_TEST
 START_TEST(another_job_gets_nothing)
 {
     const char *payloads[] = {"a"};
-    struct client *c = run_durable(1, payloads), *other;
-    wait_for_results(c, 1);
-    client_free(c);
-    wait_for_files(1);
+    struct client *other;
+    leave_results(1, payloads);
     other = client_open(&rig, rig.address, WIRE_PURPOSE_WATCH, 2);
     ask(other, 1);
     ask(rig.watch, 1);
@@ -343,10 +345,8 @@ END_TEST
 START_TEST(two_who_come_both_hear_of_it)
 {
     const char *payloads[] = {"a"};
-    struct client *c = run_durable(1, payloads), *other;
-    wait_for_results(c, 1);
-    client_free(c);
-    wait_for_files(1);
+    struct client *other;
+    leave_results(1, payloads);
     other = client_open(&rig, rig.address, WIRE_PURPOSE_WATCH, 1);
     ask(other, 1);
     ask(rig.watch, 1);
@@ -362,11 +362,8 @@ END_TEST
 START_TEST(results_of_any_size_are_held)
 {
     const char *payloads[] = {"big 3000000", "big 9000000", "big 0", "a"};
-    struct client *c = run_durable(4, payloads);
     char text[8];
-    wait_for_results(c, 4);
-    client_free(c);
-    wait_for_files(1);
+    leave_results(4, payloads);
     ask(rig.watch, 1);
     struct wire_held first = take_held(rig.watch, text, sizeof(text));
     ck_assert_uint_eq(first.size, 3000000);
@@ -585,9 +582,5 @@ int main(void)
     tcase_add_test(tc, leaving_vm_moves_an_element_at_its_checkpoint);
     tcase_add_test(tc, orphan_that_leaves_leaves_its_state);
     suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }

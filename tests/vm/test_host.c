@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/sys.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 static struct rig rig;
@@ -497,9 +498,5 @@ int main(void)
     tcase_add_test(tc, holder_that_sends_garbage_loses_its_lease);
     tcase_add_test(tc, strangers_who_say_nothing_are_limited_and_disturb_no_holder);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -10,6 +10,7 @@
 
 #include "base/buf.h"
 #include "base/sys.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 static struct rig rig;
@@ -466,9 +467,5 @@ int main(void)
     tcase_add_test(tc, request_over_the_memory_limit_is_killed);
     tcase_add_test(tc, listening_and_ready_are_told_in_order);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tests/suite.h"
 #include "vm/oom.h"
 
 static char dir[32];  /* plays /sys/fs/cgroup */
@@ -195,9 +196,5 @@ int main(void)
                         sizeof(record_table) / sizeof(record_table[0]));
     tcase_add_test(tc, a_name_is_remembered_and_explains_its_count);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "tests/suite.h"
 #include "trickle/vm.h"
 #include "vm/host.h"
 
@@ -89,9 +90,5 @@ int main(void)
     tcase_add_test(tc, filled_descriptors_are_freed_again);
     tcase_add_test(tc, memory_in_use_is_read);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

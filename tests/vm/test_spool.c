@@ -17,6 +17,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "vm/spool.h"
 #include "wire/msg.h"
 
@@ -414,9 +415,5 @@ int main(void)
     tcase_add_test(tc, full_disk_is_said_and_leaves_nothing);
     tcase_add_test(tc, no_memory_is_said);
     suite_add_tcase(s, tc);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }

@@ -8,6 +8,7 @@
 
 #include "base/buf.h"
 #include "base/sys.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 #define LATE_NS 1000000000u /* a busy machine, a sanitizer: no test of the clock itself */
@@ -289,9 +290,5 @@ int main(void)
     tcase_add_test(tc, interrupt_does_not_hit_the_element_of_another_stage);
     tcase_add_test(tc, what_user_code_prints_never_lands_in_a_socket);
     suite_add_tcase(suite, tc);
-    SRunner *sr = srunner_create(suite);
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(suite);
 }

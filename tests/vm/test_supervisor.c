@@ -13,6 +13,7 @@
 
 #include "base/buf.h"
 #include "base/sys.h"
+#include "tests/suite.h"
 #include "rig.h"
 
 static struct rig rig;
@@ -735,9 +736,5 @@ static Suite *make_suite(void)
 
 int main(void)
 {
-    SRunner *sr = srunner_create(make_suite());
-    srunner_run_all(sr, CK_ENV);
-    int failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(make_suite());
 }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tests/suite.h"
 #include "wire/beacon.h"
 
 static struct wire_beacon sample(uint8_t kind, bool is_sealed)
@@ -144,8 +145,6 @@ int main(void)
 {
     Suite *s = suite_create("beacon");
     TCase *tc = tcase_create("beacon");
-    SRunner *sr;
-    int failed;
 
     tcase_add_loop_test(tc, each_kind_survives, 0, SAMPLES);
     tcase_add_test(tc, what_is_sealed_comes_before_the_mac);
@@ -153,9 +152,5 @@ int main(void)
     tcase_add_loop_test(tc, every_flip_is_refused_or_means_another_value, 0, SAMPLES);
     tcase_add_loop_test(tc, what_is_not_ours_is_refused, 0, (int)(sizeof(bad) / sizeof(bad[0])));
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

@@ -11,6 +11,7 @@
 #include "base/hash.h"
 #include "base/mem.h"
 #include "samples.h"
+#include "tests/suite.h"
 #include "wire/frame.h"
 
 /* Written by on_message. */
@@ -611,13 +612,7 @@ static TCase *make_case(void)
 int main(void)
 {
     Suite *s = suite_create("frame");
-    SRunner *sr;
-    int failed;
 
     suite_add_tcase(s, make_case());
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

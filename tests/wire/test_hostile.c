@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "samples.h"
 
 static void teardown(void)
@@ -180,8 +181,6 @@ int main(void)
 {
     Suite *s = suite_create("hostile");
     TCase *tc = tcase_create("hostile");
-    SRunner *sr;
-    int failed;
 
     tcase_set_timeout(tc, 50);
     tcase_add_checked_fixture(tc, NULL, teardown);
@@ -194,9 +193,5 @@ int main(void)
     tcase_add_loop_test(tc, each_failing_allocation_is_reported_and_leaks_nothing, 0,
                         SAMPLE_KIND_COUNT);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

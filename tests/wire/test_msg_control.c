@@ -9,6 +9,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "samples.h"
 
 static struct buf built;
@@ -548,13 +549,7 @@ static TCase *make_case(void)
 int main(void)
 {
     Suite *s = suite_create("msg_control");
-    SRunner *sr;
-    int failed;
 
     suite_add_tcase(s, make_case());
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }

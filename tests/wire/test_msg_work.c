@@ -6,6 +6,7 @@
 
 #include "base/buf.h"
 #include "base/mem.h"
+#include "tests/suite.h"
 #include "samples.h"
 
 START_TEST(request_carries_all_of_it)
@@ -346,8 +347,6 @@ int main(void)
 {
     Suite *s = suite_create("msg_work");
     TCase *tc = tcase_create("msg_work");
-    SRunner *sr;
-    int failed;
 
     tcase_add_test(tc, request_carries_all_of_it);
     tcase_add_test(tc, request_may_be_bare);
@@ -368,9 +367,5 @@ int main(void)
     tcase_add_test(tc, note_carries_all_of_it);
     tcase_add_test(tc, large_payload_takes_one_allocation);
     suite_add_tcase(s, tc);
-    sr = srunner_create(s);
-    srunner_run_all(sr, CK_ENV);
-    failed = srunner_ntests_failed(sr);
-    srunner_free(sr);
-    return failed != 0;
+    return run_suite(s);
 }
