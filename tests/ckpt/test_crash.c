@@ -283,13 +283,15 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("crash");
-    TCase *tc = tcase_create("crash");
+    Suite *suite;
+    TCase *tc;
 
     log_set_level("error");
     if (getenv("TEST_JOB") != NULL) {
         return main_that_dies(getenv("TEST_JOB"));
     }
+    suite = suite_create("crash");
+    tc = tcase_create("crash");
     tcase_add_checked_fixture(tc, rig_setup_in_memory, rig_teardown);
     tcase_set_timeout(tc, 240);
     tcase_add_test(tc, a_process_may_end_at_any_call);

@@ -550,12 +550,14 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("salvage");
-    TCase *tc = tcase_create("salvage");
+    Suite *suite;
+    TCase *tc;
 
     if (getenv("TEST_CRASH") != NULL) {
         return crash_in_a_sync(getenv("TEST_CRASH"));
     }
+    suite = suite_create("salvage");
+    tc = tcase_create("salvage");
     tcase_add_checked_fixture(tc, setup, teardown);
     tcase_set_timeout(tc, rig_is_full() ? 7200 : 240);
     tcase_add_test(tc, a_sound_store_is_taken_as_it_is);

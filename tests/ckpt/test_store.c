@@ -698,12 +698,14 @@ END_TEST
 
 int main(void)
 {
-    Suite *suite = suite_create("store");
-    TCase *tc = tcase_create("store");
+    Suite *suite;
+    TCase *tc;
 
     if (getenv("TEST_OPEN") != NULL) {
         return main_of_another_process(getenv("TEST_OPEN"));
     }
+    suite = suite_create("store");
+    tc = tcase_create("store");
     tcase_add_checked_fixture(tc, rig_setup, rig_teardown);
     tcase_set_timeout(tc, 240);
     tcase_add_test(tc, records_are_read_back_after_reopening);
