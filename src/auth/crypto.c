@@ -17,7 +17,7 @@
 
 static pthread_rwlock_t door = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static atomic_bool is_closed; /* for good */
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_once_t forks = PTHREAD_ONCE_INIT, first = PTHREAD_ONCE_INIT;
 static _Thread_local bool has_shut; /* this thread, for the fork that it is in */
 
 static bool shut(void)
@@ -53,24 +53,32 @@ static void after_fork_in_child(void)
     door = fresh;
 }
 
+static void watch_forks(void)
+{
+    if (pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) {
+        log_warn("auth", "out of memory: a forked child may hang");
+    }
+}
+
+/* From inside: a child that is forked meanwhile would find OpenSSL half prepared, for ever. */
 static void prepare(void)
 {
     /* Behind this OpenSSL has registered its exit handler, if it ever will; when asked to load
      * nothing it would not even do that. */
-    if (OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL) != 1 || atexit(at_exit) != 0 ||
-        pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child) != 0) {
+    if (OPENSSL_init_crypto(OPENSSL_INIT_LOAD_CRYPTO_STRINGS, NULL) != 1 || atexit(at_exit) != 0) {
         log_warn("auth", "out of memory: the end of this process may not be in order");
     }
 }
 
 bool auth_crypto_enter(void)
 {
-    pthread_once(&once, prepare);
+    pthread_once(&forks, watch_forks);
     pthread_rwlock_rdlock(&door);
     if (is_closed) {
         pthread_rwlock_unlock(&door);
         return false;
     }
+    pthread_once(&first, prepare);
     return true;
 }
 
