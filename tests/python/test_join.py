@@ -350,7 +350,7 @@ def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     process = start_job(joined)
     wait_for(lambda: recorded(here) == 10, "ten results")
     process.send_signal(signal.SIGKILL)
-    process.communicate(timeout=30)
+    _, first = process.communicate(timeout=30)
     ran = set(runs(there))
     for name in "gate", "end":  # the VMs finish what they run, for nobody
         there.write(name, "")
@@ -361,7 +361,8 @@ def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     assert (status, out) == (0, JOB_ANSWER), err
     done = runs(there)
     assert set(done) == set(range(20))
-    assert all(done.count(x) == 1 for x in ran), (done, err)  # recorded or held: not again
+    again = {x: done.count(x) for x in ran if done.count(x) != 1}  # recorded or held: not again
+    assert not again, f"{again} of {done}\nfirst run: {first}\nresumed: {err}"
 
 
 def test_a_job_outlives_a_partition(joined):
