@@ -384,8 +384,7 @@ static void wait_idle(struct trk_farm *farm)
         struct trk_vm_info *infos;
         size_t count;
         ck_assert_int_eq(trk_vms_list(farm, 5000, &infos, &count), 0);
-        ck_assert_uint_eq(count, 1);
-        state = infos[0].state;
+        state = count == 1 ? infos[0].state : TRK_VM_STARTING;
         trk_vms_list_free(infos);
     } while (state != TRK_VM_IDLE && time(NULL) < until);
     ck_assert_int_eq(state, TRK_VM_IDLE);
