@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: MIT
+"""chaos/live: a job on real VMs, under faults, and a verdict.
+
+Exit status: 0 all promises were kept, 1 one was not (the folder says which), 2 wrong usage, 130
+interrupted.
+"""
+import argparse
+import collections
+import datetime
+import json
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from live import checker, evidence, faults, leftovers, machine, plan, run, times, workloads
+
+FOLDERS = ("attempts", "logs", "output", "recorded", "words", "traps/set", "traps/of",
+           "traps/sprung")
+MIX_SECONDS = 15.0  # in which the last round of stages may still begin
+TURNS_MAX = 100_000
+
+
+def parser():
+    own = argparse.ArgumentParser(
+        prog="live", description="Runs a job on real VMs, makes processes die, stop and misbehave "
+        "while it runs, and says whether all of Trickle's promises were kept.",
+        epilog="The folder has run.json, plan.jsonl, events.jsonl, attempts/, output/, logs/ and "
+        "verdict.json; docs/chaos.md explains them.")
+    own.add_argument("--minutes", type=float, default=1.0, metavar="M",
+                     help="how long rounds of work are begun and faults are made (default: 1)")
+    own.add_argument("--seed", type=int, help="of the plan and the work (default: a fresh one)")
+    own.add_argument("--workload", choices=sorted(workloads.WORKLOADS), default="mix",
+                     help="what is computed (default: mix, a bit of everything)")
+    own.add_argument("--elements", type=int, default=0, metavar="N",
+                     help="one round of so many elements a stage, whatever time it takes")
+    own.add_argument("--kills", type=int, metavar="N",
+                     help="exactly so many SIGKILLs of VMs, spread over the work, and no faults "
+                     "but those counted; needs --elements")
+    own.add_argument("--initiator-kills", type=int, metavar="N",
+                     help="exactly so many SIGKILLs of the program, each followed by a resume")
+    own.add_argument("--only", metavar="KIND,...", help="faults of these kinds only")
+    own.add_argument("--without", metavar="KIND,...", help="no faults of these kinds")
+    own.add_argument("--harshness", type=float, default=1.0, metavar="X",
+                     help="X times as many faults (default: 1)")
+    own.add_argument("--machines", type=int, default=2, metavar="N")
+    own.add_argument("--vms", type=int, default=2, metavar="N", help="VMs per machine (default: 2)")
+    own.add_argument("--dead-after", type=float, default=2.0, metavar="S",
+                     help="seconds of silence after which a VM is lost (default: 2)")
+    own.add_argument("--dir", type=Path, help="folder of the run (default: chaos-SEED)")
+    own.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    own.add_argument("--tidy", action="store_true", help="remove the folder if all was well")
+    own.add_argument("--list", action="store_true", help="show the kinds of faults and end")
+    return own
+
+
+def chosen_kinds(options, usage):
+    classes, weights, lasting = faults.all_kinds()
+    only = set(options.only.split(",")) if options.only else set(classes)
+    without = set(options.without.split(",")) if options.without else set()
+    unknown = (only | without) - set(classes)
+    if unknown:
+        usage.error(f"there is no fault {', '.join(sorted(unknown))}; --list shows them")
+    return classes, {kind: weights[kind] for kind in only - without}, lasting
+
+
+def make_plan(options, world, classes, weights, lasting):
+    """The items; kinds that this world cannot have are said and left out."""
+    able = {"vm", "initiator"} | {need for need in ("network", "disk") if getattr(world, need)}
+    if os.getuid() == 0:
+        able.add("second_user")
+    left_out = sorted(kind for kind in weights if not set(classes[kind].needs) <= able)
+    if left_out:
+        say(f"left out, because this machine or user cannot: {', '.join(left_out)}")
+    weights = {kind: weight for kind, weight in weights.items() if kind not in left_out}
+    lasting = {**lasting, **faults.durations(options.dead_after)}
+    if options.kills is not None or options.initiator_kills is not None:
+        # The program comes back at once: it is its losses that are counted here.
+        return plan.make_counted(options.seed, {"vm.kill": options.kills or 0, "initiator.kill":
+                                                options.initiator_kills or 0},
+                                 {"initiator.kill": [(0.0, 0.1)]})
+    if not weights:
+        return []
+    return plan.make(options.seed, options.minutes * 60, weights, lasting, options.harshness)
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Interrupted(Exception):
+    """Ctrl-C or SIGTERM."""
+
+
+def interrupt(number, frame):
+    raise Interrupted
+
+
+def make_world(options):
+    """The folder and the machines in it, with VMs that wait."""
+    if options.dir.exists() and any(options.dir.iterdir()):
+        raise SystemExit(f"live: {options.dir} is there already: remove it, or name another folder "
+                         "with --dir")
+    for name in FOLDERS:
+        (options.dir / name).mkdir(parents=True, exist_ok=True)
+    world = machine.World(options.dir.resolve(), options.build, options.seed, options.dead_after)
+    world.runtimes = []
+    return world
+
+
+def make_machines(world, options):
+    runtime = tempfile.mkdtemp(prefix="trk-chaos-")  # short: names of sockets have to fit
+    world.runtimes.append(runtime)
+    for number in range(options.machines):
+        world.machines.append(machine.Machine(
+            world, f"m{number}", runtime, world.dir / f"state/m{number}"))
+    for own in world.machines:
+        own.start_supervisor(options.vms)
+    for own in world.machines:
+        own.supervisors[0].wait_ready()
+
+
+def revision():
+    done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"],
+                          cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def command_of(options):
+    """What repeats the run."""
+    words = ["build/chaos/live", "--seed", str(options.seed)]
+    usual = parser().parse_args([])
+    for name, value in sorted(vars(options).items()):
+        if value != getattr(usual, name) and name not in ("seed", "dir", "build", "tidy", "list"):
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return shlex.join(words)
+
+
+def write_run(world, options):
+    kept = {name: str(value) if isinstance(value, Path) else value
+            for name, value in vars(options).items()}
+    text = {"version": 1, "seed": options.seed, "minutes": options.minutes,
+            "workload": options.workload, "revision": revision(),
+            "started": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "start_monotonic": world.start, "options": kept, "command": command_of(options)}
+    (world.dir / "run.json").write_text(json.dumps(text, indent=1) + "\n", encoding="utf-8")
+
+
+def stages_of(options, turns):
+    """All stages of so many rounds: {name: stage}"""
+    return {stage.name: stage for turn in range(turns) for stage in workloads.stages(
+        options.seed, options.workload, turn, options.elements or None)}
+
+
+def turns_of(folder):
+    """How many rounds the program has begun, in any of its runs."""
+    last = 0
+    for path in (folder / "output").glob("program-*.out"):
+        with open(path, encoding="utf-8", errors="replace") as file:
+            last = max([last, *(int(line.split()[1].rpartition("-")[2]) for line in file
+                                if line.startswith("S ") and line.count(" ") == 2)])
+    return min(last + 1, TURNS_MAX)
+
+
+def limit_of(options, items, turns):
+    """Seconds by which the job has to have ended."""
+    cost = sum(it["seconds"] + times.recovery(it["kind"]) for it in items)
+    stages = stages_of(options, turns).values() if options.elements else \
+        stages_of(options, 2).values()  # of rounds only the last one is not within the minutes
+    seconds = 0 if options.elements else options.minutes * 60
+    return times.bound(list(stages), max(options.machines * options.vms // 2, 1), cost, seconds)
+
+
+def carry_out(world, options, items):
+    """The sentence that says why the run ended, "" well."""
+    seconds = options.minutes * 60
+    deadline = world.start + max(seconds - min(MIX_SECONDS, seconds / 3), 0)
+    world.words = [options.build / "trickle", "run", "--job", machine.JOB,
+                   Path(__file__).parent / "program.py", world.dir, options.seed,
+                   options.workload, deadline, options.elements]
+    world.words_new = [sys.executable, *world.words[4:]]
+    total = sum(stage.count for stage in stages_of(options, 1).values())
+    return run.Run(world, items, total, limit_of(options, items, 1)).go()
+
+
+def judge(world, options, items, reason, shared, descriptors):
+    checks = checker.Checks()
+    seen = evidence.Evidence(world.dir)
+    store = evidence.Store(options.build / "trickle", {
+        **world.machines[0].env, "PYTHONPATH": str(world.chaos)}, machine.JOB)
+    turns = turns_of(world.dir)
+    known, final = checker.judge(seen, store, reason, stages_of(options, turns), checks)
+    rows = checker.parse_results(final.lines) if final else collections.defaultdict(list)
+    totals = times.check(seen, known, rows, limit_of(options, items, turns), checks)
+    leftovers.check(world.dir, world.runtimes, shared, descriptors, checks)
+    leftovers.check_growth(seen.samples, checks)
+    totals["planned"] = len(items)
+    verdict = {"ok": checks.ok, "checks": checks.done, "totals": totals}
+    (world.dir / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n",
+                                            encoding="utf-8")
+    return verdict
+
+
+def descriptor_count():
+    return len(os.listdir("/proc/self/fd"))
+
+
+def perform(options, usage):
+    """A whole run: its verdict."""
+    classes, weights, lasting = chosen_kinds(options, usage)
+    world = make_world(options)
+    shared, descriptors = leftovers.shared_memory(), descriptor_count()
+    try:
+        make_machines(world, options)
+        items = make_plan(options, world, classes, weights, lasting)
+        plan.write(world.dir / "plan.jsonl", items)
+        world.start = time.monotonic()
+        write_run(world, options)
+        reason = carry_out(world, options, items)
+    finally:
+        world.stop_processes()
+        still = leftovers.wait_processes(world.dir)
+    verdict = judge(world, options, items, reason, shared, (descriptors, descriptor_count()))
+    for pid in still:
+        machine.send(pid, signal.SIGKILL)
+    world.close()
+    for folder in world.runtimes:
+        shutil.rmtree(folder, ignore_errors=True)
+    return world, verdict
+
+
+def show(verdict):
+    for it in verdict["checks"]:
+        if not it["ok"]:
+            say(f"FAILED  {it['name']}: {it['detail']}")
+    totals = verdict["totals"]
+    say(f"{totals['elements']} elements, {totals['attempts']} attempts, "
+        f"{totals['wasted_percent']} % of the work wasted, {totals['seconds']:.0f} s")
+    say("faults: " + (", ".join(f"{n} {kind}" for kind, n in totals["faults"].items()) or "none"))
+    for name, what in (("detection_ms", "killed: begins again elsewhere"),
+                       ("detection_silent_ms", "silent: begins again elsewhere"),
+                       ("recovery_ms", "program resumed: next new element")):
+        if totals[name]["count"]:
+            say(f"{what}: median {totals[name]['median']} ms, 99 % {totals[name]['p99']} ms, "
+                f"{totals[name]['count']} times")
+
+
+def report(folder):
+    """The page and the picture, where that room is there."""
+    try:
+        from live import report as room
+    except ImportError:
+        return
+    room.write(folder)
+
+
+def main(words=None):
+    usage = parser()
+    options = usage.parse_args(words)
+    if options.list:
+        print("\n".join(sorted(faults.all_kinds()[0])))
+        return 0
+    if (options.kills is not None or options.initiator_kills is not None) and not options.elements:
+        usage.error("--kills and --initiator-kills are spread over --elements")
+    if options.minutes <= 0 or options.elements < 0 or min(options.machines, options.vms) < 1:
+        usage.error("minutes, machines and VMs are positive numbers")
+    if options.seed is None:
+        options.seed = random.SystemRandom().randrange(1, 10**9)
+    options.dir = (options.dir or Path(f"chaos-{options.seed}")).absolute()
+    options.build = (options.build or Path(os.environ["TRICKLE_BUILD"])).resolve()
+    sys.path.insert(0, str(options.build / "python"))  # values of the store are unpickled here
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, interrupt)
+    say(f"seed {options.seed}, {options.workload}, folder {options.dir}")
+    try:
+        _, verdict = perform(options, usage)
+    except Interrupted:
+        say(f"interrupted; all was ended, and what was written is in {options.dir}")
+        return 130
+    report(options.dir)
+    show(verdict)
+    if not verdict["ok"]:
+        say(f"NOT OK: what is known is in {options.dir}; again: {command_of(options)}")
+        return 1
+    say("ok: all promises were kept")
+    if options.tidy:
+        shutil.rmtree(options.dir)
+    return 0
