@@ -269,13 +269,16 @@ def queue_seconds(stage):
 
 def check_rivals(evidence, checks):
     """Of two that resume a job at once, or of one that resumes what runs, one is refused."""
-    asked = [it["id"] for it in evidence.faults if it["kind"] == "initiator.twice"]
-    seen = {it["id"]: it["statuses"] for it in evidence.events if it["event"] == "rivals"}
-    ended = any(it["what"] == "end" and it["status"] == 0 for it in evidence.programs)
-    problems = [f"statuses {seen[number]} of fault {number}" for number in asked
-                if number in seen and 1 not in seen[number] and not (ended and 0 in seen[number])]
-    problems += [f"nobody was refused at fault {number}" for number in asked
-                 if number not in seen and not ended]
+    seen = {it["id"]: it for it in evidence.events if it["event"] == "rivals"}
+    problems = []
+    for fault in evidence.faults:
+        if fault["kind"] != "initiator.twice":
+            continue
+        rival = seen.get(fault["id"])
+        if rival is None:
+            problems.append(f"nobody was refused at fault {fault['id']}")
+        elif rival["status"] != 1 and not (rival["is_done"] and rival["status"] == 0):
+            problems.append(f"status {rival['status']} at fault {fault['id']}")
     checks.add("one of two resumes is refused", problems, "status 1 of one of them")
 
 

@@ -133,17 +133,18 @@ class Evidence:
 
 
 class Store:
-    """A job's store, from outside."""
+    """A job's store, from outside: by the commands, on the machine where it is."""
 
-    def __init__(self, trickle, env, job):
-        self.trickle, self.env, self.job = str(trickle), env, job
+    def __init__(self, machine, trickle, job, env):
+        self.machine, self.trickle, self.job, self.env = machine, trickle, job, env
 
     def ask(self, *words):
-        done = subprocess.run([self.trickle, *map(str, words)], env=self.env, capture_output=True,
-                              text=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"trickle {words[0]}: status {done.returncode}: {done.stderr}")
-        return done.stdout
+        process = self.machine.popen([self.trickle, *words], self.env, text=True,
+                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        out, err = process.communicate()
+        if process.returncode != 0:
+            raise RuntimeError(f"trickle {words[0]}: status {process.returncode}: {err}")
+        return out
 
     def facts(self):
         """Its line of `trickle jobs --json`."""

@@ -226,31 +226,31 @@ class InitiatorStop(InitiatorFault):
 
 
 class InitiatorTwice(InitiatorFault):
-    """Resumed while it runs, or killed and resumed by two at once: one has to be refused."""
+    """Resumed while it runs, or killed and resumed by two at once: one has to be refused. Which
+    one is not said, since a program that runs may be just about to take its job."""
     kind = "initiator.twice"
 
     def start(self, world):
         if not self.is_there(world) or not world.has_job():
             return None
-        if self.whom[1] < 0.5:
-            self.resume_beside(world)
-            return {"machine": world.machines[0].name, "vm": None, "pid": world.program.pid,
-                    "detail": "while it runs"}
-        self.item = {**self.item, "kills": True}
-        return {**self.kill(world), "detail": "by two at once"}
-
-    def resume_beside(self, world):
-        name = world.dir / f"output/twice-{self.item['id']}.out"
-        with open(name, "wb") as out, world.log(f"twice-{self.item['id']}") as log:
-            self.other = world.machines[0].popen(world.resume_words(), stdout=out, stderr=log)
+        self.is_killed = self.whom[1] < 0.5
+        if self.is_killed:
+            return {**self.kill(world), "detail": "by two at once"}
+        self.resume_beside(world)
+        return {"machine": world.machines[0].name, "vm": None, "pid": world.program.pid,
+                "detail": "while it runs"}
 
     def stop(self, world):
-        if self.item.get("kills"):
-            self.resume_beside(world)
+        if self.is_killed:
             world.start_program()
-            world.rivals.append((self.item["id"], world.program, self.other))
-        else:
-            world.rivals.append((self.item["id"], None, self.other))
+            self.resume_beside(world)
+
+    def resume_beside(self, world):
+        number = self.item["id"]
+        with open(world.dir / f"output/twice-{number}.out", "wb") as out, \
+                world.log(f"twice-{number}") as log:
+            other = world.machines[0].popen(world.resume_words(), stdout=out, stderr=log)
+        world.rivals.append((number, world.program, other))
 
 
 OWN = (VmKill, VmTerm, VmStop, VmSegv, VmAbort, VmMemory, VmLoop, VmAdd, VmDrain, SupervisorKill,

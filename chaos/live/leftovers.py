@@ -57,15 +57,19 @@ def wait_processes(folder, seconds=PATIENCE_SECONDS):
     return left
 
 
-def check(folder, runtimes, shared_before, descriptors, checks):
-    """descriptors: of this process, before the run and after it."""
-    left = wait_processes(folder)
+def check_processes(left, checks):
     checks.add("no process is left", [f"{pid}: {command}" for pid, command in left.items()],
                "all processes of the run to have ended")
-    checks.add("no socket is left", sockets(runtimes), "no socket file")
-    new = shared_memory() - shared_before
-    checks.add("no shared memory is left", sorted(it for it in new if "trickle" in it or
-                                                  "trk" in it), "none in /dev/shm")
+
+
+def check_sockets(folders, checks):
+    checks.add("no socket is left", sockets(folders), "no socket file")
+
+
+def check_own(shared_before, descriptors, checks):
+    """descriptors: of this process, before the run and after it."""
+    new = {it for it in shared_memory() - shared_before if "trickle" in it or "trk" in it}
+    checks.add("no shared memory is left", sorted(new), "none in /dev/shm")
     before, after = descriptors
     checks.add("no descriptor is left", [] if after <= before else [f"{after}"],
                f"{before} descriptors of this process, as before")

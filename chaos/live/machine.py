@@ -113,19 +113,22 @@ def vm_index(pid):
 
 
 class Machine:
-    """ns: pid of the process that holds the namespaces of this machine; None: it is this one."""
+    """home and runtime: its state and its sockets, as this process sees them. env: what names them
+    there, and what else makes the machine. ns: pid of the process that holds its namespaces; None:
+    it is this machine."""
 
-    def __init__(self, world, name, runtime, state, ns=None, vm_options=(), env=()):
+    def __init__(self, world, name, home, runtime, env=(), ns=None, vm_options=()):
         self.world, self.name, self.ns, self.vm_options = world, name, ns, list(vm_options)
+        self.home, self.runtime = pathlib.Path(home), pathlib.Path(runtime)
         self.supervisors = []
         self.next_index = 0
-        self.runtime = runtime
         self.env = {key: value for key, value in os.environ.items()
-                    if not key.startswith(("TRICKLE_", "CHAOS_"))}
-        self.env.update(CHAOS_RUN=str(world.dir), CHAOS_MACHINE=name, TRICKLE_HOME=str(state),
-                        TRICKLE_RUNTIME=str(runtime), TRICKLE_LOG="info",
+                    if not key.startswith(("TRICKLE_", "XDG_", "CHAOS_"))}
+        self.env.update({"TRICKLE_HOME": str(home), "TRICKLE_RUNTIME": str(runtime),
+                         "XDG_CONFIG_HOME": f"{home}/config", **dict(env)})
+        self.env.update(CHAOS_RUN=str(world.dir), CHAOS_MACHINE=name, TRICKLE_LOG="info",
                         TRICKLE_DEAD_AFTER=str(world.dead_after),
-                        TRICKLE_SUSPECT_AFTER=str(world.dead_after / 2), **dict(env))
+                        TRICKLE_SUSPECT_AFTER=str(world.dead_after / 2))
 
     def command(self, words):
         enter = [] if self.ns is None else [
@@ -190,7 +193,7 @@ class World:
         self.words = []       # the command that starts the program
         self.words_new = []   # and one for a job that is there already, but empty
         self.runs = 0         # how often it was started
-        self.rivals = []      # (id of the fault, Initiator or None, the other process)
+        self.rivals = []      # (id of the fault, Initiator, the other process that wants its job)
         self.beside = []      # other processes that are waited for at the end
         self.start = time.monotonic()
         self.events = open(folder / "events.jsonl", "ab", buffering=0)
@@ -227,8 +230,7 @@ class World:
 
     def has_job(self):
         """Is there something to resume? A program that was killed early has made none."""
-        home = self.machines[0].env["TRICKLE_HOME"]
-        return os.path.exists(f"{home}/jobs/{JOB}/data.mdb")
+        return (self.machines[0].home / "jobs" / JOB / "data.mdb").exists()
 
     def all_vms(self):
         return [(machine, *vm) for machine in self.machines for vm in machine.vms()]

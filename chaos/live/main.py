@@ -49,6 +49,8 @@ def parser():
     own.add_argument("--without", metavar="KIND,...", help="no faults of these kinds")
     own.add_argument("--harshness", type=float, default=1.0, metavar="X",
                      help="X times as many faults (default: 1)")
+    own.add_argument("--no-network", action="store_true",
+                     help="no machines with networks of their own, though they could be had")
     own.add_argument("--machines", type=int, default=2, metavar="N")
     own.add_argument("--vms", type=int, default=2, metavar="N", help="VMs per machine (default: 2)")
     own.add_argument("--dead-after", type=float, default=2.0, metavar="S",
@@ -114,12 +116,34 @@ def make_world(options):
     return world
 
 
+def make_network(world, options):
+    """Machines with namespaces of their own, where this user can have them. None: not."""
+    try:
+        from live import network
+    except ImportError:
+        return None
+    if options.no_network:
+        return None
+    if network.why_none():
+        say(f"no machines of their own: {network.why_none()}")
+        return None
+    return network.Network(options.machines, options.seed, world.dir / "machines")
+
+
 def make_machines(world, options):
-    runtime = tempfile.mkdtemp(prefix="trk-chaos-")  # short: names of sockets have to fit
-    world.runtimes.append(runtime)
-    for number in range(options.machines):
-        world.machines.append(machine.Machine(
-            world, f"m{number}", runtime, world.dir / f"state/m{number}"))
+    world.network = make_network(world, options)
+    if world.network is not None:
+        world.network.share_key()
+        for own in world.network.machines:
+            world.machines.append(machine.Machine(
+                world, own.name, own.path("state"), own.path("run"),
+                {**own.env, "TRICKLE_LAN": "1"}, own.pid, ["--lan"]))
+    else:
+        runtime = tempfile.mkdtemp(prefix="trk-chaos-")  # short: names of sockets have to fit
+        world.runtimes.append(runtime)
+        for number in range(options.machines):
+            world.machines.append(machine.Machine(world, f"m{number}",
+                                                  world.dir / f"state/m{number}", runtime))
     for own in world.machines:
         own.start_supervisor(options.vms)
     for own in world.machines:
@@ -138,7 +162,7 @@ def command_of(options):
     usual = parser().parse_args([])
     for name, value in sorted(vars(options).items()):
         if value != getattr(usual, name) and name not in ("seed", "dir", "build", "tidy", "list"):
-            words += [f"--{name.replace('_', '-')}", str(value)]
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
     return shlex.join(words)
 
 
@@ -189,22 +213,30 @@ def carry_out(world, options, items):
     return run.Run(world, items, total, limit_of(options, items, 1)).go()
 
 
-def judge(world, options, items, reason, shared, descriptors):
-    checks = checker.Checks()
+def judge(world, options, items, reason, left, checks):
+    """The verdict; the machines are still there, but nothing runs on them."""
     seen = evidence.Evidence(world.dir)
-    store = evidence.Store(options.build / "trickle", {
-        **world.machines[0].env, "PYTHONPATH": str(world.chaos)}, machine.JOB)
+    store = evidence.Store(world.machines[0], options.build / "trickle", machine.JOB,
+                           {"PYTHONPATH": str(world.chaos)})
     turns = turns_of(world.dir)
     known, final = checker.judge(seen, store, reason, stages_of(options, turns), checks)
     rows = checker.parse_results(final.lines) if final else collections.defaultdict(list)
     totals = times.check(seen, known, rows, limit_of(options, items, turns), checks)
-    leftovers.check(world.dir, world.runtimes, shared, descriptors, checks)
+    leftovers.check_processes(left, checks)
+    # A program that is killed leaves its control socket to its next run.
+    leftovers.check_sockets([] if reason else [own.runtime for own in world.machines], checks)
     leftovers.check_growth(seen.samples, checks)
-    totals["planned"] = len(items)
-    verdict = {"ok": checks.ok, "checks": checks.done, "totals": totals}
-    (world.dir / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n",
-                                            encoding="utf-8")
-    return verdict
+    check_sessions(world, checks)
+    return {**totals, "planned": len(items)}
+
+
+def check_sessions(world, checks):
+    if world.network is not None:
+        try:
+            problems = [] if world.network.tls_connections() else ["none"]
+        except RuntimeError as error:
+            problems = [str(error)]
+        checks.add("machines talk by TLS", problems, "TCP connections with TLS, and no others")
 
 
 def descriptor_count():
@@ -214,8 +246,8 @@ def descriptor_count():
 def perform(options, usage):
     """A whole run: its verdict."""
     classes, weights, lasting = chosen_kinds(options, usage)
-    world = make_world(options)
     shared, descriptors = leftovers.shared_memory(), descriptor_count()
+    world, checks, totals, left = make_world(options), checker.Checks(), {}, {}
     try:
         make_machines(world, options)
         items = make_plan(options, world, classes, weights, lasting)
@@ -223,16 +255,28 @@ def perform(options, usage):
         world.start = time.monotonic()
         write_run(world, options)
         reason = carry_out(world, options, items)
-    finally:
         world.stop_processes()
-        still = leftovers.wait_processes(world.dir)
-    verdict = judge(world, options, items, reason, shared, (descriptors, descriptor_count()))
-    for pid in still:
+        left = leftovers.wait_processes(world.dir)
+        totals = judge(world, options, items, reason, left, checks)
+    finally:
+        take_down(world, left)
+    leftovers.check_own(shared, (descriptors, descriptor_count()), checks)
+    verdict = {"ok": checks.ok, "checks": checks.done, "totals": totals}
+    (world.dir / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n",
+                                            encoding="utf-8")
+    return verdict
+
+
+def take_down(world, left):
+    """Whatever happened: nothing of the run stays but its folder."""
+    world.stop_processes()
+    for pid in left or leftovers.processes(world.dir):
         machine.send(pid, signal.SIGKILL)
+    if world.network is not None:
+        world.network.close()
     world.close()
     for folder in world.runtimes:
         shutil.rmtree(folder, ignore_errors=True)
-    return world, verdict
 
 
 def show(verdict):
@@ -279,7 +323,7 @@ def main(words=None):
         signal.signal(number, interrupt)
     say(f"seed {options.seed}, {options.workload}, folder {options.dir}")
     try:
-        _, verdict = perform(options, usage)
+        verdict = perform(options, usage)
     except Interrupted:
         say(f"interrupted; all was ended, and what was written is in {options.dir}")
         return 130

@@ -167,27 +167,26 @@ class Run:
         raise Ended("")
 
     def look_at_rivals(self):
-        """Of two that were to resume the job at once, one goes on: whichever."""
+        """Of two that want to run the job one goes on, whichever: it is the program from then on.
+        The other one has been refused, or found the job done."""
         for rival in list(self.world.rivals):
             number, program, other = rival
-            if program is None:
-                if other.poll() is not None:
-                    self.note_rivals(rival, [other.returncode])
+            if program.process.poll() is None and other.poll() is None:
                 continue
-            ended = [it for it in (program.process, other) if it.poll() is not None]
-            if not ended:
-                continue
-            if ended == [program.process] and not program.is_counted:  # the other one has the job
-                program.process, program.is_noted = other, False
-                name = self.world.dir / f"output/program-{program.number}.out"
-                os.replace(self.world.dir / f"output/twice-{number}.out", name)
+            self.world.rivals.remove(rival)
+            if other.poll() is None and program.process.returncode != 0:
+                refused, program.process = program.process, other
+                os.replace(self.world.dir / f"output/twice-{number}.out",
+                           self.world.dir / f"output/program-{program.number}.out")
+                self.world.emit({"event": "program", "what": "end", "pid": refused.pid,
+                                 "status": refused.returncode, "number": program.number})
                 self.world.emit({"event": "program", "what": "resume", "pid": other.pid,
                                  "status": None, "number": program.number})
-            self.note_rivals(rival, [it.returncode for it in ended])
-
-    def note_rivals(self, rival, statuses):
-        self.world.rivals.remove(rival)
-        self.world.emit({"event": "rivals", "id": rival[0], "statuses": statuses})
+                other = refused
+            elif other.poll() is None:
+                other.wait()  # the program has done the job, which it is about to find
+            self.world.emit({"event": "rivals", "id": number, "status": other.returncode,
+                             "is_done": program.process.poll() == 0})
 
     # --- looking --------------------------------------------------------------------------------
 
