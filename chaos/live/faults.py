@@ -81,7 +81,7 @@ class VmStop(VmSignal):
 
 class Trap(Fault):
     """Prepared here, and done by the user code of the element that comes by next."""
-    needs = frozenset({"vm", "initiator"})
+    needs = frozenset({"vm", "initiator", "traps"})
     traps = ()
 
     def start(self, world):

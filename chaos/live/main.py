@@ -19,47 +19,54 @@ import tempfile
 import time
 from pathlib import Path
 
-from live import checker, evidence, faults, leftovers, machine, plan, run, times, workloads
+from live import (checker, evidence, faults, leftovers, machine, own, plan, run, times,
+                  workloads)
 
 FOLDERS = ("attempts", "logs", "output", "recorded", "words", "traps/set", "traps/of",
            "traps/sprung")
 MIX_SECONDS = 15.0  # in which the last round of stages may still begin
 TURNS_MAX = 100_000
+NOT_REPEATED = ("seed", "dir", "build", "tidy", "list", "program")  # in the command, or apart
 
 
 def parser():
-    own = argparse.ArgumentParser(
+    made = argparse.ArgumentParser(
         prog="live", description="Runs a job on real VMs, makes processes die, stop and misbehave "
         "while it runs, and says whether all of Trickle's promises were kept.",
         epilog="The folder has run.json, plan.jsonl, events.jsonl, attempts/, output/, logs/ and "
         "verdict.json; docs/chaos.md explains them.")
-    own.add_argument("--minutes", type=float, default=1.0, metavar="M",
+    made.add_argument("--minutes", type=float, default=1.0, metavar="M",
                      help="how long rounds of work are begun and faults are made (default: 1)")
-    own.add_argument("--seed", type=int, help="of the plan and the work (default: a fresh one)")
-    own.add_argument("--workload", choices=sorted(workloads.WORKLOADS), default="mix",
+    made.add_argument("--seed", type=int, help="of the plan and the work (default: a fresh one)")
+    made.add_argument("--workload", choices=sorted(workloads.WORKLOADS), default="mix",
                      help="what is computed (default: mix, a bit of everything)")
-    own.add_argument("--elements", type=int, default=0, metavar="N",
+    made.add_argument("--elements", type=int, default=0, metavar="N",
                      help="one round of so many elements a stage, whatever time it takes")
-    own.add_argument("--kills", type=int, metavar="N",
+    made.add_argument("--kills", type=int, metavar="N",
                      help="exactly so many SIGKILLs of VMs, spread over the work, and no faults "
                      "but those counted; needs --elements")
-    own.add_argument("--initiator-kills", type=int, metavar="N",
+    made.add_argument("--initiator-kills", type=int, metavar="N",
                      help="exactly so many SIGKILLs of the program, each followed by a resume")
-    own.add_argument("--only", metavar="KIND,...", help="faults of these kinds only")
-    own.add_argument("--without", metavar="KIND,...", help="no faults of these kinds")
-    own.add_argument("--harshness", type=float, default=1.0, metavar="X",
+    made.add_argument("--only", metavar="KIND,...", help="faults of these kinds only")
+    made.add_argument("--without", metavar="KIND,...", help="no faults of these kinds")
+    made.add_argument("--harshness", type=float, default=1.0, metavar="X",
                      help="X times as many faults (default: 1)")
-    own.add_argument("--no-network", action="store_true",
+    made.add_argument("--no-network", action="store_true",
                      help="no machines with networks of their own, though they could be had")
-    own.add_argument("--machines", type=int, default=2, metavar="N")
-    own.add_argument("--vms", type=int, default=2, metavar="N", help="VMs per machine (default: 2)")
-    own.add_argument("--dead-after", type=float, default=2.0, metavar="S",
+    made.add_argument("--machines", type=int, default=2, metavar="N")
+    made.add_argument("--vms", type=int, default=2, metavar="N", help="VMs per machine (default: 2)")
+    made.add_argument("--dead-after", type=float, default=2.0, metavar="S",
                      help="seconds of silence after which a VM is lost (default: 2)")
-    own.add_argument("--dir", type=Path, help="folder of the run (default: chaos-SEED)")
-    own.add_argument("--build", type=Path, help=argparse.SUPPRESS)
-    own.add_argument("--tidy", action="store_true", help="remove the folder if all was well")
-    own.add_argument("--list", action="store_true", help="show the kinds of faults and end")
-    return own
+    made.add_argument("--dir", type=Path, help="folder of the run (default: chaos-SEED)")
+    made.add_argument("--build", type=Path, help=argparse.SUPPRESS)
+    made.add_argument("--tidy", action="store_true", help="remove the folder if all was well")
+    made.add_argument("--unordered", action="store_true",
+                     help="of PROGRAM: the order of the lines that it prints does not matter")
+    made.add_argument("--program", nargs=argparse.REMAINDER, metavar="PROGRAM",
+                     help="with its arguments: an own program instead of a workload. It runs once "
+                     "undisturbed, and has to give the same under faults; the last option")
+    made.add_argument("--list", action="store_true", help="show the kinds of faults and end")
+    return made
 
 
 def chosen_kinds(options, usage):
@@ -74,7 +81,7 @@ def chosen_kinds(options, usage):
 
 def make_plan(options, world, classes, weights, lasting):
     """The items; kinds that this world cannot have are said and left out."""
-    able = {"vm", "initiator"} | {need for need in ("network", "disk") if getattr(world, need)}
+    able = {"vm", "initiator"} | (set() if options.program else {"traps"}) | {need for need in ("network", "disk") if getattr(world, need)}
     if os.getuid() == 0:
         able.add("second_user")
     left_out = sorted(kind for kind in weights if not set(classes[kind].needs) <= able)
@@ -89,7 +96,8 @@ def make_plan(options, world, classes, weights, lasting):
                                  {"initiator.kill": [(0.0, 0.1)]})
     if not weights:
         return []
-    return plan.make(options.seed, options.minutes * 60, weights, lasting, options.harshness)
+    return plan.make(options.seed, options.own_seconds or options.minutes * 60, weights, lasting,
+                     options.harshness)
 
 
 def say(text):
@@ -134,20 +142,20 @@ def make_machines(world, options):
     world.network = make_network(world, options)
     if world.network is not None:
         world.network.share_key()
-        for own in world.network.machines:
+        for it in world.network.machines:
             world.machines.append(machine.Machine(
-                world, own.name, own.path("state"), own.path("run"),
-                {**own.env, "TRICKLE_LAN": "1"}, own.pid, ["--lan"]))
+                world, it.name, it.path("state"), it.path("run"),
+                {**it.env, "TRICKLE_LAN": "1"}, it.pid, ["--lan"]))
     else:
         runtime = tempfile.mkdtemp(prefix="trk-chaos-")  # short: names of sockets have to fit
         world.runtimes.append(runtime)
         for number in range(options.machines):
             world.machines.append(machine.Machine(world, f"m{number}",
                                                   world.dir / f"state/m{number}", runtime))
-    for own in world.machines:
-        own.start_supervisor(options.vms)
-    for own in world.machines:
-        own.supervisors[0].wait_ready()
+    for it in world.machines:
+        it.start_supervisor(options.vms)
+    for it in world.machines:
+        it.supervisors[0].wait_ready()
 
 
 def revision():
@@ -161,9 +169,9 @@ def command_of(options):
     words = ["build/chaos/live", "--seed", str(options.seed)]
     usual = parser().parse_args([])
     for name, value in sorted(vars(options).items()):
-        if value != getattr(usual, name) and name not in ("seed", "dir", "build", "tidy", "list"):
+        if value != getattr(usual, name, value) and name not in NOT_REPEATED:
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)
+    return shlex.join(words + (["--program", *options.program] if options.program else []))
 
 
 def write_run(world, options):
@@ -201,8 +209,16 @@ def limit_of(options, items, turns):
     return times.bound(list(stages), max(options.machines * options.vms // 2, 1), cost, seconds)
 
 
+def carry_out_own(world, options, items):
+    own.use(world, options.program, options.unordered)
+    cost = sum(it["seconds"] + times.recovery(it["kind"]) for it in items)
+    return run.Run(world, items, 0, own.limit(options.own_seconds, cost)).go()
+
+
 def carry_out(world, options, items):
     """The sentence that says why the run ended, "" well."""
+    if options.program:
+        return carry_out_own(world, options, items)
     seconds = options.minutes * 60
     deadline = world.start + max(seconds - min(MIX_SECONDS, seconds / 3), 0)
     world.words = [options.build / "trickle", "run", "--job", machine.JOB,
@@ -215,19 +231,28 @@ def carry_out(world, options, items):
 
 def judge(world, options, items, reason, left, checks):
     """The verdict; the machines are still there, but nothing runs on them."""
+    if options.program:
+        seen = own.judge(world, reason, checks)
+        totals = times.totals(seen, {})
+    else:
+        seen, totals = judge_work(world, options, items, reason, checks)
+    leftovers.check_processes(left, checks)
+    # A program that is killed leaves its control socket to its next run.
+    leftovers.check_sockets([] if reason else [it.runtime for it in world.machines], checks)
+    leftovers.check_growth(seen.samples, checks)
+    check_sessions(world, checks)
+    return {**totals, "planned": len(items)}
+
+
+def judge_work(world, options, items, reason, checks):
     seen = evidence.Evidence(world.dir)
     store = evidence.Store(world.machines[0], options.build / "trickle", machine.JOB,
                            {"PYTHONPATH": str(world.chaos)})
     turns = turns_of(world.dir)
     known, final = checker.judge(seen, store, reason, stages_of(options, turns), checks)
     rows = checker.parse_results(final.lines) if final else collections.defaultdict(list)
-    totals = times.check(seen, known, rows, limit_of(options, items, turns), checks)
-    leftovers.check_processes(left, checks)
-    # A program that is killed leaves its control socket to its next run.
-    leftovers.check_sockets([] if reason else [own.runtime for own in world.machines], checks)
-    leftovers.check_growth(seen.samples, checks)
-    check_sessions(world, checks)
-    return {**totals, "planned": len(items)}
+    times.check(seen, known, limit_of(options, items, turns), checks)
+    return seen, times.totals(seen, rows)
 
 
 def check_sessions(world, checks):
@@ -250,6 +275,8 @@ def perform(options, usage):
     world, checks, totals, left = make_world(options), checker.Checks(), {}, {}
     try:
         make_machines(world, options)
+        if options.program:
+            options.own_seconds = own.run_undisturbed(world, options.program)
         items = make_plan(options, world, classes, weights, lasting)
         plan.write(world.dir / "plan.jsonl", items)
         world.start = time.monotonic()
@@ -295,6 +322,15 @@ def show(verdict):
                 f"{totals[name]['count']} times")
 
 
+def free_folder(name):
+    """This one, or with a number behind."""
+    path, number = Path(name), 1
+    while path.exists():
+        number += 1
+        path = Path(f"{name}-{number}")
+    return path
+
+
 def report(folder):
     """The page and the picture, where that room is there."""
     try:
@@ -316,7 +352,8 @@ def main(words=None):
         usage.error("minutes, machines and VMs are positive numbers")
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1, 10**9)
-    options.dir = (options.dir or Path(f"chaos-{options.seed}")).absolute()
+    options.dir = (options.dir or free_folder(f"chaos-{options.seed}")).absolute()
+    options.own_seconds = None  # what an own program takes undisturbed
     options.build = (options.build or Path(os.environ["TRICKLE_BUILD"])).resolve()
     sys.path.insert(0, str(options.build / "python"))  # values of the store are unpickled here
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -143,8 +143,7 @@ def stalls(evidence, known):
     moments = sorted([it.begun for it in evidence.attempts] + list(known.values()) +
                      [it.ended for it in evidence.attempts if it.ended is not None])
     spans = excuses(evidence)
-    ended = max((it["t"] for it in evidence.programs if it["what"] == "end"), default=0.0)
-    for since, until in zip(moments, [*moments[1:], ended]):
+    for since, until in zip(moments, [*moments[1:], end_of(evidence)]):
         if until - since > STALL_SECONDS and \
                 uncovered(spans, since, until) > STALL_SECONDS + workloads.LONG_SECONDS:
             yield f"nothing happened from {since:.1f} to {until:.1f} s"
@@ -160,21 +159,29 @@ def bound(stages, vms, faults_seconds, seconds):
     return seconds + BASE_SECONDS + SLOWER * (alone + poisons) / vms + faults_seconds
 
 
-def check(evidence, known, rows, limit, checks):
-    """Adds the checks of time; returns the totals."""
+def check(evidence, known, limit, checks):
+    """Adds the checks of time."""
     checks.add("work goes on where it can", stalls(evidence, known),
                f"progress at least every {STALL_SECONDS:.0f} s beside faults")
-    ended = max((it["t"] for it in evidence.programs if it["what"] == "end"), default=evidence.end)
+    ended = end_of(evidence)
     checks.add("the job ends in time", [] if ended <= limit else [f"{ended:.0f} s"],
                f"an end within {limit:.0f} s")
+
+
+def end_of(evidence):
+    return max((it["t"] for it in evidence.programs if it["what"] == "end"), default=evidence.end)
+
+
+def totals(evidence, rows):
+    """What the verdict says in numbers. rows: of the final output, by stage."""
     killed, silent = detection(evidence)
     kinds = collections.Counter(it["kind"] for it in evidence.faults)
+    twice = sum(it["detail"] == "by two at once" for it in evidence.faults
+                if it["kind"] == "initiator.twice")
     return {"elements": sum(map(len, rows.values())), "attempts": len(evidence.attempts),
-            "seconds": round(ended, 3), "wasted_percent": round(wasted(evidence, rows), 2),
-            "kills_vm": kinds["vm.kill"],
-            "kills_initiator": kinds["initiator.kill"] + sum(
-                it["detail"] == "by two at once" for it in evidence.faults
-                if it["kind"] == "initiator.twice"),
+            "seconds": round(end_of(evidence), 3),
+            "wasted_percent": round(wasted(evidence, rows), 2), "kills_vm": kinds["vm.kill"],
+            "kills_initiator": kinds["initiator.kill"] + twice,
             "faults": dict(sorted(kinds.items())),
             "detection_ms": spread(killed), "detection_silent_ms": spread(silent),
             "recovery_ms": spread(resumption(evidence))}
