@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """chaos/live: real programs on real VMs, under faults, and a verdict from outside.
 
-    main       options, the order of things, the exit status
+    main       the order of things, the exit status
+    options    what may be asked for
     plan       what goes wrong when and to whom, from the seed alone
     workloads  what is computed: pure functions that the program and the checker share
     element    what runs on the VMs: notes each attempt, steps into traps
@@ -11,5 +12,7 @@
     run        carries a plan out, and writes events.jsonl
     evidence   reads what a run has left in its folder
     checker    the verdict: it knows the input and the right answers, and reads only the folder
+    times      how long things took, and may take
+    own        a user's own program instead of the workloads
     leftovers  processes, sockets, shared memory; memory and descriptors over time
 """

@@ -235,8 +235,9 @@ class World:
     def all_vms(self):
         return [(machine, *vm) for machine in self.machines for vm in machine.vms()]
 
-    def stop_processes(self):
-        """Ends all that was started, and waits for it."""
+    def stop_processes(self, signals=(signal.SIGTERM, signal.SIGTERM, signal.SIGKILL)):
+        """Ends all that was started, and waits for it. signals: to the supervisors, one after the
+        other, where one alone does not do."""
         if self.program is not None and self.program.is_alive:
             send(self.program.pid, signal.SIGCONT)
             send(self.program.pid, signal.SIGKILL)
@@ -248,7 +249,7 @@ class World:
         owns = [own for machine in self.machines for own in machine.supervisors]
         for _, pid, _ in (vm for own in owns for vm in own.vms()):
             send(pid, signal.SIGCONT)
-        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGKILL):
+        for number in signals:
             for own in owns:
                 if own.is_alive:
                     send(own.pid, number)

@@ -4,13 +4,11 @@
 Exit status: 0 all promises were kept, 1 one was not (the folder says which), 2 wrong usage, 130
 interrupted.
 """
-import argparse
 import collections
 import datetime
 import json
 import os
 import random
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,52 +19,13 @@ from pathlib import Path
 
 from live import (checker, evidence, faults, leftovers, machine, own, plan, run, times,
                   workloads)
+from live.options import command_of, parser
 
 FOLDERS = ("attempts", "logs", "output", "recorded", "words", "traps/set", "traps/of",
            "traps/sprung")
 MIX_SECONDS = 15.0  # in which the last round of stages may still begin
 TURNS_MAX = 100_000
-NOT_REPEATED = ("seed", "dir", "build", "tidy", "list", "program")  # in the command, or apart
-
-
-def parser():
-    made = argparse.ArgumentParser(
-        prog="live", description="Runs a job on real VMs, makes processes die, stop and misbehave "
-        "while it runs, and says whether all of Trickle's promises were kept.",
-        epilog="The folder has run.json, plan.jsonl, events.jsonl, attempts/, output/, logs/ and "
-        "verdict.json; docs/chaos.md explains them.")
-    made.add_argument("--minutes", type=float, default=1.0, metavar="M",
-                     help="how long rounds of work are begun and faults are made (default: 1)")
-    made.add_argument("--seed", type=int, help="of the plan and the work (default: a fresh one)")
-    made.add_argument("--workload", choices=sorted(workloads.WORKLOADS), default="mix",
-                     help="what is computed (default: mix, a bit of everything)")
-    made.add_argument("--elements", type=int, default=0, metavar="N",
-                     help="one round of so many elements a stage, whatever time it takes")
-    made.add_argument("--kills", type=int, metavar="N",
-                     help="exactly so many SIGKILLs of VMs, spread over the work, and no faults "
-                     "but those counted; needs --elements")
-    made.add_argument("--initiator-kills", type=int, metavar="N",
-                     help="exactly so many SIGKILLs of the program, each followed by a resume")
-    made.add_argument("--only", metavar="KIND,...", help="faults of these kinds only")
-    made.add_argument("--without", metavar="KIND,...", help="no faults of these kinds")
-    made.add_argument("--harshness", type=float, default=1.0, metavar="X",
-                     help="X times as many faults (default: 1)")
-    made.add_argument("--no-network", action="store_true",
-                     help="no machines with networks of their own, though they could be had")
-    made.add_argument("--machines", type=int, default=2, metavar="N")
-    made.add_argument("--vms", type=int, default=2, metavar="N", help="VMs per machine (default: 2)")
-    made.add_argument("--dead-after", type=float, default=2.0, metavar="S",
-                     help="seconds of silence after which a VM is lost (default: 2)")
-    made.add_argument("--dir", type=Path, help="folder of the run (default: chaos-SEED)")
-    made.add_argument("--build", type=Path, help=argparse.SUPPRESS)
-    made.add_argument("--tidy", action="store_true", help="remove the folder if all was well")
-    made.add_argument("--unordered", action="store_true",
-                     help="of PROGRAM: the order of the lines that it prints does not matter")
-    made.add_argument("--program", nargs=argparse.REMAINDER, metavar="PROGRAM",
-                     help="with its arguments: an own program instead of a workload. It runs once "
-                     "undisturbed, and has to give the same under faults; the last option")
-    made.add_argument("--list", action="store_true", help="show the kinds of faults and end")
-    return made
+INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
 
 
 def chosen_kinds(options, usage):
@@ -81,12 +40,14 @@ def chosen_kinds(options, usage):
 
 def make_plan(options, world, classes, weights, lasting):
     """The items; kinds that this world cannot have are said and left out."""
-    able = {"vm", "initiator"} | (set() if options.program else {"traps"}) | {need for need in ("network", "disk") if getattr(world, need)}
+    able = {"vm", "initiator"} | {need for need in ("network", "disk") if getattr(world, need)}
+    if not options.program:
+        able.add("traps")
     if os.getuid() == 0:
         able.add("second_user")
     left_out = sorted(kind for kind in weights if not set(classes[kind].needs) <= able)
     if left_out:
-        say(f"left out, because this machine or user cannot: {', '.join(left_out)}")
+        say(f"left out, because they cannot be had here: {', '.join(left_out)}")
     weights = {kind: weight for kind, weight in weights.items() if kind not in left_out}
     lasting = {**lasting, **faults.durations(options.dead_after)}
     if options.kills is not None or options.initiator_kills is not None:
@@ -162,16 +123,6 @@ def revision():
     done = subprocess.run(["git", "describe", "--always", "--dirty", "--abbrev=12"],
                           cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
-
-
-def command_of(options):
-    """What repeats the run."""
-    words = ["build/chaos/live", "--seed", str(options.seed)]
-    usual = parser().parse_args([])
-    for name, value in sorted(vars(options).items()):
-        if value != getattr(usual, name, value) and name not in NOT_REPEATED:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words + (["--program", *options.program] if options.program else []))
 
 
 def write_run(world, options):
@@ -272,7 +223,7 @@ def perform(options, usage):
     """A whole run: its verdict."""
     classes, weights, lasting = chosen_kinds(options, usage)
     shared, descriptors = leftovers.shared_memory(), descriptor_count()
-    world, checks, totals, left = make_world(options), checker.Checks(), {}, {}
+    world, checks = make_world(options), checker.Checks()
     try:
         make_machines(world, options)
         if options.program:
@@ -286,7 +237,7 @@ def perform(options, usage):
         left = leftovers.wait_processes(world.dir)
         totals = judge(world, options, items, reason, left, checks)
     finally:
-        take_down(world, left)
+        take_down(world)
     leftovers.check_own(shared, (descriptors, descriptor_count()), checks)
     verdict = {"ok": checks.ok, "checks": checks.done, "totals": totals}
     (world.dir / "verdict.json").write_text(json.dumps(verdict, indent=1) + "\n",
@@ -294,10 +245,13 @@ def perform(options, usage):
     return verdict
 
 
-def take_down(world, left):
-    """Whatever happened: nothing of the run stays but its folder."""
-    world.stop_processes()
-    for pid in left or leftovers.processes(world.dir):
+def take_down(world):
+    """Whatever happened: at once, and nothing of the run stays but its folder."""
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)
+    world.stop_processes([signal.SIGKILL])
+    left = leftovers.wait_processes(world.dir, 1.0)
+    for pid in left:
         machine.send(pid, signal.SIGKILL)
     if world.network is not None:
         world.network.close()
@@ -311,8 +265,9 @@ def show(verdict):
         if not it["ok"]:
             say(f"FAILED  {it['name']}: {it['detail']}")
     totals = verdict["totals"]
-    say(f"{totals['elements']} elements, {totals['attempts']} attempts, "
-        f"{totals['wasted_percent']} % of the work wasted, {totals['seconds']:.0f} s")
+    if totals["attempts"]:
+        say(f"{totals['elements']} elements, {totals['attempts']} attempts, "
+            f"{totals['wasted_percent']} % of the work wasted, {totals['seconds']:.0f} s")
     say("faults: " + (", ".join(f"{n} {kind}" for kind, n in totals["faults"].items()) or "none"))
     for name, what in (("detection_ms", "killed: begins again elsewhere"),
                        ("detection_silent_ms", "silent: begins again elsewhere"),
@@ -356,7 +311,7 @@ def main(words=None):
     options.own_seconds = None  # what an own program takes undisturbed
     options.build = (options.build or Path(os.environ["TRICKLE_BUILD"])).resolve()
     sys.path.insert(0, str(options.build / "python"))  # values of the store are unpickled here
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in INTERRUPTS:
         signal.signal(number, interrupt)
     say(f"seed {options.seed}, {options.workload}, folder {options.dir}")
     try:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
-"""The verdict of chaos/live bites: each run folder here is that of a run in which all was well, with
-one thing in it that must not be, and the check that is there for it has to say so."""
+"""The verdict of chaos/live bites: each run folder here is that of a run in which all was well,
+with one thing in it that must not be, and the check that is there for it has to say so."""
 import json
 import os
 import pickle
