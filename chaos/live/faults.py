@@ -21,7 +21,10 @@ ROOMS = ("network", "hostile", "disk", "clock")
 WEIGHTS = {"vm.kill": 6, "vm.stop": 3, "vm.term": 1, "vm.segv": 2, "vm.abort": 2, "vm.memory": 0.5,
            "vm.loop": 0.5, "vm.add": 1, "vm.drain": 1, "supervisor.kill": 1, "initiator.kill": 3,
            "initiator.stop": 1, "initiator.twice": 1}
-VMS_MAX = 10  # vm.add adds none beyond
+VMS_MAX = 10       # vm.add adds none beyond
+SOON_SECONDS = 2.0  # in which a program that was resumed may be hit again, early or late
+CRASH_PART = 0.4    # of the kills of the program, followed by one at a chosen instant
+CRASHES = ("write", "torn", "sync", "frame")
 
 
 class Fault:
@@ -183,10 +186,12 @@ class InitiatorFault(Fault):
     needs = frozenset({"initiator"})
 
     def is_there(self, world):
-        """And not just being resumed by two."""
+        """It runs, and is not just being resumed by two; most of these wait until it has done
+        something."""
         return world.program is not None and world.program.is_alive and \
             state_of(world.program.pid) in ("R", "S", "D") and \
-            not any(rival[1] is world.program for rival in world.rivals)
+            not any(rival[1] is world.program for rival in world.rivals) and \
+            world.now() - world.program.started >= SOON_SECONDS * self.whom[0] ** 2
 
     def kill(self, world):
         world.program.is_counted = True  # its end was ours
@@ -197,6 +202,8 @@ class InitiatorFault(Fault):
 
 
 class InitiatorKill(InitiatorFault):
+    """Now and, at times, once more when the resumed program writes or syncs its store, or sends,
+    for the n-th time: at instants that no clock would hit."""
     kind = "initiator.kill"
 
     def start(self, world):
@@ -205,7 +212,11 @@ class InitiatorKill(InitiatorFault):
         return {**self.kill(world), "detail": "SIGKILL"}
 
     def stop(self, world):
-        world.start_program()
+        crash = None
+        if "at" in self.item and self.whom[1] < CRASH_PART:
+            what = CRASHES[int(self.whom[0] * len(CRASHES))]
+            crash = f"{what}:{int(500 ** (self.whom[1] / CRASH_PART))}"
+        world.start_program(crash=crash)
 
 
 class InitiatorStop(InitiatorFault):

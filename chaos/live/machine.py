@@ -165,6 +165,8 @@ class Initiator:
         self.number, self.what = number, what
         self.is_counted = False  # a fault has ended it
         self.is_noted = False    # its end is in the events
+        self.crash = env.get("TRICKLE_CRASH")  # the instant at which it is to die
+        self.started = world.now()
         with open(world.dir / f"output/program-{number}.out", "wb") as out, \
                 world.log(f"program-{number}") as log:
             self.process = world.machines[0].popen(words, env, stdout=out, stderr=log)
@@ -193,6 +195,7 @@ class World:
         self.words = []       # the command that starts the program
         self.words_new = []   # and one for a job that is there already, but empty
         self.runs = 0         # how often it was started
+        self.shim = build / "tests/crash/crash.so"
         self.rivals = []      # (id of the fault, Initiator, the other process that wants its job)
         self.beside = []      # other processes that are waited for at the end
         self.start = time.monotonic()
@@ -212,14 +215,18 @@ class World:
     def resume_words(self):
         return [self.build / "trickle", "resume", JOB]
 
-    def start_program(self, is_new=False):
+    def start_program(self, is_new=False, crash=None):
         """Runs the program for the first time, or goes on with its job by `trickle resume`. A
-        program that was killed so early that nothing tells how to resume it is new once more."""
+        program that was killed so early that nothing tells how to resume it is new once more.
+        crash: kills itself at that instant, see tests/crash/shim.c."""
         is_first = self.runs == 0 or not self.has_job()
         words, env = self.resume_words(), {}
+        if crash is not None and self.shim.exists():
+            env = {"LD_PRELOAD": str(self.shim), "TRICKLE_CRASH": crash}
         if is_new:
             packages = f"{self.build}/python"
-            words, env = self.words_new, {"TRICKLE_JOB": JOB, "PYTHONPATH": packages}
+            words = self.words_new
+            env.update(TRICKLE_JOB=JOB, PYTHONPATH=packages)
         elif is_first:
             words = self.words
         what = "start" if is_first or is_new else "resume"

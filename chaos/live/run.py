@@ -3,6 +3,7 @@
 notes all of it in events.jsonl and samples.jsonl. Judges nothing."""
 import json
 import os
+import signal
 import subprocess
 import time
 
@@ -13,7 +14,7 @@ LOOK_SECONDS = 0.05      # between looks at which VMs there are
 SAMPLE_SECONDS = 0.5     # between samples of memory and descriptors
 RECORDED_SECONDS = 6.0   # between looks at what is recorded, at least
 RETRY_SECONDS = 0.02     # a fault that could not be done is tried again
-CALM_SECONDS = 2.0       # a program that fails at once is not started again at once
+CHOSEN = 1_000_000       # ids of kills at chosen instants, which no item of the plan has, go on here
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -55,6 +56,7 @@ class Run:
         self.due = {"look": 0.0, "sample": 0.0, "recorded": RECORDED_SECONDS}
         self.sampler = None  # the process that asks for what is recorded
         self.samplers = 0    # how often that was asked
+        self.chosen = 0      # how often the program was killed at a chosen instant
         self.unready = {}   # id: when to try again
         self.samples = open(world.dir / "samples.jsonl", "ab", buffering=0)
 
@@ -157,6 +159,13 @@ class Run:
                          "number": program.number})
         if program.is_counted:
             return  # we ended it, and it goes on when that is taken back
+        if status == -signal.SIGKILL and program.crash:
+            self.chosen += 1
+            self.world.emit({"event": "fault", "id": CHOSEN + self.chosen, "kind":
+                             "initiator.kill", "machine": self.world.machines[0].name, "vm": None,
+                             "pid": program.pid, "until": None, "detail": program.crash})
+            self.world.start_program()
+            return
         if status == 2 and program.what == "resume":  # killed before it had noted how it is run
             self.world.start_program(is_new=True)
             return
