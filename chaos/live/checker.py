@@ -50,25 +50,31 @@ class Output:
     def __init__(self, path):
         self.lines = []         # without the times at which the program had the results
         self.had = {}           # (stage, index): when, in monotonic ns
+        self.calls = []         # lines about calls beside the work
         text = path.read_bytes().decode("utf-8", "replace")
         for line in text.split("\n")[:-1]:  # the last one was not written to its end
             if line.startswith("R "):
                 line, _, ns = line.rpartition(" ")
                 _, stage, index, _ = line.split(" ", 3)
                 self.had.setdefault((stage, int(index)), int(ns))
-            if not line.startswith("C "):
-                self.lines.append(line)
+            (self.calls if line.startswith("C ") else self.lines).append(line)
+
+    @property
+    def is_whole(self):
+        return bool(self.lines) and self.lines[-1].startswith("D ")
 
 
 def judge(evidence, store, reason, stages, checks):
     """All checks of the work itself. reason: why the run ended, "" well. stages: by name."""
     checks.add("the job ends", [reason] if reason else [], "the program to end with status 0")
     outputs = [Output(path) for _, path in evidence.outputs()]
+    while len(outputs) > 1 and outputs[-2].is_whole and not outputs[-1].lines:
+        outputs.pop()  # the job was done when the program was killed, and this run was told so
     final = outputs[-1] if outputs else None
     if final is not None:
         check_output(final, stages, checks)
-        check_calls(evidence, checks)
-        check_same(outputs, checks)
+        check_calls(final, checks)
+        check_same(evidence, outputs, checks)
         check_store(evidence, store, final, stages, checks)
     check_attempts(evidence, final, checks)
     known = known_records(evidence, outputs)
@@ -140,19 +146,20 @@ def wrong_result(stage, index, digest, how):
     return [f"{stage.name} {index}: {digest or 'failed: ' + str(how)} instead of {expected}"]
 
 
-def check_calls(evidence, checks):
-    _, path = evidence.outputs()[-1]
-    text = path.read_bytes().decode("utf-8", "replace")
-    wrong = [line for line in text.split("\n") if line.startswith("C ")
-             and not line.endswith("wrong:0")]
+def check_calls(output, checks):
+    wrong = [line for line in output.calls if not line.endswith("wrong:0")]
     checks.add("calls beside the work are right", wrong, "no wrong answer of a call")
 
 
-def check_same(outputs, checks):
-    """Each run of the program, as far as it came, has seen what the last one saw."""
-    final = outputs[-1].lines
+def check_same(evidence, outputs, checks):
+    """Each run of the program, as far as it came, has seen what the last one saw; or the last one
+    before what was recorded was damaged."""
+    starts = {it["number"]: it["t"] for it in evidence.programs if it["what"] != "end"}
+    ages = [sum(at <= starts.get(number, 0) for at in evidence.damages)
+            for (number, _), _ in zip(evidence.outputs(), outputs)]
     problems = []
     for number, output in enumerate(outputs[:-1]):
+        final = outputs[len(ages) - 1 - ages[::-1].index(ages[number])].lines
         if output.lines != final[:len(output.lines)]:
             at = next((at for at, (one, other) in enumerate(zip(output.lines, final))
                        if one != other), min(len(output.lines), len(final)))
@@ -235,6 +242,9 @@ def ran_again(evidence, known):
     earlier = collections.defaultdict(list)
     for attempt in evidence.attempts:
         recorded = known.get(attempt.element)
+        if recorded is not None and any(recorded <= at <= attempt.begun
+                                        for at in evidence.damages):
+            recorded = None  # it may be lost
         if recorded is not None and attempt.begun > recorded and not is_excused(
                 attempt, recorded, earlier[attempt.element], silences, starts):
             yield f"{attempt} but recorded by {recorded:.3f}"

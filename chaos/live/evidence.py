@@ -10,6 +10,7 @@ import pickle
 import subprocess
 
 INITIATOR = "initiator."
+FIRST = "m0"  # the machine of the program
 
 
 class Attempt:
@@ -52,6 +53,7 @@ class Evidence:
         self.attempts = sorted(self.read_attempts(), key=lambda it: it.begun)
         self.faults = [it for it in self.events if it["event"] == "fault"]
         self.healed = {it["id"]: it["t"] for it in self.events if it["event"] == "healed"}
+        self.damages = [it["t"] for it in self.faults if it["kind"] == "disk.damage"]
         self.programs = [it for it in self.events if it["event"] == "program"]
         self.end = max([it["t"] for it in self.events], default=0.0)
 
@@ -108,7 +110,9 @@ class Evidence:
             if it["kind"] == "vm.stop":
                 found.append((None, it["pid"], it["t"], ended))
             elif it["kind"].startswith("net."):
-                found.append((it.get("machine"), None, it["t"], ended))
+                # The program's machine is silent for all of the others.
+                where = it.get("machine")
+                found.append((None if where == FIRST else where, None, it["t"], ended))
             elif it["kind"] == INITIATOR + "stop":
                 found.append((None, None, it["t"], ended))
         return found

@@ -192,6 +192,7 @@ class World:
         self.program = None   # the Initiator that runs or ran last
         self.network = None   # of the rooms that have one
         self.disk = None
+        self.controls = {}    # of disks and clocks, by the machine's name
         self.words = []       # the command that starts the program
         self.words_new = []   # and one for a job that is there already, but empty
         self.runs = 0         # how often it was started

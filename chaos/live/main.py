@@ -6,6 +6,7 @@ interrupted.
 """
 import collections
 import datetime
+import importlib
 import json
 import os
 import random
@@ -85,13 +86,18 @@ def make_world(options):
     return world
 
 
-def make_network(world, options):
-    """Machines with namespaces of their own, where this user can have them. None: not."""
+def optional(name):
+    """A module of this package, or None where it is not there."""
     try:
-        from live import network
+        return importlib.import_module(f"live.{name}")
     except ImportError:
         return None
-    if options.no_network:
+
+
+def make_network(world, options):
+    """Machines with namespaces of their own, where this user can have them. None: not."""
+    network = optional("network")
+    if network is None or options.no_network:
         return None
     if network.why_none():
         say(f"no machines of their own: {network.why_none()}")
@@ -113,6 +119,9 @@ def make_machines(world, options):
         for number in range(options.machines):
             world.machines.append(machine.Machine(world, f"m{number}",
                                                   world.dir / f"state/m{number}", runtime))
+    for room in (optional("shim"), optional("disk")):
+        if room is not None:
+            room.attach(world)
     for it in world.machines:
         it.start_supervisor(options.vms)
     for it in world.machines:
@@ -253,6 +262,10 @@ def take_down(world):
     left = leftovers.wait_processes(world.dir, 1.0)
     for pid in left:
         machine.send(pid, signal.SIGKILL)
+    if world.disk is not None:
+        world.disk.close()
+    if world.controls:
+        optional("shim").detach(world)
     if world.network is not None:
         world.network.close()
     world.close()
@@ -288,11 +301,9 @@ def free_folder(name):
 
 def report(folder):
     """The page and the picture, where that room is there."""
-    try:
-        from live import report as room
-    except ImportError:
-        return
-    room.write(folder)
+    room = optional("report")
+    if room is not None:
+        room.write(folder)
 
 
 def main(words=None):

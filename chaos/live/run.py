@@ -14,7 +14,7 @@ LOOK_SECONDS = 0.05      # between looks at which VMs there are
 SAMPLE_SECONDS = 0.5     # between samples of memory and descriptors
 RECORDED_SECONDS = 6.0   # between looks at what is recorded, at least
 RETRY_SECONDS = 0.02     # a fault that could not be done is tried again
-CHOSEN = 1_000_000       # ids of kills at chosen instants, which no item of the plan has, go on here
+CHOSEN = 1_000_000       # ids of kills at chosen instants, which are no items of the plan
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -159,6 +159,8 @@ class Run:
                          "number": program.number})
         if program.is_counted:
             return  # we ended it, and it goes on when that is taken back
+        if self.world.disk is not None and self.world.disk.excuses(program):
+            return  # it goes on when its disk does
         if status == -signal.SIGKILL and program.crash:
             self.chosen += 1
             self.world.emit({"event": "fault", "id": CHOSEN + self.chosen, "kind":

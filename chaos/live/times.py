@@ -3,8 +3,8 @@
 how much work was wasted, and whether the job ended as soon as it could have.
 
 Detection: from the loss of a VM to the moment when the element that ran on it begins on another
-one. It holds all there is: noticing, assigning, and the wait until that VM is free. Losses during
-which no program ran are left out, since nobody was there to notice.
+one. It holds all there is: noticing, assigning, and the wait until that VM is free. Losses while no
+program ran, or while a network was bad, are left out: nobody was there to notice.
 
 Waste: time of attempts whose result is not the recorded one, as part of that of all attempts. An
 attempt that was ended counts until its process was gone; time in which a process was stopped, and
@@ -58,7 +58,8 @@ def detection(evidence):
     for attempt in evidence.attempts:
         begun[attempt.element].append(attempt)
         unfinished[attempt.pid].append(attempt)
-    absences = evidence.absences()
+    absences = evidence.absences() + [(since, until) for _, pid, since, until in
+                                      evidence.silences() if pid is None]
     killed, silent = [], []
     for it in evidence.faults:
         is_kill = it["kind"] in KILLS

@@ -91,7 +91,8 @@ class Folder:
             lines.sort(key=lambda line: int(line.split()[4]))
             (self.path / f"attempts/m0-{pid}.log").write_text("\n".join(lines) + "\n")
         for number, lines in enumerate(self.outputs):
-            (self.path / f"output/program-{number}.out").write_text("\n".join(lines) + "\n")
+            (self.path / f"output/program-{number}.out").write_text(
+                "".join(line + "\n" for line in lines))
 
     def facts(self):
         """As a store would say it; so do the next two."""
@@ -177,6 +178,17 @@ def test_another_attempt_seen_after_the_resume(folder):
 def test_more_seen_before_the_resume_than_after_it(folder):
     folder.outputs[0] += [f"T {folder.stage.name}", "D 1", "S more-1 8"]
     assert SAME in folder.failed()
+
+
+def test_a_program_that_is_killed_when_its_job_is_done_has_given_its_output(folder):
+    folder.outputs.append([])
+    assert folder.failed() == []
+
+
+def test_a_program_that_gives_nothing_though_its_job_was_not_done(folder):
+    folder.outputs[1].pop()
+    folder.outputs.append([])
+    assert "each element has a result" in folder.failed()
 
 
 def test_results_out_of_order(tmp_path):
