@@ -278,7 +278,9 @@ def queue_seconds(stage):
 
 
 def check_rivals(evidence, checks):
-    """Of two that resume a job at once, or of one that resumes what runs, one is refused."""
+    """Of two that resume a job at once, or of one that resumes what runs, one is refused: because
+    another process has it (1) or, very early, because nothing is known yet that could be resumed
+    (2)."""
     seen = {it["id"]: it for it in evidence.events if it["event"] == "rivals"}
     problems = []
     for fault in evidence.faults:
@@ -287,9 +289,9 @@ def check_rivals(evidence, checks):
         rival = seen.get(fault["id"])
         if rival is None:
             problems.append(f"nobody was refused at fault {fault['id']}")
-        elif rival["status"] != 1 and not (rival["is_done"] and rival["status"] == 0):
+        elif rival["status"] not in (1, 2) and not (rival["is_done"] and rival["status"] == 0):
             problems.append(f"status {rival['status']} at fault {fault['id']}")
-    checks.add("one of two resumes is refused", problems, "status 1 of one of them")
+    checks.add("one of two resumes is refused", problems, "status 1 or 2 of one of them")
 
 
 def spread(values):

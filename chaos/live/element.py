@@ -13,6 +13,7 @@ attempt that comes by steps into it. No element ever gets two, so that none is g
 import os
 import time
 
+import trickle
 from live import workloads
 
 BLOCK = 16 << 20       # bytes that a blow-up takes at a time
@@ -46,12 +47,32 @@ def run(job):
     if kind == "words":
         with open(given, encoding="utf-8") as file:
             value = workloads.words(file.read())
+    elif kind == "states":
+        value = walk(seed, index)
+        until = 0
     else:
-        value = workloads.answer(kind, seed, index, given[1] if given else None)
+        value = workloads.answer(kind, seed, index, given[1] if kind == "second" else None)
     while (left := until - time.monotonic()) > 0:
         time.sleep(left)
     note(folder, b"E", stage, index)
     return index, value, os.getpid(), begun
+
+
+def run_chunk(jobs):
+    """A chunk of elements, under the number of the chunk."""
+    folder, stage, kind, seed, index, _ = jobs[0]
+    return run((folder, stage, kind, seed, index // workloads.CHUNK, None))
+
+
+def walk(seed, index):
+    """Goes on from where an earlier attempt has come to."""
+    at, value = trickle.restore((0, 0))
+    while at < workloads.STEPS:
+        time.sleep(workloads.STEP_SECONDS)
+        value = workloads.step(seed, index, at, value)
+        at += 1
+        trickle.checkpoint((at, value))
+    return value
 
 
 def suffer(how):

@@ -139,12 +139,12 @@ class Evidence:
 class Store:
     """A job's store, from outside: by the commands, on the machine where it is."""
 
-    def __init__(self, machine, trickle, job, env):
-        self.machine, self.trickle, self.job, self.env = machine, trickle, job, env
+    def __init__(self, machine, trickle, job):
+        self.machine, self.trickle, self.job = machine, trickle, job
 
     def ask(self, *words):
-        process = self.machine.popen([self.trickle, *words], self.env, text=True,
-                                     stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        process = self.machine.popen([self.trickle, *words], text=True, stdout=subprocess.PIPE,
+                                     stderr=subprocess.PIPE)
         out, err = process.communicate()
         if process.returncode != 0:
             raise RuntimeError(f"trickle {words[0]}: status {process.returncode}: {err}")

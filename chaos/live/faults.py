@@ -19,11 +19,11 @@ from live.machine import read_file, send, state_of
 
 ROOMS = ("network", "hostile", "disk", "clock")
 WEIGHTS = {"vm.kill": 6, "vm.stop": 3, "vm.term": 1, "vm.segv": 2, "vm.abort": 2, "vm.memory": 0.5,
-           "vm.loop": 0.5, "vm.add": 1, "vm.drain": 1, "supervisor.kill": 1, "initiator.kill": 3,
-           "initiator.stop": 1, "initiator.twice": 1}
+           "vm.loop": 0.5, "vm.add": 1, "vm.brittle": 1, "vm.drain": 1, "supervisor.kill": 1,
+           "initiator.kill": 3, "initiator.stop": 1, "initiator.twice": 1}
 VMS_MAX = 10       # vm.add adds none beyond
 SOON_SECONDS = 2.0  # in which a program that was resumed may be hit again, early or late
-CRASH_PART = 0.4    # of the kills of the program, followed by one at a chosen instant
+CRASH_PART = 0.5    # of the kills of the program, followed by one at a chosen instant
 CRASHES = ("write", "torn", "sync", "frame")
 
 
@@ -136,6 +136,26 @@ class VmAdd(Fault):
         own = machine.start_supervisor(1 + int(self.whom[1] * 2))
         return {"machine": machine.name, "vm": own.first, "pid": own.pid,
                 "detail": f"{own.count} more"}
+
+
+class VmBrittle(Fault):
+    """New VMs that are killed, each time, when they send for the n-th time; their supervisor, too.
+    For a short time: an element that is lost 20 times is given up."""
+    kind = "vm.brittle"
+
+    def start(self, world):
+        machine = world.machines[int(self.whom[0] * len(world.machines))]
+        instant = f"frame:{int(100 ** self.whom[1]) + 2}"
+        env = machine.crashing(instant)
+        if not env:
+            return {"machine": None, "vm": None, "pid": None, "detail": "tests are not built"}
+        self.own = machine.start_supervisor(1, env)
+        return {"machine": machine.name, "vm": self.own.first, "pid": self.own.pid,
+                "detail": instant}
+
+    def stop(self, world):
+        if hasattr(self, "own"):
+            send(self.own.pid, signal.SIGTERM)
 
 
 class Replaced(Fault):
@@ -264,27 +284,35 @@ class InitiatorTwice(InitiatorFault):
         world.rivals.append((number, world.program, other))
 
 
-OWN = (VmKill, VmTerm, VmStop, VmSegv, VmAbort, VmMemory, VmLoop, VmAdd, VmDrain, SupervisorKill,
-       InitiatorKill, InitiatorStop, InitiatorTwice)
+OWN = (VmKill, VmTerm, VmStop, VmSegv, VmAbort, VmMemory, VmLoop, VmAdd, VmBrittle, VmDrain,
+       SupervisorKill, InitiatorKill, InitiatorStop, InitiatorTwice)
 
 
 def durations(dead_after):
     """{kind: [(low, high)]} in seconds: shorter and longer than a silence that means death."""
     short, long = (0.05 * dead_after, 0.8 * dead_after), (1.3 * dead_after, 2.5 * dead_after)
-    return {"vm.stop": [short, long], "vm.drain": [(0.1, 1.0)], "supervisor.kill": [(0.0, 1.5)],
+    return {"vm.stop": [short, long], "vm.drain": [(0.1, 1.0)], "vm.brittle": [(0.5, 2.0)],
+            "supervisor.kill": [(0.0, 1.5)],
             "initiator.kill": [(0.0, 0.2), (0.2, 2.0)], "initiator.stop": [short, long],
             "initiator.twice": [(0.0, 0.3)],
             **{kind: [(3.0, 3.0)] for kind in ("vm.segv", "vm.abort", "vm.memory", "vm.loop")}}
+
+
+def optional(name):
+    """A module of another room, or None where it is not there."""
+    try:
+        return importlib.import_module(f"live.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"live.{name}":
+            raise
+        return None
 
 
 def all_kinds():
     """({kind: class}, {kind: weight}, {kind: durations}) of this room and of those present."""
     classes, weights, lasting = {}, {}, {}
     for room in ROOMS:
-        try:
-            module = importlib.import_module(f"live.{room}")
-        except ImportError:
-            continue
+        module = optional(room)
         for cls in getattr(module, "FAULTS", ()):
             classes[cls.kind] = cls
             weights[cls.kind] = getattr(cls, "weight", 1.0)

@@ -62,14 +62,14 @@ def end_with_parent():
 class Supervisor:
     """A trickle-vm on a machine; its VMs count from `first` on."""
 
-    def __init__(self, machine, count, first):
+    def __init__(self, machine, count, first, env=()):
         self.machine, self.count, self.first = machine, count, first
         self.known = {}  # pid: index among this supervisor's VMs, None: not a VM
         self.ready, write = os.pipe()
         log = machine.world.log(f"vm-{machine.name}-{first}")
         self.process = machine.popen(
             [machine.world.build / "trickle-vm", "-n", str(count), "--ready-fd", str(write),
-             "--memory-limit", MEMORY_LIMIT, "--log", "info", *machine.vm_options],
+             "--memory-limit", MEMORY_LIMIT, "--log", "info", *machine.vm_options], env,
             pass_fds=[write], stdout=subprocess.DEVNULL, stderr=log)
         log.close()
         os.close(write)
@@ -140,13 +140,20 @@ class Machine:
         return subprocess.Popen(self.command(words), env={**self.env, **dict(env)},
                                 start_new_session=True, preexec_fn=end_with_parent, **options)
 
-    def start_supervisor(self, count, is_waited=False):
-        own = Supervisor(self, count, self.next_index)
+    def start_supervisor(self, count, env=()):
+        own = Supervisor(self, count, self.next_index, env)
         self.next_index += count
         self.supervisors.append(own)
-        if is_waited:
-            own.wait_ready()
         return own
+
+    def crashing(self, instant):
+        """The environment of a process that is to kill itself then (tests/crash/shim.c); nothing
+        where that was not built."""
+        shim = self.world.build / "tests/crash/crash.so"
+        if instant is None or not shim.exists():
+            return {}
+        preload = f"{self.env.get('LD_PRELOAD', '')} {shim}".strip()
+        return {"LD_PRELOAD": preload, "TRICKLE_CRASH": instant}
 
     def vms(self):
         """[(index, pid, state)] of the processes of VMs that there are now."""
@@ -187,16 +194,15 @@ class World:
         self.dir, self.build = folder, build
         self.dead_after = dead_after
         self.random = random.Random(f"world {seed}")
-        self.chaos = pathlib.Path(__file__).parent.parent  # where the package is
         self.machines = []
         self.program = None   # the Initiator that runs or ran last
         self.network = None   # of the rooms that have one
         self.disk = None
+        self.runtimes = []    # directories of sockets that are to be removed
         self.controls = {}    # of disks and clocks, by the machine's name
         self.words = []       # the command that starts the program
         self.words_new = []   # and one for a job that is there already, but empty
         self.runs = 0         # how often it was started
-        self.shim = build / "tests/crash/crash.so"
         self.rivals = []      # (id of the fault, Initiator, the other process that wants its job)
         self.beside = []      # other processes that are waited for at the end
         self.start = time.monotonic()
@@ -219,11 +225,9 @@ class World:
     def start_program(self, is_new=False, crash=None):
         """Runs the program for the first time, or goes on with its job by `trickle resume`. A
         program that was killed so early that nothing tells how to resume it is new once more.
-        crash: kills itself at that instant, see tests/crash/shim.c."""
+        crash: it kills itself at that instant."""
         is_first = self.runs == 0 or not self.has_job()
-        words, env = self.resume_words(), {}
-        if crash is not None and self.shim.exists():
-            env = {"LD_PRELOAD": str(self.shim), "TRICKLE_CRASH": crash}
+        words, env = self.resume_words(), self.machines[0].crashing(crash)
         if is_new:
             packages = f"{self.build}/python"
             words = self.words_new

@@ -6,7 +6,6 @@ interrupted.
 """
 import collections
 import datetime
-import importlib
 import json
 import os
 import random
@@ -24,6 +23,7 @@ from live.options import command_of, parser
 
 FOLDERS = ("attempts", "logs", "output", "recorded", "words", "traps/set", "traps/of",
            "traps/sprung")
+PROGRAM_FILES = ("__init__.py", "program.py", "element.py", "workloads.py")
 MIX_SECONDS = 15.0  # in which the last round of stages may still begin
 TURNS_MAX = 100_000
 INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
@@ -81,22 +81,12 @@ def make_world(options):
                          "with --dir")
     for name in FOLDERS:
         (options.dir / name).mkdir(parents=True, exist_ok=True)
-    world = machine.World(options.dir.resolve(), options.build, options.seed, options.dead_after)
-    world.runtimes = []
-    return world
-
-
-def optional(name):
-    """A module of this package, or None where it is not there."""
-    try:
-        return importlib.import_module(f"live.{name}")
-    except ImportError:
-        return None
+    return machine.World(options.dir.resolve(), options.build, options.seed, options.dead_after)
 
 
 def make_network(world, options):
     """Machines with namespaces of their own, where this user can have them. None: not."""
-    network = optional("network")
+    network = faults.optional("network")
     if network is None or options.no_network:
         return None
     if network.why_none():
@@ -119,7 +109,7 @@ def make_machines(world, options):
         for number in range(options.machines):
             world.machines.append(machine.Machine(world, f"m{number}",
                                                   world.dir / f"state/m{number}", runtime))
-    for room in (optional("shim"), optional("disk")):
+    for room in (faults.optional("shim"), faults.optional("disk")):
         if room is not None:
             room.attach(world)
     for it in world.machines:
@@ -175,6 +165,15 @@ def carry_out_own(world, options, items):
     return run.Run(world, items, 0, own.limit(options.own_seconds, cost)).go()
 
 
+def copy_program(world):
+    """Into the folder: so that nothing changes under a run, and it can be looked into later."""
+    place = world.dir / "program/live"
+    place.mkdir(parents=True)
+    for name in PROGRAM_FILES:
+        shutil.copy(Path(__file__).with_name(name), place)
+    return place / "program.py"
+
+
 def carry_out(world, options, items):
     """The sentence that says why the run ended, "" well."""
     if options.program:
@@ -182,7 +181,7 @@ def carry_out(world, options, items):
     seconds = options.minutes * 60
     deadline = world.start + max(seconds - min(MIX_SECONDS, seconds / 3), 0)
     world.words = [options.build / "trickle", "run", "--job", machine.JOB,
-                   Path(__file__).parent / "program.py", world.dir, options.seed,
+                   copy_program(world), world.dir, options.seed,
                    options.workload, deadline, options.elements]
     world.words_new = [sys.executable, *world.words[4:]]
     total = sum(stage.count for stage in stages_of(options, 1).values())
@@ -206,8 +205,7 @@ def judge(world, options, items, reason, left, checks):
 
 def judge_work(world, options, items, reason, checks):
     seen = evidence.Evidence(world.dir)
-    store = evidence.Store(world.machines[0], options.build / "trickle", machine.JOB,
-                           {"PYTHONPATH": str(world.chaos)})
+    store = evidence.Store(world.machines[0], options.build / "trickle", machine.JOB)
     turns = turns_of(world.dir)
     known, final = checker.judge(seen, store, reason, stages_of(options, turns), checks)
     rows = checker.parse_results(final.lines) if final else collections.defaultdict(list)
@@ -265,7 +263,7 @@ def take_down(world):
     if world.disk is not None:
         world.disk.close()
     if world.controls:
-        optional("shim").detach(world)
+        faults.optional("shim").detach(world)
     if world.network is not None:
         world.network.close()
     world.close()
@@ -301,7 +299,7 @@ def free_folder(name):
 
 def report(folder):
     """The page and the picture, where that room is there."""
-    room = optional("report")
+    room = faults.optional("report")
     if room is not None:
         room.write(folder)
 

@@ -80,7 +80,7 @@ def judge(world, reason, checks):
 def differences(world):
     trickle = world.build / "trickle"
     try:
-        one, other = (evidence.Store(world.machines[0], trickle, job, {})
+        one, other = (evidence.Store(world.machines[0], trickle, job)
                       for job in (REFERENCE, machine.JOB))
         wanted, got = results_of(one), results_of(other)
         facts = other.facts()

@@ -23,7 +23,7 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 import trickle  # noqa: E402
 from live import element, workloads  # noqa: E402
 
-FLUSH_NS = 20_000_000  # lines may be so old when the program is killed
+FLUSH_NS = 20_000_000  # lines of trivial elements may be so old when the program is killed
 CONNECT_SECONDS = 120  # at times there is no VM at all
 CALL_PERIOD = 10       # elements between two calls
 
@@ -44,15 +44,17 @@ def twice(x):
 
 
 class Page:
-    """Standard output, in lines, written at least every 20 ms."""
+    """Standard output, in lines. What the program has seen it has to print before it can be killed,
+    so each is written at once, but for those of very many elements."""
 
     def __init__(self):
         self.lines = []
         self.due = 0
+        self.may_wait = False
 
     def say(self, *words):
         self.lines.append(" ".join(map(str, words)))
-        if time.monotonic_ns() >= self.due:
+        if not self.may_wait or time.monotonic_ns() >= self.due:
             self.flush()
 
     def flush(self):
@@ -106,21 +108,25 @@ class Job:
         while turn == 0 or trickle.once(f"round {turn}", self.has_time):
             for stage in workloads.stages(self.seed, self.workload, turn, self.elements):
                 self.page.say("S", stage.name, stage.count)
+                self.page.may_wait = stage.kind == "trivial"
                 self.stage(stage)
+                self.page.may_wait = False
                 self.page.say("T", stage.name)
-                self.page.flush()
             turn += 1
         self.page.say("D", turn)
-        self.page.flush()
 
     def has_time(self):
         return not self.elements and time.monotonic() < self.deadline
 
-    def inputs(self, stage):
-        for index in range(stage.count):
+    def inputs(self, stage, seen):
+        """seen: the results of this stage that the program has had so far."""
+        count = stage.count * (workloads.CHUNK if stage.kind == "chunks" else 1)
+        for index in range(count):
             given = None
             if stage.kind == "second":
                 given = self.before[index]
+            elif stage.kind == "crawl":
+                given = len(seen), seen[-1] if seen else None
             elif stage.kind == "words":
                 given = f"{self.folder}/words/{stage.seed}-{index}.txt"
                 if not os.path.exists(given):
@@ -129,33 +135,39 @@ class Job:
                     os.rename(file.name, given)
             yield self.folder, stage.name, stage.kind, stage.seed, index, given
 
-    def stage(self, stage):
-        options = {"name": stage.name, "on_error": "return", "progress": False,
-                   "retries": 0 if stage.kind == "poison" else 3, "timeout":
-                   workloads.POISON_TIMEOUT if stage.kind == "poison"
-                   else workloads.TIMEOUT_SECONDS}
-        inputs = self.inputs(stage)
+    def results(self, stage, seen):
+        options = {"name": stage.name, "on_error": "return", "progress": False, "retries": 3,
+                   "timeout": workloads.TIMEOUT_SECONDS}
+        function, inputs = element.run, self.inputs(stage, seen)
+        if stage.kind == "poison":
+            options.update(retries=0, timeout=workloads.POISON_TIMEOUT)
+        elif stage.kind == "chunks":
+            options["chunksize"] = workloads.CHUNK
+            function = element.run_chunk
+        elif stage.kind == "twice":
+            options["speculate"] = True
         if stage.call == "forkwork":
-            results = trickle.forkwork(self.vms, element.run, list(inputs), **options)
-        else:
-            results = trickle.forkgen(self.vms, element.run, inputs,
-                                      ordered=stage.call == "ordered", **options)
+            return trickle.forkwork(self.vms, function, list(inputs), **options)
+        return trickle.forkgen(self.vms, function, inputs, ordered=stage.call == "ordered",
+                               **options)
+
+    def stage(self, stage):
         calls = Calls(self.vms) if stage.kind == "beside" else None
-        kept = []
-        for place, result in enumerate(results):
-            self.show(stage, place, result)
-            if stage.kind == "first":
-                kept.append(result)
+        seen = []
+        for place, result in enumerate(self.results(stage, seen)):
+            self.show(stage, result)
+            if stage.kind in ("first", "crawl"):
+                seen.append(result)
             if calls is not None and place % CALL_PERIOD == 0:
                 calls.one(place)
             if stage.slow_ms:
                 time.sleep(stage.slow_ms / 1000)
         if stage.kind == "first":
-            self.before = kept
+            self.before = seen
         if calls is not None:
             self.page.say("C", *(f"{how}:{n}" for how, n in calls.counts.items()))
 
-    def show(self, stage, place, result):
+    def show(self, stage, result):
         if isinstance(result, trickle.WorkFailed):
             self.page.say("F", stage.name, result.index, why(result))
             return

@@ -262,7 +262,6 @@ class Run:
         self.sampler = self.world.machines[0].popen(
             [self.world.build / "trickle", "results", "--stage", stage, "--pickle",
              self.world.dir / f"recorded/{self.samplers}-{stage}", machine.JOB],
-            env={"PYTHONPATH": str(self.world.chaos)},
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self.world.beside.append(self.sampler)
 

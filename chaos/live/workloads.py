@@ -28,6 +28,10 @@ KINDS = {
     "beside": (200, "forkgen", 0),      # calls, forks and remote objects beside the work
     "words": (40, "forkwork", 0),       # the word count of the paper
     "poison": (24, "forkwork", 0),      # some elements cannot be computed, and have to fail
+    "chunks": (100, "ordered", 0),      # lists of elements, one result each
+    "crawl": (300, "forkgen", 0),       # elements made of what results there were by then
+    "states": (24, "forkwork", 0),      # save how far they have come, and go on from there
+    "twice": (60, "forkwork", 0),       # the slow ones run a second time where a VM has time
 }
 WORKLOADS = {"mix": list(KINDS), "stages": ["first", "second"],
              **{kind: [kind] for kind in KINDS if kind not in ("first", "second")}}
@@ -39,6 +43,9 @@ STEADY_SECONDS = 0.01
 TIMEOUT_SECONDS = 20.0  # of an element; longer than any stop of a process
 POISON_TIMEOUT = 2.0
 POISON_PERIOD = 8  # of so many elements of that kind 3 cannot be computed
+CHUNK = 5          # elements of a chunk
+STEPS = 10         # after each of which an element of "states" saves its state
+STEP_SECONDS = 0.02
 MASK = (1 << 64) - 1
 
 
@@ -63,7 +70,7 @@ def stages(seed, workload, turn, elements=None):
     kinds = list(WORKLOADS[workload])
     if workload == "mix":
         kinds.remove("second")
-        kinds.sort(key=lambda kind: number(seed, turn, len(kind), ord(kind[0])))
+        kinds.sort(key=lambda kind: number(seed, turn, *kind.encode()))
         kinds.insert(kinds.index("first") + 1, "second")  # they belong together
     found = []
     for kind in kinds:
@@ -79,13 +86,17 @@ def seconds(kind, seed, index):
     """How long an element takes on a machine with nothing else to do."""
     if kind == "heavy":  # Pareto, cut off
         return min(LONG_SECONDS, 0.001 * (1 - unit(seed, index)) ** (-1 / 0.6))
-    return {"steady": STEADY_SECONDS, "first": 0.002, "second": 0.002, "gen": 0.002,
-            "beside": 0.01, "words": 0.01, "sizes": 0.01}.get(kind, 0.0)
+    if kind == "twice":
+        return 0.5 if index % 20 == 7 else 0.005
+    return {"states": STEPS * STEP_SECONDS, "steady": STEADY_SECONDS, "chunks": 0.005,
+            "crawl": 0.002, "first": 0.002, "second": 0.002, "gen": 0.002, "beside": 0.01,
+            "words": 0.01, "sizes": 0.01}.get(kind, 0.0)
 
 
 def longest(kind):
     """Seconds that no attempt of such an element is expected to exceed, on a busy machine."""
-    return {"heavy": LONG_SECONDS, "poison": POISON_TIMEOUT, "sizes": 3.0}.get(kind, 0.5)
+    return {"heavy": LONG_SECONDS, "poison": POISON_TIMEOUT, "sizes": 3.0, "states": 3.0,
+            "twice": 2.0}.get(kind, 0.5)
 
 
 def size(seed, index):
@@ -117,7 +128,19 @@ def answer(kind, seed, index, given=None):
         return words(text(seed, index))
     if kind == "second":
         return number(seed, index, given)
+    if kind == "chunks":
+        return [number(seed, index * CHUNK + at) for at in range(CHUNK)]
+    if kind == "states":
+        value = 0
+        for at in range(STEPS):
+            value = step(seed, index, at, value)
+        return value
     return number(seed, index)
+
+
+def step(seed, index, at, value):
+    """One step of an element of "states", from the value of the step before."""
+    return number(seed, index, at, value)
 
 
 def digest(value):
