@@ -24,6 +24,7 @@ WEIGHTS = {"vm.kill": 6, "vm.stop": 3, "vm.term": 1, "vm.segv": 2, "vm.abort": 2
 VMS_MAX = 10       # vm.add adds none beyond
 SOON_SECONDS = 2.0  # in which a program that was resumed may be hit again, early or late
 CRASH_PART = 0.5    # of the kills of the program, followed by one at a chosen instant
+POWER_PART = 0.3    # of the kills of the program are kills of all
 CRASHES = ("write", "torn", "sync", "frame")
 
 
@@ -223,13 +224,19 @@ class InitiatorFault(Fault):
 
 class InitiatorKill(InitiatorFault):
     """Now and, at times, once more when the resumed program writes or syncs its store, or sends,
-    for the n-th time: at instants that no clock would hit."""
+    for the n-th time: at instants that no clock would hit. Or with all VMs in the same instant, as
+    when the power fails: then nobody holds what was not on the disk."""
     kind = "initiator.kill"
 
     def start(self, world):
         if not self.is_there(world):
             return None
-        return {**self.kill(world), "detail": "SIGKILL"}
+        if "at" not in self.item or self.whom[1] < 1 - POWER_PART:
+            return {**self.kill(world), "detail": "SIGKILL"}
+        send(world.program.pid, signal.SIGSTOP)  # it does not see them go
+        for _, _, pid, _ in world.all_vms():
+            send(pid, signal.SIGKILL)
+        return {**self.kill(world), "detail": "SIGKILL, with all VMs"}
 
     def stop(self, world):
         crash = None
