@@ -118,6 +118,12 @@ def wasted(evidence, rows):
     return 100 * (total - useful) / total if total else 0.0
 
 
+def finished_twice(evidence):
+    """How many attempts came to their end although an earlier one of their element had."""
+    ends = collections.Counter(it.element for it in evidence.attempts if it.ended is not None)
+    return sum(ends.values()) - len(ends)
+
+
 def excuses(evidence):
     """[(from, to)]: when faults were there, or their consequences; sorted and without overlap."""
     spans = sorted((it["t"], max(evidence.healed.get(it["id"], 0), it["t"]) + recovery(it["kind"]))
@@ -181,7 +187,8 @@ def totals(evidence, rows):
                 if it["kind"] == "initiator.twice")
     return {"elements": sum(map(len, rows.values())), "attempts": len(evidence.attempts),
             "seconds": round(end_of(evidence), 3),
-            "wasted_percent": round(wasted(evidence, rows), 2), "kills_vm": kinds["vm.kill"],
+            "wasted_percent": round(wasted(evidence, rows), 2),
+            "finished_twice": finished_twice(evidence), "kills_vm": kinds["vm.kill"],
             "kills_initiator": kinds["initiator.kill"] + twice,
             "faults": dict(sorted(kinds.items())),
             "detection_ms": spread(killed), "detection_silent_ms": spread(silent),

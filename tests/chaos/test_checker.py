@@ -130,6 +130,7 @@ STORE = "the store holds what the program saw"
 def test_a_run_in_which_all_was_well(folder):
     assert folder.failed() == []
     assert folder.totals["elements"] == COUNT and folder.totals["attempts"] == COUNT + 1
+    assert folder.totals["finished_twice"] == 0
 
 
 def test_the_program_has_not_ended(folder):
@@ -232,6 +233,7 @@ def test_a_recorded_element_runs_again_later(folder):
 def test_a_recorded_element_runs_again_at_once_in_the_resumed_program(folder):
     folder.attempt(12, 4, 0.97, 0.98)  # recorded by 0.46
     assert folder.failed() == [AGAIN]
+    assert folder.totals["finished_twice"] == 1
 
 
 def test_what_only_a_look_from_outside_has_shown_was_recorded(folder):
