@@ -36,6 +36,8 @@ import threading
 import time
 from pathlib import Path
 
+from live.netfaults import FAULTS  # noqa: F401  for those who look for kinds of faults here
+
 BUILD = Path(os.environ.get("TRICKLE_BUILD",
                             Path(__file__).resolve().parents[2] / "build")).resolve()
 HOLD = Path(__file__).resolve().parent / "hold.py"
@@ -43,12 +45,13 @@ LINK = "lan"          # the interface of each machine
 PATIENCE = 30         # seconds until something that has to come counts as missing
 QUEUE_PACKETS = 5000  # that may wait in a machine's interface for the relay
 UNSHARE = ["unshare", "--net", "--mount", "--uts"]
+HEARD_BYTES = 2 << 20  # of the first packets are always recorded
 FAMILIES = ("10.78.{}.{}/16", "fd78::{:x}:{:x}/64")  # how often it has moved, its number from 1
 CLONE_NEWNET = 0x40000000
 CHANCES = ("loss", "multicast_loss", "duplicate", "reorder")
 
 
-class NetworkError(Exception):
+class NetworkError(RuntimeError):
     """A sentence."""
 
 
@@ -138,6 +141,16 @@ class Machine:
                 pass  # it has ended
         return [pid for pid in found if pid != self.pid]
 
+    def listening(self):
+        """The TCP ports at which something listens there."""
+        ports = set()
+        for table in ("tcp", "tcp6"):
+            for line in Path(f"/proc/{self.pid}/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if state == "0A":
+                    ports.add(int(local.rpartition(":")[2], 16))
+        return sorted(ports)
+
     def set_addresses(self):
         """Those of its number and moves, in place of all that it has had."""
         new = [family.format(self.moves, self.number) for family in FAMILIES
@@ -181,10 +194,12 @@ class Network:
         names = [f"m{i}" for i in range(names)] if isinstance(names, int) else list(names)
         self.machines, self.conditions = [], []
         self._lock = threading.RLock()
+        self.heard = None        # the file that is being recorded
         self._root = tempfile.mkdtemp(prefix="trk-")  # short: socket names have to fit
         self._relay = subprocess.Popen([BUILD / "chaos/relay", str(seed)], text=True,
                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         try:
+            self.record(Path(self._root, "heard.pcap"), HEARD_BYTES)
             for name in names:
                 self.add(name, None if folder is None else Path(folder, name))
         except BaseException:
@@ -201,6 +216,15 @@ class Network:
         self._apply({(a.name, b.name) for a in self.machines for b in self.machines if a != b
                      and machine in (a, b)})
         return machine
+
+    def add_hostile(self):
+        """The machine of a peer that has no key and need not speak TLS: made when first needed."""
+        with self._lock:
+            found = [machine for machine in self.machines if machine.is_hostile]
+            if not found:
+                found = [self.add("hostile")]
+                found[0].is_hostile = True
+            return found[0]
 
     def machine(self, name):
         return next(m for m in self.machines if m.name == name)
@@ -288,6 +312,7 @@ class Network:
     def record(self, path, limit=64 << 20):
         """Writes all packets into a pcap file from now on, until it has so many bytes."""
         self._ask("record", path, limit)
+        self.heard = path
 
     def record_off(self):
         self._ask("record", "off")
