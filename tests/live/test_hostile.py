@@ -81,8 +81,9 @@ def farm():
 @pytest.mark.parametrize("mode, options, is_answered", [
     ("garbage", {"rate": 0}, False), ("garbage", {"rate": 200}, False),
     ("half", {"rate": 20, "open": 20, "hold": 500}, False),
+    ("half", {"rate": 1000, "open": 300, "hold": 10000}, False),
     ("huge", {"rate": 200, "hold": 500}, True), ("replay", {"rate": 200, "hold": 500}, True)],
-    ids=["garbage, fast", "garbage", "half", "huge", "replay"])
+    ids=["garbage, fast", "garbage", "half", "half, a crowd", "huge", "replay"])
 def test_a_job_ends_right_beside_it(farm, tmp_path, mode, options, is_answered):
     farm.finish(farm.begin())
     if mode == "replay":
