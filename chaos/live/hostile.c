@@ -424,7 +424,8 @@ static bool parse(int argc, char **argv)
 int main(int argc, char **argv)
 {
     if (!parse(argc, argv)) {
-        fprintf(stderr, "hostile: usage: hostile [OPTION]... garbage|half|huge|replay ADDRESS...\n");
+        fprintf(stderr,
+                "hostile: usage: hostile [OPTION]... garbage|half|huge|replay ADDRESS...\n");
         return 2;
     }
     struct rlimit files = {h.open_max + 64, h.open_max + 64};
