@@ -1,2 +1,0 @@
-# SPDX-License-Identifier: MIT
-"""Chaos for real processes: faults for a running farm, a verdict from outside, a report."""
