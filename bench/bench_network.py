@@ -21,7 +21,7 @@ SECONDS = 5.0           # that the speed is measured without a flood
 WARM_SECONDS = 1.0      # not measured
 CONNECTIONS = 100_000
 WARM_CONNECTIONS = 2000
-GROWTH_LIMIT_MB = 4
+GROWTH_LIMIT_MB = 8     # 80 bytes a connection; what VMs do besides makes a few MB of difference
 PORTION_BAD = 0.95      # of the speed of good VMs beside none behind a bad link
 PORTION_FLOOD = 0.6     # of the speed beside a process that burns a core
 
@@ -227,11 +227,13 @@ def measure_flood(bench, name, how, seconds, connections):
 def main():
     bench = Bench(__doc__)
     if network.why_none():
-        raise SystemExit(f"bench_network: {network.why_none()}")
-    quick = 0.2 if bench.options.quick else 1
-    measure_bad_link(bench, SECONDS * quick)
-    measure_flood(bench, "10 ms computed", COMPUTES, SECONDS * quick, bench.size(CONNECTIONS))
-    measure_flood(bench, "nothing", NOTHING, SECONDS * quick, bench.size(CONNECTIONS))
+        print(f"bench_network measures nothing: {network.why_none()}", file=sys.stderr)
+    else:
+        seconds = SECONDS * (0.2 if bench.options.quick else 1)
+        connections = bench.size(CONNECTIONS)
+        measure_bad_link(bench, seconds)
+        measure_flood(bench, "10 ms computed", COMPUTES, seconds, connections)
+        measure_flood(bench, "nothing", NOTHING, seconds, connections)
     bench.finish()
 
 
