@@ -17,7 +17,6 @@ says so, and the program is started again when the disk is well.
 """
 import ctypes
 import os
-import shutil
 import subprocess
 
 from live import shim
@@ -27,6 +26,7 @@ from live.machine import JOB
 SIZE_BYTES = 4 << 30   # of the file system; its file is sparse
 PAGE = 4096            # of a store
 CLONE_NEWNS = 0x20000
+TAKE_OUT = 'cp -a "$1/." "$2" && umount "$1" && cp -a "$2/." "$1"; rm -rf "$2"'
 _is_private = False    # this process has mounts of its own
 
 
@@ -124,12 +124,9 @@ class Disk:
         self.control.heal()
         if not self.is_real:
             return
-        copy = f"{self.home}.copy"
-        run(self.machine.command(["cp", "-a", self.home, copy]))
-        run(self.machine.command(["umount", self.home]))
         self.is_real = False
-        shutil.rmtree(self.home, ignore_errors=True)
-        os.rename(copy, self.home)
+        run(self.machine.command(["sh", "-c", TAKE_OUT, "sh", self.home,
+                                  self.image.with_suffix(".copy")]))
         self.image.unlink()
 
 

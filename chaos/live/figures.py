@@ -11,7 +11,7 @@ from collections import Counter
 
 from .history import AGAIN, CUT, FIRST, TWICE
 
-ENDS_VM = {"vm.kill", "vm.term", "vm.segv", "vm.abort", "vm.memory", "vm.loop"}
+ENDS_VM = {"vm.kill", "vm.segv", "vm.abort"}  # at once
 SILENCES_VM = {"vm.stop"}
 INITIATOR_ENDS = {"initiator.kill"}
 
@@ -135,4 +135,5 @@ def totals(history):
     given = history.verdict.get("totals")
     if isinstance(given, dict):
         found |= {name: value for name, value in given.items() if value is not None}
+        found.pop("seconds", None)  # of the run: stands at its head
     return found

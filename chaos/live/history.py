@@ -81,6 +81,7 @@ class History:
         self.lives = []
         self.programs = []       # (start, end or None) of each time the program ran
         self.attempts = Attempts()
+        self.raised = []         # attempts that raised something
         self.duration = 0.0      # of the run, in seconds
         self._read_events()
         self._read_attempts()
@@ -176,6 +177,8 @@ class History:
                 at = pending.pop(pid, None)
                 if at is not None and table.key[at] == key:
                     table.end[at] = t
+                    if what == b"X":
+                        self.raised.append(at)
 
     def _life_at(self, machine, pid, t):
         """The number of the life that this process has, made up where no event tells of it."""
@@ -232,6 +235,8 @@ def classify(history):
             end = min(following.get(life, history.lives[life].end), history.lives[life].end)
             table.end[i] = max(end, table.begin[i])
         following[table.life[i]] = table.begin[i]
+    for i in history.raised:
+        table.kind[i] = CUT
     at = 0
     while at < count:
         key, start = table.key[order[at]], at

@@ -20,8 +20,10 @@ TEXT_WIDTH = 96
 SPARKS = " ▁▂▃▄▅▆▇█"
 # Of the verdict's totals, what is said in words; all else is shown under its own name.
 TOTAL_NAMES = {"elements": "elements", "attempts": "attempts", "wasted_percent": "wasted work",
-               "kills_vm": "VMs killed", "kills_initiator": "initiators killed"}
-TIME_NAMES = {"detection_ms": "loss to re-assignment", "recovery_ms": "loss to recovery"}
+               "kills_vm": "VMs killed", "planned": "faults planned", "kills_initiator": "initiators killed"}
+TIME_NAMES = {"detection_ms": "VM ended: its element began elsewhere",
+              "detection_silent_ms": "VM silent: its element began elsewhere",
+              "recovery_ms": "program resumed: work goes on"}
 
 
 def number(value):
@@ -73,7 +75,12 @@ class Report:
     def head(self):
         """(name, value) of what run this was."""
         run, facts = self.run, []
-        for name in ("seed", "workload", "minutes", "revision", "started"):
+        options = run.get("options")
+        program = options.get("program") if isinstance(options, dict) else None
+        if program:  # of the user's own
+            run = run | {"program": shlex.join(map(str, program)), "workload": None,
+                         "minutes": None}
+        for name in ("seed", "program", "workload", "minutes", "revision", "started"):
             if run.get(name) is not None:
                 facts.append((name, str(run[name])))
         return [*facts, ("took", f"{self.history.duration:.1f} s")]
@@ -97,11 +104,12 @@ class Report:
         """(name, spread): the verdict's, then what the folder shows."""
         found = []
         for name, value in self.totals.items():
-            if isinstance(value, dict) and name.endswith("_ms"):
+            if isinstance(value, dict) and name.endswith("_ms") and value.get("count", 1):
                 words = TIME_NAMES.get(name, name.removesuffix("_ms").replace("_", " "))
-                found.append((f"{words} (verdict)", value))
-        measured = figures.times(self.history)
-        return found + [(name, value) for name, value in measured.items() if value is not None]
+                found.append((words, value))
+        said = {name for name, _ in found}
+        return found + [(name, value) for name, value in figures.times(self.history).items()
+                        if value is not None and name not in said]
 
 
 # --- text -----------------------------------------------------------------------------------------

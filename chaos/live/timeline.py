@@ -41,7 +41,7 @@ PARTITIONS = ("net.partition", "net.partition_one_way")
 def clock(seconds):
     """As ticks have it: 0.5 s, 20 s, 3:30, 1:02:00."""
     if seconds < 60:
-        return f"{seconds:g} s"
+        return f"{seconds:.3g} s"
     minutes, rest = divmod(int(round(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
