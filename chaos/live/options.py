@@ -54,8 +54,8 @@ def add_world(made):
     made.add_argument("--unordered", action="store_true",
                       help="of PROGRAM: the order of the lines that it prints does not matter")
     made.add_argument("--expect", type=Path, metavar="FILE",
-                      help="of PROGRAM: what it has to print; it does not run undisturbed then, and "
-                      "faults are spread over the minutes")
+                      help="of PROGRAM: what it has to print; it does not run undisturbed then, "
+                      "and faults are spread over the minutes")
     made.add_argument("--own-seconds", type=float, help=argparse.SUPPRESS)  # what it takes then
     made.add_argument("--command", help=argparse.SUPPRESS)  # what repeats the run
     made.add_argument("--program", nargs=argparse.REMAINDER, metavar="PROGRAM",

@@ -20,7 +20,8 @@ TEXT_WIDTH = 96
 SPARKS = " ▁▂▃▄▅▆▇█"
 # Of the verdict's totals, what is said in words; all else is shown under its own name.
 TOTAL_NAMES = {"elements": "elements", "attempts": "attempts", "wasted_percent": "wasted work",
-               "kills_vm": "VMs killed", "planned": "faults planned", "kills_initiator": "initiators killed"}
+               "kills_vm": "VMs killed", "kills_initiator": "initiators killed",
+               "planned": "faults planned", "finished_twice": "finished twice"}
 TIME_NAMES = {"detection_ms": "VM ended: its element began elsewhere",
               "detection_silent_ms": "VM silent: its element began elsewhere",
               "recovery_ms": "program resumed: work goes on"}

@@ -30,8 +30,8 @@ usage: trickle chaos [OPTIONS] PROGRAM [ARGS...]
        trickle chaos --report DIR
 
 Shows whether a program gives the same whatever happens to it. It runs once undisturbed, and then
-again, as another job on other VMs, while VMs are killed, stopped, drained and added, and the program
-itself is killed and resumed. What it prints and the results of its works have to be the same.
+again, as another job, while VMs are killed, stopped, drained and added, and the program itself is
+killed and resumed. What it prints and the results of its works have to be the same.
 
 It has to print the same each time it is run: no times, no process numbers. Its own effects, such as
 files that it writes, happen again and again; run it where that does not matter.
@@ -215,8 +215,8 @@ def carry_out(plan):
             for check in verdict["checks"]:
                 if not check["ok"]:
                     say(f"{check['name']}: {check['detail']}")
-            say(f"FAILED: round {index + 1}, {counted(count, 'fault')}; see {place}/report.html; again: "
-                f"{plan.repeats(index)}")
+            say(f"FAILED: round {index + 1}, {counted(count, 'fault')}; see {place}/report.html; "
+                f"again: {plan.repeats(index)}")
             return EXIT_FAILED
         learn(plan, index)
         index += 1
