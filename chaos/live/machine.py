@@ -69,7 +69,7 @@ class Supervisor:
         log = machine.world.log(f"vm-{machine.name}-{first}")
         self.process = machine.popen(
             [machine.world.build / "trickle-vm", "-n", str(count), "--ready-fd", str(write),
-             "--memory-limit", MEMORY_LIMIT, "--log", "info", *machine.vm_options], env,
+             "--log", "info", *machine.vm_options], env,
             pass_fds=[write], stdout=subprocess.DEVNULL, stderr=log)
         log.close()
         os.close(write)

@@ -58,8 +58,11 @@ def make_plan(options, world, classes, weights, lasting):
                                  {"initiator.kill": [(0.0, 0.1)]})
     if not weights:
         return []
-    return plan.make(options.seed, options.own_seconds or options.minutes * 60, weights, lasting,
-                     options.harshness)
+    seconds, harshness = options.minutes * 60, options.harshness
+    if options.own_seconds:
+        seconds = options.own_seconds
+        harshness *= max(1.0, own.FAULTS_LEAST * plan.MEAN_SECONDS / seconds)
+    return plan.make(options.seed, seconds, weights, lasting, harshness)
 
 
 def say(text):
@@ -113,6 +116,10 @@ def make_machines(world, options):
         if room is not None:
             room.attach(world)
     for it in world.machines:
+        if options.program:
+            it.env["TRICKLE_NOTES"] = f"{world.dir}/attempts/{it.name}"
+        else:
+            it.vm_options += ["--memory-limit", machine.MEMORY_LIMIT]
         it.start_supervisor(options.vms)
     for it in world.machines:
         it.supervisors[0].wait_ready()
@@ -192,7 +199,7 @@ def judge(world, options, items, reason, left, checks):
     """The verdict; the machines are still there, but nothing runs on them."""
     if options.program:
         seen = own.judge(world, reason, checks)
-        totals = times.totals(seen, {})
+        totals = {**times.totals(seen, {}), **own.totals(world)}
     else:
         seen, totals = judge_work(world, options, items, reason, checks)
     leftovers.check_processes(left, checks)
@@ -233,7 +240,9 @@ def perform(options, usage):
     world, checks = make_world(options), checker.Checks()
     try:
         make_machines(world, options)
-        if options.program:
+        if options.expect:
+            own.expect(world, options.expect)
+        elif options.program:
             options.own_seconds = own.run_undisturbed(world, options.program)
         items = make_plan(options, world, classes, weights, lasting)
         plan.write(world.dir / "plan.jsonl", items)
@@ -317,7 +326,6 @@ def main(words=None):
     if options.seed is None:
         options.seed = random.SystemRandom().randrange(1, 10**9)
     options.dir = (options.dir or free_folder(f"chaos-{options.seed}")).absolute()
-    options.own_seconds = None  # what an own program takes undisturbed
     options.build = (options.build or Path(os.environ["TRICKLE_BUILD"])).resolve()
     sys.path.insert(0, str(options.build / "python"))  # values of the store are unpickled here
     for number in INTERRUPTS:

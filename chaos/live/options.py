@@ -6,7 +6,8 @@ from pathlib import Path
 
 from live import workloads
 
-NOT_REPEATED = ("seed", "dir", "build", "tidy", "list", "program")  # in the command, or apart
+# In the command, or apart.
+NOT_REPEATED = ("seed", "dir", "build", "tidy", "list", "program", "command", "own_seconds")
 
 
 def parser():
@@ -52,6 +53,11 @@ def add_world(made):
     made.add_argument("--tidy", action="store_true", help="remove the folder if all was well")
     made.add_argument("--unordered", action="store_true",
                       help="of PROGRAM: the order of the lines that it prints does not matter")
+    made.add_argument("--expect", type=Path, metavar="FILE",
+                      help="of PROGRAM: what it has to print; it does not run undisturbed then, "
+                      "and faults are spread over the minutes")
+    made.add_argument("--own-seconds", type=float, help=argparse.SUPPRESS)  # what it takes then
+    made.add_argument("--command", help=argparse.SUPPRESS)  # what repeats the run
     made.add_argument("--program", nargs=argparse.REMAINDER, metavar="PROGRAM",
                       help="with its arguments: an own program instead of a workload. It runs once "
                       "undisturbed, and has to give the same under faults; the last option")
@@ -60,6 +66,8 @@ def add_world(made):
 
 def command_of(options):
     """What repeats the run."""
+    if options.command:
+        return options.command
     words = ["build/chaos/live", "--seed", str(options.seed)]
     usual = parser().parse_args([])
     for name, value in sorted(vars(options).items()):

@@ -454,7 +454,7 @@ bool slot_is_live(const struct slot *slot); /* held, and not known to be lost */
 void lease_check_down(struct trk_farm *farm); /* VMs whose death report did not come */
 void lease_describe(const struct trk_vm *vm, char *text, size_t size); /* why it was lost */
 bool lease_is_trying(struct trk_farm *farm);
-bool slot_is_promising(const struct slot *slot); /* worth waiting for: it is free, or soon */
+bool slot_is_promising(const struct slot *slot); /* worth waiting for: ours soon */
 
 /* list.c */
 struct trk_vmlist *vmlist_ref(struct trk_vmlist *list);
