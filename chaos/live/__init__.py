@@ -14,5 +14,8 @@
     checker    the verdict: it knows the input and the right answers, and reads only the folder
     times      how long things took, and may take
     own        a user's own program instead of the workloads
+    rounds     trickle chaos: such a program, round after round
+    shim       what the preloaded library does to disks and clocks: disk and clock tell it
+    history    reads a folder for the report: figures counts, timeline draws, report writes
     leftovers  processes, sockets, shared memory; memory and descriptors over time
 """

@@ -25,7 +25,8 @@ def noted(function: Callable[[Any], Any], prefix: str, stage: str) -> Callable[[
     """The function of a work, with its notes."""
     pid = os.getpid()
     name = "_".join(stage.split()) or "_"
-    fd = os.open(f"{prefix}-{pid}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(f"{prefix}-{pid}.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC,
+                 0o600)
 
     def write(what: str) -> None:
         here = _trickle.element()
