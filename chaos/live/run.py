@@ -56,6 +56,7 @@ class Run:
         self.due = {"look": 0.0, "sample": 0.0, "recorded": RECORDED_SECONDS}
         self.sampler = None  # the process that asks for what is recorded
         self.samplers = 0    # how often that was asked
+        self.unreadable = set()  # pids of programs whose store cannot be read in part
         self.chosen = 0      # how often the program was killed at a chosen instant
         self.unready = {}   # id: when to try again
         self.samples = open(world.dir / "samples.jsonl", "ab", buffering=0)
@@ -120,6 +121,8 @@ class Run:
         self.world.emit({"t": round(at, 6), "event": "fault", "id": item["id"],
                          "kind": item["kind"],
                          "until": until and round(until, 6), **event})
+        if item["kind"] == "disk.read_error":
+            self.unreadable.add(event["pid"])
         if item["kind"].startswith("initiator"):
             self.due["recorded"] = 0.0
 
@@ -161,6 +164,9 @@ class Run:
             return  # we ended it, and it goes on when that is taken back
         if self.world.disk is not None and self.world.disk.excuses(program):
             return  # it goes on when its disk does
+        if program.pid in self.unreadable and status in (-signal.SIGSEGV, -signal.SIGBUS):
+            self.world.start_program()  # a page that it had not looked at for a while
+            return
         if status == -signal.SIGKILL and program.crash:
             self.chosen += 1
             self.world.emit({"event": "fault", "id": CHOSEN + self.chosen, "kind":
