@@ -289,7 +289,8 @@ def check_rivals(evidence, checks):
         rival = seen.get(fault["id"])
         if rival is None:
             problems.append(f"nobody was refused at fault {fault['id']}")
-        elif rival["status"] not in (1, 2) and not (rival["is_done"] and rival["status"] == 0):
+        elif rival["status"] not in (1, 2) and not rival.get("is_ended") and \
+                not (rival["is_done"] and rival["status"] == 0):
             problems.append(f"status {rival['status']} at fault {fault['id']}")
     checks.add("one of two resumes is refused", problems, "status 1 or 2 of one of them")
 

@@ -191,8 +191,9 @@ class Run:
             if program.process.poll() is None and other.poll() is None:
                 continue
             self.world.rivals.remove(rival)
+            is_ended = program.crash is not None or program.pid in self.unreadable
             if other.poll() is None and program.process.returncode != 0:
-                refused, program.process = program.process, other
+                refused, program.process, program.crash = program.process, other, None
                 os.replace(self.world.dir / f"output/twice-{number}.out",
                            self.world.dir / f"output/program-{program.number}.out")
                 self.world.emit({"event": "program", "what": "end", "pid": refused.pid,
@@ -202,8 +203,10 @@ class Run:
                 other = refused
             elif other.poll() is None:
                 other.wait()  # the program has done the job, which it is about to find
+            # One that dies at the instant that it was given was not refused, but had the job.
             self.world.emit({"event": "rivals", "id": number, "status": other.returncode,
-                             "is_done": program.process.poll() == 0})
+                             "is_done": program.process.poll() == 0,
+                             "is_ended": is_ended and other.returncode < 0})
 
     # --- looking --------------------------------------------------------------------------------
 

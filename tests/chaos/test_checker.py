@@ -285,6 +285,14 @@ def test_of_two_resumes_one_is_refused(folder, status, is_done, fails):
     assert folder.failed() == (["one of two resumes is refused"] if fails else [])
 
 
+def test_one_of_two_that_dies_as_planned_had_the_job(folder):
+    folder.events += [{"t": 1.0, "event": "fault", "kind": "initiator.twice", "id": 3, "pid": 6,
+                       "detail": "while it runs"},
+                      {"t": 1.1, "event": "rivals", "id": 3, "status": -9, "is_done": False,
+                       "is_ended": True}]
+    assert folder.failed() == []
+
+
 def test_nobody_was_refused(folder):
     folder.events.append({"t": 1.0, "event": "fault", "kind": "initiator.twice", "id": 3, "pid": 6,
                           "detail": "while it runs"})
