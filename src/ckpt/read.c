@@ -504,7 +504,14 @@ static int live_piece(struct ckpt_reader *r, uint32_t stage, uint64_t seq, uint6
             break;
         }
         if (out->seq == seq) {
-            return out->first >= run->first && out->first + out->count <= end ? 0 : TRK_ECORRUPT;
+            if (out->first < run->first || out->first + out->count > end) {
+                return TRK_ECORRUPT;
+            }
+            if (out->first < at) { /* whoever reads has had its begin */
+                out->count -= at - out->first;
+                out->first = at;
+            }
+            return 0;
         }
         at = out->first + out->count;
     }

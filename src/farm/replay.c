@@ -176,8 +176,8 @@ int replay_next_known(struct replay *r, uint64_t index, uint64_t *known)
 
 /* --- recorded results ---------------- */
 
-/* Begins to give the elements found.first .. of r->result. */
-static int begin_result(struct replay *r)
+/* Begins to give the elements found.first .. of r->result, but those before from. */
+static int begin_result(struct replay *r, uint64_t from)
 {
     const struct ckpt_found *found = &r->result.found;
     uint64_t skip = found->first - r->result.run.first;
@@ -187,12 +187,12 @@ static int begin_result(struct replay *r)
         skip + found->count > r->result.run.count) {
         return damaged(r);
     }
+    r->at = found->first > from ? found->first : from;
+    r->end = found->first + found->count;
     r->payload = r->value.payloads;
-    for (uint64_t i = 0; i < skip; i++) {
+    for (uint64_t i = 0; i < r->at - r->result.run.first; i++) {
         r->payload += le_load_u32(r->value.sizes + i * 4);
     }
-    r->at = found->first;
-    r->end = found->first + found->count;
     return 0;
 }
 
@@ -251,7 +251,7 @@ int replay_take(struct replay *r, uint64_t added, bool is_closed, struct trk_res
             return TRK_END;
         }
         if (rc == 0) {
-            rc = begin_result(r);
+            rc = begin_result(r, 0);
         }
         if (rc < 0) {
             return rc;
@@ -288,7 +288,7 @@ int replay_take_at(struct replay *r, uint64_t index, struct trk_result *out)
         end_result(r);
         return TRK_END;
     }
-    rc = begin_result(r);
+    rc = begin_result(r, index);
     if (rc == 0 && r->at == index) {
         give(r, out);
         return 0;

@@ -332,6 +332,39 @@ START_TEST(a_result_without_its_element_is_a_stray)
 }
 END_TEST
 
+/* What is being given goes on where it was when a result elsewhere turns out to be a stray. */
+START_TEST(a_stray_result_does_not_disturb_those_being_given)
+{
+    uint32_t stage = stage_of_ten();
+    struct record_run run = {.first = 8, .count = 1};
+    struct trk_result result;
+    uint64_t ticket;
+    struct replay *r, *ordered;
+
+    put_results(stage, 1, 5, false);
+    put_results(stage, 7, 3, false);
+    r = replay_of(stage);
+    ordered = replay_of(stage);
+    TAKE_ALL(r, 10, 1, 2);
+    for (uint64_t i = 1; i < 3; i++) {
+        ck_assert_int_eq(replay_take_at(ordered, i, &result), 0);
+    }
+    ck_assert_int_eq(job_forget(job, stage, &run, &ticket), 0);
+    ck_assert_int_eq(job_sync(job, ticket), 0);
+    replay_refresh(r);
+    replay_refresh(ordered);
+    TAKE_ALL(r, 10, 3, 4, 5, 7, 9);
+    ck_assert_int_eq(replay_take(r, 10, false, &result), TRK_END);
+    for (uint64_t i = 3; i < 6; i++) {
+        ck_assert_int_eq(replay_take_at(ordered, i, &result), 0);
+        ck_assert_uint_eq(result.index, i);
+        ck_assert_uint_eq(((const uint8_t *)result.payload)[0], i);
+    }
+    replay_free(r);
+    replay_free(ordered);
+}
+END_TEST
+
 /* --- edits ---------------- */
 
 static void expect_taken(struct edit *e, uint64_t element, bool is_there, uint64_t at)
@@ -503,6 +536,7 @@ int main(void)
     tcase_add_test(all, results_by_index_leave_out_what_this_run_recorded);
     tcase_add_test(all, failures_can_be_forgotten);
     tcase_add_test(all, a_result_without_its_element_is_a_stray);
+    tcase_add_test(all, a_stray_result_does_not_disturb_those_being_given);
     tcase_add_test(all, equal_elements_keep_their_results_the_kth_the_kth);
     tcase_add_test(all, elements_before_the_change_are_copied_and_have_had_their_share);
     tcase_add_test(all, what_is_copied_keeps_its_turns_and_its_order);
