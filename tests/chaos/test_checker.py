@@ -192,6 +192,32 @@ def test_a_program_that_gives_nothing_though_its_job_was_not_done(folder):
     assert "each element has a result" in folder.failed()
 
 
+def damage(folder, t):
+    folder.events.append({"t": t, "event": "fault", "kind": "disk.damage", "id": 8, "pid": 5})
+
+
+def test_what_was_seen_before_a_damage_may_be_another_attempts(folder):
+    at = folder.line(2, run=0)
+    folder.outputs[0][at] = folder.outputs[0][at].replace(" 11 ", " 12 ")
+    damage(folder, 0.6)
+    assert folder.failed() == []
+
+
+def test_but_is_the_same_in_all_runs_before_it(folder):
+    folder.outputs.insert(1, list(folder.outputs[0]))
+    folder.outputs[0] = folder.outputs[0][:4]
+    for it in folder.events:
+        it["number"] = it.get("number", 0) * 2  # the last run is number 2 now
+    folder.events += [
+        {"t": 0.58, "event": "program", "what": "resume", "pid": 7, "number": 1},
+        {"t": 0.59, "event": "program", "what": "end", "pid": 7, "status": -9, "number": 1}]
+    damage(folder, 0.6)
+    assert folder.failed() == []
+    at = folder.line(2, run=0)
+    folder.outputs[0][at] = folder.outputs[0][at].replace(" 11 ", " 12 ")
+    assert folder.failed() == [SAME]
+
+
 def test_results_out_of_order(tmp_path):
     folder = Folder(tmp_path, "poison")  # one that gives a list
     for index, how in ((2, "died"), (4, "ValueError"), (6, "timeout")):
