@@ -40,9 +40,10 @@ def run(job):
     """An element: (folder, stage's name, kind, seed, index, value that it is made of or None)."""
     folder, stage, kind, seed, index, given = job
     begun = note(folder, b"B", stage, index)
-    spring(folder, stage, index)
     if kind == "poison":
-        suffer(workloads.poison(index))
+        suffer(workloads.poison(index))  # and has no tries left for traps
+    else:
+        spring(folder, stage, index)
     until = time.monotonic() + workloads.seconds(kind, seed, index)
     if kind == "words":
         with open(given, encoding="utf-8") as file:

@@ -198,6 +198,7 @@ class World:
         self.program = None   # the Initiator that runs or ran last
         self.network = None   # of the rooms that have one
         self.disk = None
+        self.is_damaged = False  # the store has been
         self.runtimes = []    # directories of sockets that are to be removed
         self.controls = {}    # of disks and clocks, by the machine's name
         self.words = []       # the command that starts the program
@@ -220,7 +221,10 @@ class World:
         self.events.write(json.dumps(event).encode() + b"\n")
 
     def resume_words(self):
-        return [self.build / "trickle", "resume", JOB]
+        """Where results were lost to damage others take their place, and what was made of those
+        is not what it was: the program says that this is fine."""
+        change = ["--on-change=keep"] if self.is_damaged else []
+        return [self.build / "trickle", "resume", *change, JOB]
 
     def start_program(self, is_new=False, crash=None):
         """Runs the program for the first time, or goes on with its job by `trickle resume`. A

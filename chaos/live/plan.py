@@ -29,11 +29,11 @@ def pick_kinds(rng, kinds):
     return chosen or dict(kinds)
 
 
-def make(seed, seconds, kinds, durations, harshness=1.0):
+def make(seed, seconds, kinds, durations, harshness=1.0, is_chosen=False):
     """Faults spread over so many seconds. kinds: {kind: weight}; durations: {kind: [(low, high)]},
-    one of which is drawn for each fault."""
+    one of which is drawn for each fault. is_chosen: the kinds are by hand, all of them are used."""
     rng = random.Random(f"plan {seed}")
-    weights = pick_kinds(rng, kinds)
+    weights = dict(kinds) if is_chosen else pick_kinds(rng, kinds)
     items, at = [], FIRST_SECONDS
     while True:
         at += rng.expovariate(harshness / MEAN_SECONDS)

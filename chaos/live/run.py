@@ -121,6 +121,8 @@ class Run:
         self.world.emit({"t": round(at, 6), "event": "fault", "id": item["id"],
                          "kind": item["kind"],
                          "until": until and round(until, 6), **event})
+        if item["kind"] == "disk.damage":
+            self.world.is_damaged = True
         if item["kind"] == "disk.read_error":
             self.unreadable.add(event["pid"])
         if item["kind"].startswith("initiator"):
