@@ -62,7 +62,8 @@ def make_plan(options, world, classes, weights, lasting):
     if options.own_seconds:
         seconds = options.own_seconds
         harshness *= max(1.0, own.FAULTS_LEAST * plan.MEAN_SECONDS / seconds)
-    return plan.make(options.seed, seconds, weights, lasting, harshness)
+    return plan.make(options.seed, seconds, weights, lasting, harshness,
+                     is_chosen=options.only is not None)
 
 
 def say(text):

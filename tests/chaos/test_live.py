@@ -48,6 +48,13 @@ def test_each_kind_of_fault_comes_with_some_seed():
     assert seen == set(faults.all_kinds()[0])
 
 
+def test_kinds_that_are_chosen_by_hand_all_come():
+    chosen = {"vm.kill": 1, "vm.term": 1, "vm.stop": 1}
+    for seed in range(20):
+        items = plan.make(seed, 120, chosen, kinds()[1], is_chosen=True)
+        assert {it["kind"] for it in items} == set(chosen)
+
+
 def test_a_counted_plan_has_just_so_many():
     items = plan.make_counted(1, {"vm.kill": 200, "initiator.kill": 50}, {})
     assert [sum(it["kind"] == kind for it in items) for kind in ("vm.kill", "initiator.kill")] == \
