@@ -136,7 +136,8 @@ class OldEpoch(HostileFault):
         with open(world.dir / f"logs/hostile-{self.item['id']}.log", "wb") as log:
             self.process = world.network.add_hostile().start(
                 BUILD / "chaos/stale", first.path("config/trickle/key"), first.path("state"),
-                names[-1].name, *targets, stdout=log, stderr=log)
+                names[-1].name, *targets, stdout=log, stderr=log,
+                env={"TRICKLE_FSCK": str(BUILD / "src/ckpt/trickle-fsck")})
         return {**self.told(world), "detail": f"the run before of {names[-1].name}"}
 
     def options(self):

@@ -533,6 +533,9 @@ TRK_MUST_USE int history_get(struct trk_work *work, uint32_t stage, uint64_t ind
 
 /* block.c [f] */
 void block_fini(struct block *block);
+/* Before it is posted: one that is handed on early keeps no room for what it might have held. Who
+ * adds an element for each result taken has as many blocks as elements. Any thread. */
+void block_trim(struct block *block);
 struct block *block_find(const struct trk_work *work, uint64_t index); /* that holds it, or NULL */
 struct block *block_of(struct trk_work *work, uint64_t index); /* of one that is not recorded */
 int blocks_put(struct trk_work *work, const struct block *block);

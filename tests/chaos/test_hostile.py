@@ -101,29 +101,61 @@ def test_a_job_ends_right_beside_it(farm, tmp_path, mode, options, is_answered):
     assert "signal" not in farm.log.read_text()  # of a VM that died
 
 
-def test_a_run_that_is_over_gets_no_lease(farm, tmp_path):
-    """Somebody who has the key goes on asking in its name."""
-    jobs = farm.here.path("state/jobs")
-    shutil.rmtree(jobs, ignore_errors=True)
-    results = ["status", "--json", "prog-1"]
-
+def kill_amid(farm, words=("run",)):
+    """Begins a job or goes on with it, and kills it when there are more results than before."""
     def recorded():
-        return json.loads(farm.here.output(net.BUILD / "trickle", *results))["recorded"]
-    first = farm.begin(200)
-    net.wait_for(lambda: (jobs / "prog-1/data.mdb").exists() and recorded() > 20, "results")
-    first.kill()
-    first.communicate()
+        if not farm.here.path("state/jobs/prog-1/data.mdb").exists():
+            return 0
+        return json.loads(farm.here.output(net.BUILD / "trickle", "status", "--json",
+                                           "prog-1"))["recorded"]
     before = recorded()
-    assert before < 200
-    second = farm.begin(200, ("resume", "prog-1"))
+    process = farm.begin(300, words)
     net.wait_for(lambda: recorded() > before, "more results")
-    world = World(farm.network, tmp_path)
-    fault = hostile.OldEpoch({"id": 1, "whom": [0.5, 0.5]})
-    assert fault.start(world)["detail"].startswith("the run before of prog")
-    farm.finish(second, 200)
-    fault.stop(world)
-    told = (tmp_path / "logs/hostile-1.log").read_text()
-    assert '"granted":0' in told and '"refused":0' not in told, told
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def stale(farm, tmp_path):
+    """Begins to ask in the name of the run before, once there has been one."""
+    shutil.rmtree(farm.here.path("state/jobs"), ignore_errors=True)
+    kill_amid(farm)
+    world, fault = World(farm.network, tmp_path), hostile.OldEpoch({"id": 1, "whom": [0.5, 0.5]})
+
+    def count():
+        found = farm.network.counters().get(("hostile", farm.there.name))
+        return found["tls"] if found else 0
+
+    def begin():
+        before = count()
+        assert fault.start(world)["detail"] == "the run before of prog-1"
+        net.wait_for(lambda: count() > before + 5, "questions")
+
+    def end():
+        fault.stop(world)
+        return json.loads((tmp_path / "logs/hostile-1.log").read_text())
+    return begin, end
+
+
+def test_a_run_that_is_over_gets_no_lease(farm, stale):
+    """Somebody who has the key goes on asking in its name."""
+    begin, end = stale
+    process = farm.begin(300, ("resume", "prog-1"))
+    net.wait_for(lambda: "leased" in farm.here.output(net.BUILD / "trickle", "vms", "--lan"),
+                 "a lease")
+    begin()
+    farm.finish(process, 300)
+    told = end()
+    assert (told["epoch"], told["granted"]) == (1, 0) and told["refused"] > 0, told
+
+
+def test_a_run_that_is_over_does_not_keep_the_next_from_its_vms(farm, stale):
+    """Nobody runs the job: VMs that have not heard of it give the lease, and get it back."""
+    begin, end = stale
+    kill_amid(farm, ("resume", "prog-1"))
+    begin()
+    farm.finish(farm.begin(300, ("resume", "prog-1")), 300)
+    assert end()["epoch"] == 1
 
 
 @pytest.mark.parametrize("cls", [*netfaults.FAULTS, *hostile.FAULTS], ids=lambda cls: cls.kind)
