@@ -93,6 +93,14 @@ def test_a_generator_nobody_closed_keeps_no_vm(supervisor):
     values.close()
 
 
+IDLE = """
+from trickle import _trickle
+farm = _trickle.Farm(program="test")
+while not all(vm["state"] == "idle" for vm in farm.vms()):
+    pass
+print(farm.vms()[0]["pid"])
+"""
+
 FROZEN = """
 import sys, time, trickle
 since = time.monotonic()
@@ -109,9 +117,7 @@ print(len(vms))
 
 def test_a_vm_that_is_stopped_is_not_waited_for_but_joins_when_it_goes_on(supervise):
     own = supervise(count=2)
-    farm = subprocess.run([sys.executable, "-c", "from trickle import _trickle\n"
-                           "print(_trickle.Farm(program='t').vms()[0]['pid'])"],
-                          env=own.env, capture_output=True, text=True)
+    farm = subprocess.run([sys.executable, "-c", IDLE], env=own.env, capture_output=True, text=True)
     frozen = int(farm.stdout)
     os.kill(frozen, signal.SIGSTOP)
     process = subprocess.Popen([sys.executable, "-c", FROZEN], env=own.env, text=True,
