@@ -39,7 +39,7 @@
 #include "vm/page.h"
 #include "vm/spool.h"
 
-#define HOST_UNPROVED_MAX 64     /* connections of a kind that have not said HELLO yet */
+#define HOST_UNPROVED_MAX 64     /* of a kind, without TLS, that have not said HELLO yet */
 #define HOST_EXIT_MS 1000        /* an orderly end may take so long */
 #define HOST_INTERRUPT_MS 500    /* interrupted code may run on for so long */
 #define HOST_AGAIN_MS 20         /* an interrupt so close to the start of its element is repeated */

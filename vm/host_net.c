@@ -272,7 +272,9 @@ static const struct net_session_ops peer_ops = {.on_message = on_message, .on_cl
 static void accept_peer(struct host *h, int fd, bool is_tcp)
 {
     bool has_keys = !is_tcp || !h->fds.is_tls || h->keys.count > 0;
-    bool has_room = h->unproved[is_tcp] < HOST_UNPROVED_MAX;
+    /* With keys the session room limits who has none, and lets no one keep the others out. */
+    bool is_limited = !is_tcp || !h->fds.is_tls;
+    bool has_room = !is_limited || h->unproved[is_tcp] < HOST_UNPROVED_MAX;
     struct peer *p = has_keys && has_room ? mem_zalloc(1, sizeof(*p)) : NULL;
     if (p == NULL) {
         log_info("vm", "a connection is not let in: %s", !has_keys ? "this VM has no key"

@@ -39,7 +39,7 @@
 #define SOCKET_PATH_MAX 108 /* of a unix socket */
 #define VMS_MAX 1024        /* of one supervisor */
 #define JOINS_MAX 16        /* programs to dial in to */
-#define UNPROVED_MAX 64     /* connections of a kind that have not said HELLO yet */
+#define UNPROVED_MAX 64     /* of a kind, without TLS, that have not said HELLO yet */
 
 struct supervisor_options {
     uint32_t count;          /* VMs */

@@ -283,7 +283,9 @@ static const struct net_session_ops watcher_ops = {.on_message = on_message,
 static void accept_watcher(struct supervisor *sup, int fd, bool is_tcp)
 {
     struct watcher *w = NULL;
-    if (sup->unproved[is_tcp] < UNPROVED_MAX) {
+    /* With keys the session room limits who has none, and lets no one keep the others out. */
+    bool is_limited = !is_tcp || keys_of(sup) == NULL;
+    if (!is_limited || sup->unproved[is_tcp] < UNPROVED_MAX) {
         w = mem_zalloc(1, sizeof(*w));
     }
     if (w == NULL) {

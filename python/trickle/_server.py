@@ -417,7 +417,12 @@ class Server:
         found = self.installer.find(where, name)
         if not callable(found):
             raise TypeError(f"{name} on this VM is a {type(found).__name__}, not a function")
-        return found, more[0] if more else {"job": None, "stage": name}
+        about = more[0] if more else {"job": None, "stage": name}
+        notes = os.environ.get("TRICKLE_NOTES")
+        if notes:
+            from ._notes import noted
+            found = noted(found, notes, about["stage"])
+        return found, about
 
     dumps = staticmethod(dumps_value)
     loads = staticmethod(loads_value)

@@ -29,6 +29,7 @@ usage: trickle PROGRAM [ARGS...]
        trickle vms [OPTIONS]
        trickle drain [OPTIONS] VM...
        trickle key new | show | import | rotate | finish
+       trickle chaos [OPTIONS] PROGRAM [ARGS...]
 
 Runs Python functions on the VMs of this machine and of the network.
 
@@ -47,6 +48,7 @@ Runs Python functions on the VMs of this machine and of the network.
   trickle vms       list the VMs that answer
   trickle drain     let VMs finish what they run, then end them
   trickle key       the key that makes machines one farm
+  trickle chaos     does a program give the same while VMs and it itself are killed?
 
 Each command has --help. trickle --version prints the version.
 """
@@ -443,6 +445,13 @@ def command_key(args):
     return keys.command_key(args)
 
 
+def command_chaos(args):
+    """The package `live` is in a directory of its own, which only this command looks into."""
+    sys.path.insert(0, f"{PACKAGE}/chaos")
+    from live import rounds
+    return rounds.command(args, os.path.dirname(trickle_vm()))
+
+
 def words_after(args, option):
     """The words behind an option, up to the next option; and args without all of these."""
     at = args.index(option)
@@ -566,7 +575,7 @@ def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
     commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain,
-                "resume": command_resume, "key": command_key}
+                "resume": command_resume, "key": command_key, "chaos": command_chaos}
     commands |= dict.fromkeys(JOB_COMMANDS, command_jobs)
     status = 0
     try:

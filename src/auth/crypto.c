@@ -23,9 +23,9 @@ static _Thread_local bool has_shut; /* this thread, for the fork that it is in *
 static bool shut(void)
 {
     struct timespec until;
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += SHUT_SECONDS;
-    return pthread_rwlock_timedwrlock(&door, &until) == 0;
+    return pthread_rwlock_clockwrlock(&door, CLOCK_MONOTONIC, &until) == 0;
 }
 
 static void at_exit(void)

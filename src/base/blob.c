@@ -36,6 +36,18 @@ struct blob *blob_dup(const void *bytes, size_t size)
     return blob;
 }
 
+void blob_trim(struct blob **blob)
+{
+    struct blob *moved;
+
+    assert(atomic_load_explicit(&(*blob)->refs, memory_order_relaxed) == 1);
+    moved = mem_realloc(*blob, sizeof(*moved) + (*blob)->size);
+    if (moved != NULL) {
+        moved->cap = moved->size;
+        *blob = moved;
+    }
+}
+
 struct blob *blob_ref(struct blob *blob)
 {
     unsigned before = atomic_fetch_add_explicit(&blob->refs, 1, memory_order_relaxed);

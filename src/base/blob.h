@@ -19,6 +19,8 @@ struct blob {
 /* A blob of size 0 with room for cap bytes, one reference for the caller; NULL: out of memory. */
 struct blob *blob_new(size_t cap);
 struct blob *blob_dup(const void *bytes, size_t size);
+/* Gives back the room that is not used; only while nobody else holds it. *blob may move. */
+void blob_trim(struct blob **blob);
 struct blob *blob_ref(struct blob *blob);
 void blob_unref(struct blob *blob); /* NULL is fine */
 

@@ -22,6 +22,26 @@ void block_fini(struct block *block)
     block->delivered = NULL;
 }
 
+/* With count of its items; as it was when that is not possible, or NULL. */
+static void *shrunk(void *array, size_t count, size_t size)
+{
+    void *moved = array != NULL ? mem_realloc(array, count * size) : NULL;
+
+    return moved != NULL ? moved : array;
+}
+
+void block_trim(struct block *block)
+{
+    if (block->bytes == NULL || block->count >= block->cap / 2) {
+        return;
+    }
+    blob_trim(&block->bytes);
+    block->offsets = shrunk(block->offsets, (size_t)block->count + 1, sizeof(*block->offsets));
+    block->digests = shrunk(block->digests, block->count, sizeof(*block->digests));
+    block->delivered = shrunk(block->delivered, block->count, sizeof(*block->delivered));
+    block->cap = block->count;
+}
+
 struct block *block_find(const struct trk_work *work, uint64_t index)
 {
     size_t low = work->blocks_head, high = work->blocks_head + work->blocks_count;

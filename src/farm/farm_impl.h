@@ -454,7 +454,7 @@ bool slot_is_live(const struct slot *slot); /* held, and not known to be lost */
 void lease_check_down(struct trk_farm *farm); /* VMs whose death report did not come */
 void lease_describe(const struct trk_vm *vm, char *text, size_t size); /* why it was lost */
 bool lease_is_trying(struct trk_farm *farm);
-bool slot_is_promising(const struct slot *slot); /* worth waiting for: it is free, or soon */
+bool slot_is_promising(const struct slot *slot); /* worth waiting for: ours soon */
 
 /* list.c */
 struct trk_vmlist *vmlist_ref(struct trk_vmlist *list);
@@ -533,6 +533,9 @@ TRK_MUST_USE int history_get(struct trk_work *work, uint32_t stage, uint64_t ind
 
 /* block.c [f] */
 void block_fini(struct block *block);
+/* Before it is posted: one that is handed on early keeps no room for what it might have held. Who
+ * adds an element for each result taken has as many blocks as elements. Any thread. */
+void block_trim(struct block *block);
 struct block *block_find(const struct trk_work *work, uint64_t index); /* that holds it, or NULL */
 struct block *block_of(struct trk_work *work, uint64_t index); /* of one that is not recorded */
 int blocks_put(struct trk_work *work, const struct block *block);

@@ -33,17 +33,19 @@ static bool slot_is_usable(const struct slot *slot)
     return slot->info.state == TRK_VM_IDLE || slot->info.state == TRK_VM_STARTING;
 }
 
-bool slot_is_promising(const struct slot *slot)
-{
-    /* A process that is ending refuses for as long as a busy machine lets it live; its supervisor
-     * tells of the next one. */
-    return slot_is_usable(slot) &&
-           (slot->refusals <= REFUSALS_FEW || slot->info.state == TRK_VM_STARTING);
-}
-
 bool slot_is_trying(const struct slot *slot)
 {
     return slot->lease == LEASE_CALLED || slot->lease == LEASE_TRYING;
+}
+
+bool slot_is_promising(const struct slot *slot)
+{
+    /* A process that is ending refuses for as long as a busy machine lets it live; its supervisor
+     * tells of the next one. One that is stopped says nothing at all. */
+    bool is_hopeless = slot->refusals > REFUSALS_FEW && slot->info.state != TRK_VM_STARTING;
+
+    return !is_hopeless && (slot_is_trying(slot) ||
+                            (slot->lease == LEASE_FREE && slot_is_usable(slot)));
 }
 
 bool lease_is_trying(struct trk_farm *farm)
@@ -433,7 +435,11 @@ static void vm_on_close(struct net_session *session, void *user, int error, cons
 
     farm_touch(vm->farm);
     if (slot->vm == vm && !vm->is_welcome) {
-        if (error < 0 && strncmp(slot->info.address, "tcp:", 4) == 0) {
+        if (error == TRK_ETIMEDOUT && slot->refusals < REFUSALS_FEW) {
+            slot->refusals = REFUSALS_FEW; /* that was long enough to wait for it */
+        }
+        if (error == TRK_ETIMEDOUT ||
+            (error < 0 && strncmp(slot->info.address, "tcp:", 4) == 0)) {
             lease_refused(vm->farm, slot, RETRY_TCP_MS, why);
         } else if (error < 0 && slot->refusals == 0) {
             lease_refused(vm->farm, slot, RETRY_MS, why);

@@ -156,8 +156,7 @@ static bool has_candidates(struct trk_farm *farm)
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         bool is_coming_back = slot->lease == LEASE_HELD && slot->vm->is_given_back;
-        if (slot_is_trying(slot) || is_coming_back ||
-            (slot->lease == LEASE_FREE && slot_is_promising(slot))) {
+        if (is_coming_back || slot_is_promising(slot)) {
             return true;
         }
     }

@@ -289,6 +289,7 @@ int trk_work_flush(struct trk_work *work)
         return 0;
     }
     work->build = NULL;
+    block_trim(block);
     return post_block(work, block);
 }
 

@@ -22,7 +22,7 @@
 #include "net/loop_impl.h"
 #include "net/session.h"
 
-#define ACCEPTS_PER_TURN 64
+#define ACCEPTS_PER_TURN 16 /* few of NET_STRANGERS_MAX: each is read before others displace it */
 #define BACK_OFF_MS 100
 
 static atomic_ullong dropped;

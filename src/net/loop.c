@@ -30,7 +30,7 @@ struct net_loop {
     char name[16];          /* of the thread, for people */
     uint8_t *scratch;       /* NET_SCRATCH_BYTES */
     struct list closers;    /* struct net_closer; loop thread */
-    unsigned strangers;     /* for sessions; loop thread */
+    struct net_strangers strangers; /* for sessions; loop thread */
 
     pthread_mutex_t mutex;   /* guards what follows */
     struct net_task *first;  /* posts, oldest first */
@@ -118,6 +118,7 @@ int net_loop_new(struct net_loop **out)
     pthread_mutex_init(&loop->mutex, NULL);
     loop->last = &loop->first;
     list_init(&loop->closers);
+    list_init(&loop->strangers.list);
     atomic_init(&loop->here, pthread_self());
     each_fd(loop, add_fd);
     *out = loop;
@@ -271,6 +272,6 @@ void net_loop_remove_closer(struct net_closer *closer) { list_remove(&closer->no
 
 struct list *net_loop_closers(struct net_loop *loop) { return &loop->closers; }
 
-unsigned *net_loop_strangers(struct net_loop *loop) { return &loop->strangers; }
+struct net_strangers *net_loop_strangers(struct net_loop *loop) { return &loop->strangers; }
 
 uint8_t *net_loop_scratch(struct net_loop *loop) { return loop->scratch; }

@@ -29,8 +29,13 @@ void net_loop_add_closer(struct net_loop *loop, struct net_closer *closer); /* l
 void net_loop_remove_closer(struct net_closer *closer);                     /* loop thread */
 struct list *net_loop_closers(struct net_loop *loop); /* all of them; loop thread */
 
-/* How many accepted sessions of this loop are in their TLS handshake. Loop thread. */
-unsigned *net_loop_strangers(struct net_loop *loop);
+/* The accepted sessions of this loop that are in their TLS handshake (net_session.stranger), oldest
+ * first. Loop thread. */
+struct net_strangers {
+    struct list list;
+    unsigned count;
+};
+struct net_strangers *net_loop_strangers(struct net_loop *loop);
 
 /* Memory for reading into within one callback; shared by all sessions of the loop. */
 #define NET_SCRATCH_BYTES ((size_t)256 * 1024)

@@ -450,6 +450,7 @@ static struct net_session *session_new(struct net_loop *loop,
     s->loop = loop;
     set_options(s, opt);
     s->fd = -1;
+    list_init(&s->stranger);
     s->in = in;
     s->timer_due_ms = NEVER;
     s->retry_wait_ms = RETRY_FIRST_MS;

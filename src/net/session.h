@@ -28,7 +28,9 @@
 struct net_session;
 
 /* Who has not proved to have a key: connections that a loop has accepted and that are in their TLS
- * handshake (the newest beyond are closed at once), and the time and bytes for each. */
+ * handshake, and the time and bytes for each. For one more another one has to go (TRK_EFULL): of
+ * those that have not begun with a key the oldest one of the address that has most of them. So
+ * who has many keeps nobody out who comes from elsewhere, or is quick. */
 #define NET_STRANGERS_MAX 64
 #define NET_HANDSHAKE_MS 3000
 #define NET_HANDSHAKE_BYTES 8192
@@ -61,8 +63,7 @@ struct net_session_options {
 TRK_MUST_USE int net_session_connect(struct net_loop *loop, const char *address,
                                      const struct net_session_options *opt,
                                      struct net_session **out);
-/* Takes over a connected socket (closed on error too). Loop thread. TRK_EFULL: too many strangers
- * already. */
+/* Takes over a connected socket (closed on error too). Loop thread. */
 TRK_MUST_USE int net_session_accept(struct net_loop *loop, int fd,
                                     const struct net_session_options *opt,
                                     struct net_session **out);

@@ -43,7 +43,8 @@ struct net_session {
     bool is_trusted;            /* net_session_set_trusted */
     bool has_greeted;           /* the peer's first message has come */
     bool owes_on_open;          /* on_open is to be called */
-    bool is_stranger;           /* counted among the loop's strangers */
+    struct list stranger;       /* in the loop's list of them; else an empty one of its own */
+    uint64_t address_tag;       /* stranger: the same for all of its address */
     bool is_corked;             /* receiving: the loop's own sends wait for its end */
     bool has_said_end;          /* TLS: the peer knows that nothing follows */
     uint8_t first_byte;         /* that came from the peer */
@@ -105,7 +106,7 @@ void net_session_read_in(struct net_session *s);
 void net_session_read_rest(struct net_session *s);
 
 /* session_tls.c: loop thread. */
-/* The session is to be TLS. 0, TRK_ENOMEM or TRK_EFULL with a sentence. */
+/* The session is to be TLS. 0 or TRK_ENOMEM with a sentence. */
 TRK_MUST_USE int net_session_use_tls(struct net_session *s, const struct net_session_options *opt,
                                      bool is_caller);
 /* s->fd has become a connection: begins with the handshake. 0 or TRK_E* (net_tls_why). */

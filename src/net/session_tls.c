@@ -6,8 +6,10 @@
  * at once, straight into the message that it belongs to; without the mutex, which senders need. */
 #include <errno.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/fail.h"
+#include "base/hash.h"
 #include "base/log.h"
 #include "net/session_impl.h"
 
@@ -16,24 +18,70 @@
 
 static void forget_stranger(struct net_session *s)
 {
-    if (s->is_stranger) {
-        s->is_stranger = false;
-        --*net_loop_strangers(s->loop);
+    if (!list_is_empty(&s->stranger)) {
+        list_remove(&s->stranger);
+        net_loop_strangers(s->loop)->count--;
     }
+}
+
+/* See NET_STRANGERS_MAX. */
+static struct net_session *pick_stranger(const struct net_strangers *all)
+{
+    struct net_session *one[NET_STRANGERS_MAX], *picked = NULL;
+    uint64_t tag[NET_STRANGERS_MAX]; /* side by side: they are compared n * n times */
+    unsigned n = 0, most = 0;
+    struct list *pos;
+    list_for_each(pos, &all->list) {
+        one[n] = container_of(pos, struct net_session, stranger);
+        tag[n] = one[n]->address_tag;
+        n++;
+    }
+    for (unsigned i = 0; i < n; i++) {
+        unsigned rank = net_tls_has_met(one[i]->tls) ? 0 : NET_STRANGERS_MAX;
+        for (unsigned k = 0; k < n; k++) {
+            rank += tag[k] == tag[i];
+        }
+        if (rank > most) {
+            most = rank;
+            picked = one[i];
+        }
+    }
+    return picked;
+}
+
+/* Makes room for one more. */
+static void evict_stranger(struct net_strangers *all)
+{
+    struct net_session *s = pick_stranger(all);
+    forget_stranger(s);
+    net_count_drop();
+    s->failed = TRK_EFULL;
+    snprintf(s->why, sizeof(s->why), "%s gave way: %u others are in their TLS handshake", s->peer,
+             NET_STRANGERS_MAX);
+    pthread_mutex_lock(&s->mutex);
+    net_session_poke(s);
+    pthread_mutex_unlock(&s->mutex);
+}
+
+static void note_stranger(struct net_session *s)
+{
+    struct net_strangers *all = net_loop_strangers(s->loop);
+    const char *port = strrchr(s->peer, ':');
+    struct digest digest = hash_digest(s->peer, port != NULL ? (size_t)(port - s->peer) : 0);
+    memcpy(&s->address_tag, digest.bytes, sizeof(s->address_tag));
+    if (all->count >= NET_STRANGERS_MAX) {
+        evict_stranger(all);
+    }
+    list_push_back(&all->list, &s->stranger);
+    all->count++;
 }
 
 int net_session_use_tls(struct net_session *s, const struct net_session_options *opt,
                         bool is_caller)
 {
-    unsigned *strangers = net_loop_strangers(s->loop);
-    if (!is_caller && *strangers >= NET_STRANGERS_MAX) {
-        net_count_drop();
-        return fail(TRK_EFULL, "%u connections are in their TLS handshake already", *strangers);
-    }
     int rc = net_tls_new(&s->tls, opt->keys, opt->role, is_caller);
     if (rc == 0 && !is_caller) {
-        s->is_stranger = true;
-        ++*strangers;
+        note_stranger(s);
     }
     return rc;
 }

@@ -380,6 +380,8 @@ void net_tls_free(struct net_tls *t)
 
 /* --- what goes wrong --------------------------------------------------------------------- */
 
+bool net_tls_has_met(const struct net_tls *t) { return t->secret_count > 0; }
+
 void net_tls_refuse(struct net_tls *t, const char *why)
 {
     snprintf(t->why, sizeof(t->why), "%s", why);

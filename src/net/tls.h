@@ -62,6 +62,9 @@ void net_tls_sent(struct net_tls *t, size_t size);
 
 /* Is the key that the peer proves, or may still prove, none of keys any more? */
 bool net_tls_is_revoked(const struct net_tls *t, const struct auth_keys *keys);
+/* Answering: the caller has begun with one of our keys. It may repeat what it has heard. */
+bool net_tls_has_met(const struct net_tls *t);
+
 /* Notes a reason of the session's own. */
 void net_tls_refuse(struct net_tls *t, const char *why);
 /* Why it failed, about the peer: "its key 1234abcd is not one of ours". "": it has not. */

@@ -99,6 +99,23 @@ START_TEST(large_blob_is_not_touched)
 }
 END_TEST
 
+START_TEST(trimmed_blob_has_its_bytes_and_no_more_room)
+{
+    struct blob *b = blob_new(100000);
+
+    memcpy(b->data, "abc", 3);
+    b->size = 3;
+    mem_fail_after(_i);
+    blob_trim(&b);
+    mem_fail_after(0);
+    ck_assert_uint_eq(b->cap, _i == 0 ? 3 : 100000);
+    ck_assert_uint_eq(b->size, 3);
+    ck_assert_mem_eq(b->data, "abc", 3);
+    blob_unref(b);
+    ck_assert_uint_eq(mem_live(), 0);
+}
+END_TEST
+
 START_TEST(too_large_or_no_memory_is_null)
 {
     ck_assert_ptr_null(blob_new(SIZE_MAX));
@@ -120,6 +137,7 @@ int main(void)
     tcase_add_test(tc, last_unref_frees);
     tcase_add_test(tc, counting_is_atomic);
     tcase_add_test(tc, large_blob_is_not_touched);
+    tcase_add_loop_test(tc, trimmed_blob_has_its_bytes_and_no_more_room, 0, 2);
     tcase_add_test(tc, too_large_or_no_memory_is_null);
     suite_add_tcase(s, tc);
     return run_suite(s);

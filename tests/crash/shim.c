@@ -7,7 +7,8 @@
  *
  * What counts as a store's is a file called data.mdb. The helper that checks stores is left
  * alone. */
-#include <dlfcn.h>
+#include "chaos/live/preload.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -70,14 +71,9 @@ static bool count(enum what what)
 
 static bool is_store(int fd)
 {
-    char link[64], path[4096];
-    ssize_t n;
+    char path[4096];
+    size_t n = is_on ? preload_path(fd, path, sizeof(path)) : 0;
 
-    if (!is_on) {
-        return false;
-    }
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
-    n = readlink(link, path, sizeof(path));
     return n > 9 && memcmp(path + n - 9, "/data.mdb", 9) == 0;
 }
 
@@ -87,12 +83,6 @@ static bool is_socket(int fd)
 
     return is_on && fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode);
 }
-
-#define NEXT(type, name, ...)                                          \
-    static type (*next)(__VA_ARGS__);                                  \
-    if (next == NULL) {                                                \
-        *(void **)&next = dlsym(RTLD_NEXT, name);                      \
-    }
 
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at)
 {
@@ -110,6 +100,7 @@ ssize_t pwrite(int fd, const void *bytes, size_t size, off_t at)
     }
     return n;
 }
+ALSO_64(pwrite);
 
 ssize_t writev(int fd, const struct iovec *parts, int parts_count)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* test_work.c - streams of elements over real VM processes, whole and while VMs die. */
 #include <check.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -293,6 +294,22 @@ START_TEST(work_that_is_not_finished_can_be_freed)
 }
 END_TEST
 
+START_TEST(elements_that_come_one_by_one_take_no_more_memory_than_many)
+{
+    struct trk_work *work = work_new(false, 0, 0);
+    size_t before = mallinfo2().uordblks;
+
+    for (int i = 0; i < 5000; i++) { /* what a program does that adds one when it has taken one */
+        ck_assert_int_eq(trk_work_add(work, "x", 1), 0);
+        ck_assert_int_eq(trk_work_flush(work), 0);
+    }
+    size_t after = mallinfo2().uordblks;
+    ck_assert_msg(after < before + (8 << 20), "5,000 elements of a byte take %zu bytes",
+                  after - before);
+    trk_work_free(work);
+}
+END_TEST
+
 START_TEST(work_goes_on_when_its_only_vms_come_back)
 {
     struct run run = {.work = work_new(false, 1000, 0), .n = 20000, .fn = number_text};
@@ -320,6 +337,7 @@ int main(void)
     tcase_add_loop_test(tc, a_cancelled_work_ends_and_leaves_no_busy_vm, 0, 2);
     tcase_add_test(tc, two_works_share_the_vms);
     tcase_add_test(tc, work_that_is_not_finished_can_be_freed);
+    tcase_add_test(tc, elements_that_come_one_by_one_take_no_more_memory_than_many);
     tcase_add_test(tc, work_goes_on_when_its_only_vms_come_back);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

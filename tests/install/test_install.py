@@ -102,6 +102,15 @@ def test_c_program_is_built_with_pkg_config(linking, prefix, installed, tmp_path
         vms.wait(timeout=10)
 
 
+def test_chaos_for_an_own_program(installed, tmp_path):
+    (tmp_path / "prog.py").write_text("import time\ndef work(x):\n    time.sleep(0.01)\n"
+                                      "    return x\n"
+                                      "print(sum(forkwork(connect(), work, range(300))))\n")
+    result = installed("chaos", "--seed", "1", "--dir", "run", "prog.py", cwd=tmp_path)
+    assert result.returncode == 0 and "trickle chaos: ok: 1 round" in result.stderr, result.stderr
+    assert (tmp_path / "run/report.html").is_file()
+
+
 def test_library_shows_only_the_public_names(prefix):
     library = next(prefix.glob("lib/**/libtrickle.so"))
     names = [line.split()[-1] for line in

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -37,14 +38,17 @@ static int listen_somewhere(char address[128])
     return fd;
 }
 
-/* The two ends of a TCP connection; raw's calls wait. */
-static void tcp_pair(int *fd, int *raw)
+/* The two ends of a TCP connection, raw's with an address of its own; raw's calls wait. */
+static void tcp_pair(const char *from, int *fd, int *raw)
 {
-    char address[128];
-    struct net_address a;
+    char address[128], own[128];
+    struct net_address a, b;
     int listener = listen_somewhere(address);
     ck_assert_int_eq(net_address_parse(&a, address), 0);
+    snprintf(own, sizeof(own), "tcp:%s:0", from);
+    ck_assert_int_eq(net_address_parse(&b, own), 0);
     *raw = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    ck_assert_int_eq(bind(*raw, (const struct sockaddr *)&b.sa, b.size), 0);
     ck_assert_int_eq(connect(*raw, (const struct sockaddr *)&a.sa, a.size), 0);
     *fd = accept(listener, NULL, NULL);
     ck_assert_int_ge(*fd, 0);
@@ -52,21 +56,23 @@ static void tcp_pair(int *fd, int *raw)
 }
 
 /* A VM's end of a session with a key, made for raw to talk to; not accepted yet. */
-static struct peer *end_new(int *raw)
+static struct peer *end_new(const char *from, int *raw)
 {
     struct peer *p = peer_new(there);
     p->opt.keys = &ours;
     p->opt.role = AUTH_VM;
-    tcp_pair(&p->fd, raw);
+    tcp_pair(from, &p->fd, raw);
     return p;
 }
 
-static struct peer *accept_raw(int *raw)
+static struct peer *accept_from(const char *address, int *raw)
 {
-    struct peer *p = end_new(raw);
+    struct peer *p = end_new(address, raw);
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     return p;
 }
+
+static struct peer *accept_raw(int *raw) { return accept_from("127.0.0.1", raw); }
 
 static void check_closed(struct peer *p, int error, const char *says)
 {
@@ -169,7 +175,7 @@ START_TEST(slow_handshake_is_dropped_and_counted)
 {
     static const char bytes[] = "\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03";
     int raw;
-    struct peer *p = end_new(&raw);
+    struct peer *p = end_new("127.0.0.1", &raw);
     p->opt.hello_ms = 60;
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     for (int i = 0; i < _i; i++) {
@@ -184,7 +190,7 @@ END_TEST
 START_TEST(patient_session_has_no_patience_for_strangers)
 {
     int raw;
-    struct peer *p = end_new(&raw);
+    struct peer *p = end_new("127.0.0.1", &raw);
     p->opt.hello_ms = 100000;
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     check_closed(p, TRK_ETIMEDOUT, "did not finish the TLS handshake within 3000 ms");
@@ -238,42 +244,88 @@ START_TEST(handshake_does_not_outlast_its_key)
 }
 END_TEST
 
-START_TEST(strangers_are_few)
+/* What raw says now comes as a message. */
+static void expect_greeting(struct peer *p, struct net_tls *t, int raw)
 {
-    struct peer *p[NET_STRANGERS_MAX], *known, *more;
-    int raw[NET_STRANGERS_MAX], known_raw, more_raw;
-    char byte;
-    known = accept_raw(&known_raw); /* who has proved to have the key is no stranger */
-    struct net_tls *t = call_raw(known_raw);
-    end_call(t, known_raw);
-    for (int i = 0; i < NET_STRANGERS_MAX; i++) {
-        p[i] = accept_raw(&raw[i]);
-    }
-    more = end_new(&more_raw);
-    ck_assert_int_eq(peer_accept(more, more->fd), TRK_EFULL);
-    ck_assert_uint_eq(read_all(more_raw, &byte, 1), 0); /* the newest is closed at once */
-    close(more_raw);
-    ck_assert_int_eq(known->closed, 0);
-    close(raw[0]);
-    peer_wait_closed(p[0]);
-    struct peer *next = accept_raw(&more_raw); /* and when one has gone there is room */
-    close(more_raw);
-    close(known_raw);
-    for (int i = 1; i < NET_STRANGERS_MAX; i++) {
+    uint8_t head[WIRE_HEADER_BYTES];
+    size_t size;
+    wire_header_put(head, &(struct wire_header){.type = WIRE_HELLO});
+    const struct iovec iov = {head, sizeof(head)};
+    end_call(t, raw);
+    ck_assert_int_eq(net_tls_write(t, &iov, 1), (ssize_t)sizeof(head));
+    const uint8_t *bytes = net_tls_output(t, &size);
+    write_all(raw, bytes, size);
+    peer_wait_messages(p, 1);
+    net_tls_free(t);
+}
+
+/* Ends with all of them closed. */
+static void end_strangers(struct peer **p, const int *raw, int count)
+{
+    for (int i = 0; i < count; i++) {
         close(raw[i]);
         peer_wait_closed(p[i]);
-        ck_assert_int_eq(p[i]->error, TRK_EIO);
     }
-    peer_wait_closed(next);
-    peer_wait_closed(known);
-    net_tls_free(t);
     loops_free();
-    for (int i = 0; i < NET_STRANGERS_MAX; i++) {
+    for (int i = 0; i < count; i++) {
         peer_free(p[i]);
     }
-    peer_free(known);
-    peer_free(next);
-    peer_free(more);
+}
+
+#define CROWD (2 * NET_STRANGERS_MAX)
+
+START_TEST(strangers_are_few)
+{
+    struct peer *p[NET_STRANGERS_MAX + 2];
+    int raw[NET_STRANGERS_MAX + 2];
+    p[0] = accept_raw(&raw[0]); /* who has proved to have the key is no stranger */
+    struct net_tls *t = call_raw(raw[0]);
+    end_call(t, raw[0]);
+    for (int i = 1; i < NET_STRANGERS_MAX + 2; i++) {
+        p[i] = accept_raw(&raw[i]);
+    }
+    check_closed(p[1], TRK_EFULL, "gave way"); /* the oldest; nobody else */
+    close(raw[2]);
+    peer_wait_closed(p[2]);
+    ck_assert_int_eq(p[2]->error, TRK_EIO);
+    ck_assert_int_eq(p[0]->closed + p[3]->closed + p[NET_STRANGERS_MAX + 1]->closed, 0);
+    raw[2] = -1;
+    net_tls_free(t);
+    end_strangers(p, raw, NET_STRANGERS_MAX + 2);
+}
+END_TEST
+
+START_TEST(crowd_of_one_address_keeps_no_other_out)
+{
+    struct peer *p[CROWD + 1];
+    int raw[CROWD + 1];
+    for (int i = 0; i < CROWD; i++) {
+        p[i] = accept_raw(&raw[i]);
+        if (i == NET_STRANGERS_MAX / 2) { /* from elsewhere, and silent for now */
+            p[CROWD] = accept_from("127.0.0.2", &raw[CROWD]);
+        }
+    }
+    expect_greeting(p[CROWD], call_raw(raw[CROWD]), raw[CROWD]);
+    end_strangers(p, raw, CROWD + 1);
+}
+END_TEST
+
+START_TEST(crowd_keeps_nobody_out_who_has_begun_with_a_key)
+{
+    struct peer *p[CROWD + 1];
+    int raw[CROWD + 1];
+    struct net_tls *t = NULL;
+    for (int i = 0; i < CROWD; i++) {
+        p[i] = accept_raw(&raw[i]);
+        if (i == NET_STRANGERS_MAX / 2) {
+            p[CROWD] = accept_raw(&raw[CROWD]);
+            t = call_raw(raw[CROWD]);
+            struct pollfd answer = {.fd = raw[CROWD], .events = POLLIN};
+            ck_assert_int_eq(poll(&answer, 1, 10000), 1);
+        }
+    }
+    expect_greeting(p[CROWD], t, raw[CROWD]);
+    end_strangers(p, raw, CROWD + 1);
 }
 END_TEST
 
@@ -300,7 +352,7 @@ END_TEST
 START_TEST(silence_after_the_handshake_is_dropped)
 {
     int raw;
-    struct peer *p = end_new(&raw);
+    struct peer *p = end_new("127.0.0.1", &raw);
     p->opt.hello_ms = 100;
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     struct net_tls *t = call_raw(raw);
@@ -384,7 +436,7 @@ static void path_open(struct path *p, int flip_from, size_t flip_at, uint8_t fli
     char address[128];
     int listener = listen_somewhere(address);
     memset(&p->relay, 0, sizeof(p->relay));
-    p->end = end_new(&p->relay.fd[1]);
+    p->end = end_new("127.0.0.1", &p->relay.fd[1]);
     p->end->is_echo = true;
     p->client = peer_new(here);
     p->client->opt.keys = &ours;
@@ -532,6 +584,8 @@ static void add_tests(TCase *t)
     tcase_add_test(t, long_handshake_is_dropped_and_counted);
     tcase_add_loop_test(t, handshake_does_not_outlast_its_key, 0, 2);
     tcase_add_test(t, strangers_are_few);
+    tcase_add_test(t, crowd_of_one_address_keeps_no_other_out);
+    tcase_add_test(t, crowd_keeps_nobody_out_who_has_begun_with_a_key);
     tcase_add_test(t, garbage_under_the_key_is_dropped);
     tcase_add_test(t, silence_after_the_handshake_is_dropped);
     tcase_add_loop_test(t, changed_bytes_change_no_message, 0, 2);

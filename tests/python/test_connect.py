@@ -1,5 +1,10 @@
 # SPDX-License-Identifier: MIT
 """connect(): how many VMs, and what it says when there are too few."""
+import os
+import signal
+import subprocess
+import sys
+
 import pytest
 
 import trickle
@@ -86,3 +91,40 @@ def test_a_generator_nobody_closed_keeps_no_vm(supervisor):
         assert next(values) == 0
     wait_given_back()
     values.close()
+
+
+IDLE = """
+from trickle import _trickle
+farm = _trickle.Farm(program="test")
+while not all(vm["state"] == "idle" for vm in farm.vms()):
+    pass
+print(farm.vms()[0]["pid"])
+"""
+
+FROZEN = """
+import sys, time, trickle
+since = time.monotonic()
+vms = trickle.connect()
+print(len(vms), time.monotonic() - since < 15, flush=True)
+print(sum(trickle.forkwork(vms, abs, range(100))), flush=True)
+sys.stdin.readline()
+while len(vms) < 2:
+    time.sleep(0.01)
+    trickle.forkwork(vms, abs, range(10))
+print(len(vms))
+"""
+
+
+def test_a_vm_that_is_stopped_is_not_waited_for_but_joins_when_it_goes_on(supervise):
+    own = supervise(count=2)
+    farm = subprocess.run([sys.executable, "-c", IDLE], env=own.env, capture_output=True, text=True)
+    frozen = int(farm.stdout)
+    os.kill(frozen, signal.SIGSTOP)
+    process = subprocess.Popen([sys.executable, "-c", FROZEN], env=own.env, text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert process.stdout.readline() == "1 True\n"
+        assert process.stdout.readline() == "4950\n"
+    finally:
+        os.kill(frozen, signal.SIGCONT)
+    assert process.communicate("\n", timeout=60)[0] == "2\n"
