@@ -329,8 +329,8 @@ START_TEST(children_exit_in_order)
 }
 END_TEST
 
-/* LeakSanitizer asks for this. What threads hold that are still at work is not lost, but it may look
- * so: it cannot stop all of them. And each exit would take a second. */
+/* LeakSanitizer asks for this. What threads hold that are still at work is not lost, but it may
+ * look so: it cannot stop all of them. And each exit would take a second. */
 __attribute__((visibility("default"))) int __lsan_is_turned_off(void);
 int __lsan_is_turned_off(void) { return 1; }
 __attribute__((visibility("default"))) const char *__tsan_default_options(void);
