@@ -14,6 +14,7 @@
 static const char *const state_names[] = {
     [TRK_VM_STARTING] = "starting", [TRK_VM_IDLE] = "idle",         [TRK_VM_LEASED] = "leased",
     [TRK_VM_FAILING] = "failing",   [TRK_VM_STOPPING] = "stopping", [TRK_VM_LOST] = "lost",
+    [TRK_VM_FINISHING] = "finishing",
 };
 
 static struct farm_object *as_farm(PyObject *self)

@@ -175,6 +175,7 @@ struct trk_vmlist {
     bool need_all;            /* [c] */
     uint64_t deadline_ms;     /* [f] loop time */
     uint32_t wait_ms;         /* [c] */
+    bool has_said;            /* [f] what it waits for */
     enum vmlist_state state;  /* [m] */
     char text[512];           /* [m] why it failed */
     struct slot **slots;      /* [m] written by the farm thread: the slots that serve it */

@@ -26,7 +26,7 @@ static bool slot_is_usable(const struct slot *slot)
     if (slot->sup == NULL) {
         return false;
     }
-    if (slot->info.state == TRK_VM_LEASED) {
+    if (slot->info.state == TRK_VM_LEASED || slot->info.state == TRK_VM_FINISHING) {
         /* By us, who have lost it: the VM has not noticed, and ends that lease when we ask. */
         return memcmp(slot->info.incarnation, slot->ours, sizeof(slot->ours)) == 0;
     }

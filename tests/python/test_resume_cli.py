@@ -96,6 +96,25 @@ def test_after_kill_9(job):
     assert job.status()["runs"] == 2
 
 
+def test_resumed_at_once_it_waits_for_vms_that_finish_what_they_run(job, supervise):
+    """They are the last run's, and the only ones there are."""
+    vms = supervise(count=2)
+    job.command.env["TRICKLE_RUNTIME"] = vms.runtime
+    job.process = job.command.start("run", job.program)
+    job.wait_recorded(10)
+    job.process.kill()
+    job.process.communicate()
+    job.process = job.command.start("resume", job.name)
+    said = job.process.stderr.readline() + job.process.stderr.readline()
+    assert "waiting for 2 VMs that finish what they run for" in said and "gone" in said, said
+    finishing = [vm["state"] for vm in job.json("vms")]
+    job.open_gate()
+    status, out, err = job.finish()
+    assert (status, out, finishing) == (0, f"{job.sum}\n", ["finishing"] * 2), err
+    again = [x for x, n in job.runs().items() if n != 1]
+    assert again in ([], [10], [11]), err  # what the one that is free later holds comes late
+
+
 def test_a_job_that_is_done_runs_nothing(job):
     job.open_gate()
     job.start()
