@@ -162,6 +162,7 @@ static void on_join(struct caller *c, const struct wire_join *join)
         join_forget(slot);
         if (lease_joined(farm, slot, session) < 0) {
             refuse(c, "out of memory");
+            miss(farm, slot, "out of memory");
             return;
         }
     }

@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "auth/keyfile.h"
+#include "base/mem.h"
 #include "tests/farm/rig.h"
 #include "tests/net/peer.h"
 #include "tests/suite.h"
@@ -278,6 +280,41 @@ START_TEST(vm_of_another_supervisor_is_refused)
 }
 END_TEST
 
+static void wait_heard_or_closed(struct peer *p)
+{
+    struct timespec until;
+    int rc = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 10;
+    pthread_mutex_lock(&p->mutex);
+    while (rc == 0 && p->count == 0 && p->closed == 0) {
+        rc = pthread_cond_timedwait(&p->changed, &p->mutex, &until);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    ck_assert_msg(rc == 0, "neither a word nor the end of the connection in 10 s");
+}
+
+/* What the farm has for it fails at the n-th allocation, from when it says JOIN. */
+START_TEST(vm_that_comes_while_memory_is_short_is_asked_again)
+{
+    join_supervisor();
+    for (uint64_t n = 3; n < 6; n++) { /* before is what it is sent and received with */
+        struct peer *p = call();
+        peer_wait_opened(p);
+        struct blob *body = wire_join_encode(&dial);
+        mem_fail_after(n);
+        (void)!net_session_send(p->session, WIRE_JOIN, 0, body);
+        wait_heard_or_closed(p);
+        mem_fail_after(0);
+        finish(p);
+        expect_dial(2 * (size_t)n - 3, dial.id[0]);
+        send_vm((uint8_t)n, TRK_VM_IDLE); /* another one, which has never refused */
+        expect_dial(2 * (size_t)n - 2, (uint8_t)n);
+    }
+    expect_lease();
+}
+END_TEST
+
 START_TEST(supervisor_that_is_there_twice_counts_once)
 {
     static const uint8_t zero[16];
@@ -397,6 +434,7 @@ int main(void)
     tcase_add_test(tc, vm_that_comes_and_says_nothing_is_asked_again);
     tcase_add_test(tc, vm_that_refuses_is_asked_again);
     tcase_add_test(tc, vm_of_another_supervisor_is_refused);
+    tcase_add_test(tc, vm_that_comes_while_memory_is_short_is_asked_again);
     tcase_add_test(tc, supervisor_that_is_there_twice_counts_once);
     tcase_add_test(tc, who_is_no_vm_is_not_let_in);
     tcase_add_test(tc, garbage_is_dropped);
