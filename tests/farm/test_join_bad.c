@@ -149,15 +149,31 @@ static void end(void)
     ck_assert_int_eq(rmdir(home), 0);
 }
 
-/* The right one is still wanted. */
-static void expect_lease(void)
+/* The VM that was asked to, with its token; the farm says HELLO. */
+static struct peer *dial_in(void)
 {
     struct peer *p = call();
     join_as(p, dial.id, dial.token);
     expect_first(p, WIRE_HELLO);
+    return p;
+}
+
+/* The right one is still wanted. */
+static void expect_lease(void)
+{
+    struct peer *p = dial_in();
     welcome(p, dial.id[0]);
     ck_assert_int_eq(trk_connect_wait(list, 10000), 0);
     finish(p);
+}
+
+/* The farm has ended the session of a VM that came, and asks that VM again. */
+static void expect_end_and_dial(struct peer *p)
+{
+    peer_wait_closed(p);
+    peer_free(p);
+    expect_dial(3, 'v');
+    expect_lease();
 }
 
 START_TEST(only_the_right_token_is_taken)
@@ -181,9 +197,7 @@ END_TEST
 START_TEST(token_counts_once)
 {
     join_supervisor();
-    struct peer *first = call(), *second = call();
-    join_as(first, dial.id, dial.token);
-    expect_first(first, WIRE_HELLO);
+    struct peer *first = dial_in(), *second = call();
     join_as(second, dial.id, dial.token);
     expect_refused(second, "token");
     welcome(first, 'v');
@@ -240,13 +254,8 @@ END_TEST
 START_TEST(vm_that_comes_and_says_nothing_is_asked_again)
 {
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
-    peer_wait_closed(p);
-    expect_dial(3, 'v');
-    expect_lease();
-    peer_free(p);
+    struct peer *p = dial_in();
+    expect_end_and_dial(p);
 }
 END_TEST
 
@@ -254,14 +263,9 @@ START_TEST(vm_that_refuses_is_asked_again)
 {
     struct wire_welcome no = {.is_accepted = false, .reason = "busy"};
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
+    struct peer *p = dial_in();
     peer_send(p, WIRE_WELCOME, 0, wire_welcome_encode(&no));
-    peer_wait_closed(p);
-    peer_free(p);
-    expect_dial(3, 'v');
-    expect_lease();
+    expect_end_and_dial(p);
 }
 END_TEST
 
@@ -269,14 +273,9 @@ START_TEST(vm_of_another_supervisor_is_refused)
 {
     struct wire_welcome w = {.is_accepted = true, .vm = {.state = TRK_VM_LEASED}};
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
+    struct peer *p = dial_in();
     peer_send(p, WIRE_WELCOME, 0, wire_welcome_encode(&w)); /* supervisor: zero */
-    peer_wait_closed(p);
-    peer_free(p);
-    expect_dial(3, 'v');
-    expect_lease();
+    expect_end_and_dial(p);
 }
 END_TEST
 
