@@ -267,6 +267,35 @@ START_TEST(a_list_of_free_pages_with_wrong_flags_is_noticed)
 }
 END_TEST
 
+/* Transactions begin at 1, and LMDB takes a last one of 0 for none: it would read that entry again
+ * and again, hand out its pages twice and end the process. */
+START_TEST(free_pages_of_a_transaction_that_never_was_are_noticed)
+{
+    uint8_t *page = sound + free_list();
+    uint16_t first, last, lower;
+    uint64_t newest[2], never;
+    char why[200];
+
+    memcpy(&lower, page + 12, sizeof(lower));
+    memcpy(&first, page + 16, sizeof(first));
+    memcpy(&last, page + lower - 2, sizeof(last));
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(&newest[i], sound + i * PAGE + 16 + 128, sizeof(newest[i]));
+    }
+    never = (newest[0] > newest[1] ? newest[0] : newest[1]) + 1;
+    memcpy(page + last + 8, &never, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_int_eq(pages_check(data(), why, sizeof(why)), TRK_ECORRUPT);
+    never--; /* the newest one's own are there, or at least may be */
+    memcpy(page + last + 8, &never, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_msg(pages_check(data(), why, sizeof(why)) == 0, "%s", why);
+    memset(page + first + 8, 0, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_int_eq(pages_check(data(), why, sizeof(why)), TRK_ECORRUPT);
+}
+END_TEST
+
 enum damage { ZEROED, TORN, OLDER, OLDER_HALF, GARBAGE, DAMAGE_COUNT };
 
 START_TEST(any_damaged_page_is_survived)
@@ -582,6 +611,7 @@ int main(void)
     tcase_add_loop_test(tc, any_flipped_byte_is_survived, 0, FLIP_SHARES);
     tcase_add_test(tc, an_entry_that_lies_about_its_size_is_noticed);
     tcase_add_test(tc, a_list_of_free_pages_with_wrong_flags_is_noticed);
+    tcase_add_test(tc, free_pages_of_a_transaction_that_never_was_are_noticed);
     tcase_add_loop_test(tc, any_damaged_page_is_survived, 0, DAMAGE_COUNT);
     tcase_add_test(tc, a_file_cut_at_any_page_is_survived);
     tcase_add_test(tc, a_whole_older_store_is_noticed_by_its_note);

@@ -23,6 +23,7 @@
 #include "base/blob.h"
 #include "base/sys.h"
 #include "net/session.h"
+#include "tests/suite.h"
 
 #define ENDS 8         /* processes per test; TRICKLE_FULL: many more */
 #define ENDS_FULL 400
@@ -346,9 +347,5 @@ int main(void)
     tcase_add_test(t, exit_handlers_may_close_sessions);
     tcase_add_test(t, children_exit_in_order);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }

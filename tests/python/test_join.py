@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from machines import Lan, wait_for
+from machines import GATED_WORK, Lan, wait_for
 from supervisors import BUILD
 from test_lan_faults import recorded, runs, wait_said
 from test_lan_keys import wait_logged
@@ -267,17 +267,8 @@ PROGRAM_ANSWER = """[(0, True), (1, True), (4, True), (9, True), (16, True)]
 [(49, True), (49, True)]
 """
 
-# Elements wait for files on their machine: from 10 on for "gate", the last two for "end". Each run
-# of one is a line in "log" there.
-JOB = """
-import os, time
-def work(x):
-    with open("log", "a") as log:
-        log.write(f"{x}\\n")
-    for first, name in ((10, "gate"), (18, "end")):
-        while x >= first and not os.path.exists(name):
-            time.sleep(0.01)
-    return x * x
+# The last two elements wait for "end".
+JOB = "LAST = 18" + GATED_WORK + """
 vms = connect(2)
 print(sum(forkwork(vms, work, range(20))))
 """
