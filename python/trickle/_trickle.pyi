@@ -99,8 +99,9 @@ class Work:
              dumps: Callable[[Any], bytes], limit: int = ..., leave_open: bool = False) -> bool:
         """Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and adds
         them until the window is full or limit were added. True: the iterator is exhausted (the
-        work is then closed, as close(leave_open) does). An exception of the iterator or of dumps comes out after the
-        elements pulled before it were added; a chunk under way is kept for the next feed."""
+        work is then closed, as close(leave_open) does). An exception of the iterator or of dumps
+        comes out after the elements pulled before it were added; a chunk under way is kept for the
+        next feed."""
     def turn(self) -> int: ...
     def next(self, timeout: float | None, loads: Callable[[Any], Any],
              ) -> tuple[int, int, Any, int] | None:

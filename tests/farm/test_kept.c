@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_kept.c - elements that are kept in the store of a job: read back by whoever resumes it, also
- * of lists that were left open or have changed; what is lost is told, and put again from the list. */
+ * of lists that were left open or have changed; what is lost is told, and put again. */
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 
 #include <check.h>
