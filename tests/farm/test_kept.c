@@ -221,6 +221,8 @@ static void lose(uint32_t stage, uint64_t first)
     ck_assert_int_eq(job_sync(job, ticket), 0);
 }
 
+static unsigned put_late; /* blocks whose elements were put after their work record */
+
 /* Blocks of elements that were put since the last time that this was asked. Closes and opens. */
 static unsigned blocks_put(enum trk_on_change on_change)
 {
@@ -231,7 +233,7 @@ static unsigned blocks_put(enum trk_on_change on_change)
     struct ckpt_env env;
     MDB_cursor *cursor;
     MDB_val key, value;
-    struct record r;
+    struct record r, work;
     MDB_txn *txn;
 
     close_all();
@@ -239,10 +241,14 @@ static unsigned blocks_put(enum trk_on_change on_change)
     ck_assert_int_eq(env_open(&env, dir, ENV_CHECK, 0), 0);
     ck_assert_int_eq(ldb_begin(env.mdb, MDB_RDONLY, &txn), 0);
     ck_assert_int_eq(ldb_cursor(txn, env.tables[CKPT_ELEMENTS], &cursor), 0);
+    put_late = 0;
     while (ldb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0) {
         ck_assert_int_eq(record_get(&r, value.mv_data, value.mv_size), 0);
         newest = r.version > newest ? r.version : newest;
         n += r.version > seen;
+        ck_assert_int_eq(ldb_get(txn, env.tables[CKPT_WORK], key.mv_data, key.mv_size, &value), 0);
+        ck_assert_int_eq(record_get(&work, value.mv_data, value.mv_size), 0);
+        put_late += work.version < r.version;
     }
     seen = newest;
     mdb_cursor_close(cursor);
@@ -352,6 +358,21 @@ START_TEST(elements_that_were_not_kept_are_told_and_kept_the_next_time)
 END_TEST
 
 /* --- lists and code that change ---------------- */
+
+/* New blocks, blocks of a list that has changed, elements with results of equal ones. */
+START_TEST(bytes_are_put_before_what_tells_of_them)
+{
+    run(1600, 0);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_KEEP), 3);
+    ck_assert_uint_eq(put_late, 0);
+    run(1600, 50);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_KEEP), 3);
+    ck_assert_uint_eq(put_late, 0);
+    run(1500, 50);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_REFUSE), 3);
+    ck_assert_uint_eq(put_late, 0);
+}
+END_TEST
 
 START_TEST(a_changed_list_is_kept_as_it_is_now)
 {
@@ -657,6 +678,7 @@ int main(void)
     tcase_add_test(all, a_job_goes_on_without_whoever_made_its_elements);
     tcase_add_test(all, a_list_that_was_left_open_is_not_closed);
     tcase_add_test(all, elements_that_were_not_kept_are_told_and_kept_the_next_time);
+    tcase_add_test(all, bytes_are_put_before_what_tells_of_them);
     tcase_add_test(all, a_changed_list_is_kept_as_it_is_now);
     tcase_add_test(all, a_cut_block_that_was_lacking_is_kept);
     tcase_add_test(all, changed_code_that_runs_again_has_elements_of_its_own);
