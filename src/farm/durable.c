@@ -51,6 +51,7 @@ void durable_close(struct trk_work *work)
     }
     replay_free(work->replay);
     edit_free(work->edit);
+    kept_gather_fini(&work->gather);
     work->replay = NULL;
     work->edit = NULL;
 }
@@ -117,7 +118,13 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
         rc = switch_stage(work, old->number); /* what was handed on is in the store */
     }
     if (rc == 0) {
+        rc = job_sync(job, work->put_ticket);
+    }
+    if (rc == 0) {
         rc = edit_copy(job, old->number, stage->number, index, &copied);
+    }
+    if (rc == 0) { /* the block that ends here has not been put again yet */
+        rc = kept_put_gathered(work);
     }
     if (rc == 0) { /* results that come now are recorded behind those copied, as they are given */
         rc = switch_stage(work, stage->number);
@@ -236,8 +243,8 @@ static int make_parcel(struct trk_work *work, const struct ckpt_result *result, 
 }
 
 /* A result of an equal element elsewhere becomes that of the next element. */
-static int adopt(struct trk_work *work, uint32_t stage, uint64_t index,
-                 const struct digest *digest, bool is_known)
+static int adopt(struct trk_work *work, uint32_t stage, uint64_t index, const struct offer *offer,
+                 bool is_known)
 {
     struct adopted *a = mem_zalloc(1, sizeof(*a));
     struct ckpt_result result;
@@ -255,8 +262,13 @@ static int adopt(struct trk_work *work, uint32_t stage, uint64_t index,
     if (rc == 0) {
         a->stage = work->in_job->number;
         a->is_known = is_known;
-        a->digest = *digest;
+        a->digest = offer->digest;
         a->delivered = work->lazy ? 0 : work->pulled_at;
+        if (work->keep_elements && !is_known) {
+            rc = kept_put_one(work, offer->element, offer->size); /* before its work record */
+        }
+    }
+    if (rc == 0) {
         rc = net_loop_post(work->farm->loop, adopt_on_loop, a);
     }
     if (rc != 0) {
@@ -299,12 +311,12 @@ static int compare(struct trk_work *work, struct replay_look *look, const struct
     return begin_edit(work, work->added, what);
 }
 
-int durable_look(struct trk_work *work, const struct digest *digest, enum block_kind *kind)
+int durable_look(struct trk_work *work, const struct offer *offer, enum block_kind *kind)
 {
     struct replay_look look = {0};
     uint32_t stage;
     uint64_t index;
-    int rc = work->replay != NULL ? compare(work, &look, digest) : 0;
+    int rc = work->replay != NULL ? compare(work, &look, &offer->digest) : 0;
 
     if (rc == 0 && work->edit == NULL && !look.is_recorded && work->replay != NULL &&
         work->replay->limit == UINT64_MAX && job_stage_previous(work->farm->job,
@@ -315,9 +327,9 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
         return rc;
     }
     *kind = look.is_recorded ? BLOCK_RECORDED : look.is_known ? BLOCK_KNOWN : BLOCK_NEW;
-    if (work->edit != NULL && edit_take(work->edit, digest, &stage, &index) &&
+    if (work->edit != NULL && edit_take(work->edit, &offer->digest, &stage, &index) &&
         !look.is_recorded) {
-        rc = adopt(work, stage, index, digest, look.is_known);
+        rc = adopt(work, stage, index, offer, look.is_known);
         *kind = rc == 0 ? BLOCK_RECORDED : *kind;
         return rc == 0 ? 1 : rc < 0 ? rc : 0; /* no result there after all: it runs */
     }
@@ -353,7 +365,13 @@ int durable_put_work(struct trk_work *work, const struct block *block)
         }
     }
     v.delivered = spans;
-    rc = job_put_work(work->farm->job, work->store_stage, block->first, &v, &work->last_ticket);
+    if (work->keep_elements) {
+        rc = kept_put_block(work, block);
+    }
+    if (rc == 0) {
+        rc = job_put_work(work->farm->job, work->store_stage, block->first, &v,
+                          &work->last_ticket);
+    }
     if (spans != one) {
         mem_free(spans);
     }
