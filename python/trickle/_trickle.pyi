@@ -94,16 +94,17 @@ def wait_any(calls: list[Call], timeout: float | None = None) -> int | None: ...
 class Work:
     """trk_work with the hot loops in C."""
     def feed(self, iterator: Iterator[Any], chunksize: int | None,
-             dumps: Callable[[Any], bytes], limit: int = ...) -> bool:
+             dumps: Callable[[Any], bytes] | None, limit: int = ...) -> bool:
         """Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and adds
         them until the window is full or limit were added. True: the iterator is exhausted (the
         work is then closed). An exception of the iterator or of dumps comes out after the
-        elements pulled before it were added; a chunk under way is kept for the next feed."""
+        elements pulled before it were added; a chunk under way is kept for the next feed.
+        dumps None: elements are bytes, added as they are."""
     def turn(self) -> int: ...
-    def next(self, timeout: float | None, loads: Callable[[Any], Any],
+    def next(self, timeout: float | None, loads: Callable[[Any], Any] | None,
              ) -> tuple[int, int, Any, int] | None:
-        """(index, status, value, attempts); value is decoded when status is STATUS_OK, else bytes.
-        None: timeout. Raises StopIteration at the end."""
+        """(index, status, value, attempts); value is decoded when status is STATUS_OK and loads is
+        not None, else bytes. None: timeout. Raises StopIteration at the end."""
     def collect(self, results: list[Any], loads: Callable[[Any], Any], timeout: float | None,
                 ) -> tuple[int, int, bytes, int] | bool | None:
         """Takes all results that are ready (waits for one at most timeout): results[index] = value,
