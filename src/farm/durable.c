@@ -51,6 +51,7 @@ void durable_close(struct trk_work *work)
     }
     replay_free(work->replay);
     edit_free(work->edit);
+    kept_gather_fini(&work->gather);
     work->replay = NULL;
     work->edit = NULL;
 }
@@ -117,7 +118,13 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
         rc = switch_stage(work, old->number); /* what was handed on is in the store */
     }
     if (rc == 0) {
+        rc = job_sync(job, work->put_ticket);
+    }
+    if (rc == 0) {
         rc = edit_copy(job, old->number, stage->number, index, &copied);
+    }
+    if (rc == 0) { /* the block that ends here has not been put again yet */
+        rc = kept_put_gathered(work);
     }
     if (rc == 0) { /* results that come now are recorded behind those copied, as they are given */
         rc = switch_stage(work, stage->number);
@@ -156,6 +163,28 @@ int durable_check_end(struct trk_work *work)
 }
 
 /* --- adding ---------------- */
+
+/* Before the work record of an element behind the end of the last run's list. */
+static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
+{
+    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
+}
+
+/* The next element is known from now on. */
+static int put_one(struct trk_work *work, const void *element, size_t size,
+                   const struct digest *digest)
+{
+    uint8_t span[VALUE_WORK_SPAN];
+    struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
+    int rc = grow(work, work->in_job->number, work->added + 1);
+
+    if (rc == 0 && work->keep_elements) {
+        rc = kept_put_one(work, element, size);
+    }
+    value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
+    return rc < 0 ? rc : job_put_work(work->farm->job, work->in_job->number, work->added, &v,
+                                      &work->put_ticket);
+}
 
 /* A result of an equal element elsewhere becomes that of the next element. */
 static int adopt(struct trk_work *work, uint32_t stage, uint64_t index)
@@ -228,7 +257,8 @@ static int compare(struct trk_work *work, struct replay_look *look, const struct
     return begin_edit(work, work->added, what);
 }
 
-int durable_look(struct trk_work *work, const struct digest *digest, enum block_kind *kind)
+int durable_look(struct trk_work *work, const void *element, size_t size,
+                 const struct digest *digest, enum block_kind *kind)
 {
     struct replay_look look = {0};
     uint32_t stage;
@@ -248,7 +278,7 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
         !look.is_recorded) {
         rc = adopt(work, stage, index);
         if (rc == 0) {
-            rc = look.is_known ? 0 : durable_put_one(work, digest);
+            rc = look.is_known ? 0 : put_one(work, element, size, digest);
             *kind = BLOCK_RECORDED;
         }
         return rc < 0 ? rc : 1;
@@ -257,22 +287,6 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
 }
 
 /* --- work records ---------------- */
-
-/* Before the work record of an element behind the end of the last run's list. */
-static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
-{
-    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
-}
-
-int durable_put_one(struct trk_work *work, const struct digest *digest)
-{
-    uint8_t span[VALUE_WORK_SPAN];
-    struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
-    int rc = grow(work, work->in_job->number, work->added + 1);
-
-    value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
-    return rc < 0 ? rc : job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
-}
 
 /* Farm thread. */
 int durable_put_work(struct trk_work *work, const struct block *block)
@@ -301,7 +315,13 @@ int durable_put_work(struct trk_work *work, const struct block *block)
         }
     }
     v.delivered = spans;
-    rc = job_put_work(work->farm->job, work->store_stage, block->first, &v, &work->last_ticket);
+    if (work->keep_elements) {
+        rc = kept_put_block(work, block);
+    }
+    if (rc == 0) {
+        rc = job_put_work(work->farm->job, work->store_stage, block->first, &v,
+                          &work->last_ticket);
+    }
     if (spans != one) {
         mem_free(spans);
     }

@@ -8,6 +8,7 @@
  *   call.c   requests and waiting for their answers          (any thread + farm thread)
  *   inject.c what was injected, replayed to new incarnations (farm thread)
  *   work.c   the program's side of a stage                   (one calling thread)
+ *   kept.c   elements whose bytes are in the store           (both)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
  *   held.c   what machines hold for a job from when no initiator was there (farm thread)
  *   states.c checkpoints inside elements                     (farm thread)
@@ -29,6 +30,7 @@
 #include "farm/control.h"
 #include "farm/edit.h"
 #include "farm/job.h"
+#include "farm/kept.h"
 #include "net/loop.h"
 #include "net/session.h"
 #include "sched/sched.h"
@@ -245,6 +247,7 @@ struct trk_work {
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
     bool ordered, speculate, lazy; /* [c] */
+    bool keep_elements;        /* [c] durable: their bytes go into the store */
     uint32_t retries, retry_after_ms, timeout_ms; /* [c] */
     uint64_t ahead_elements, ahead_bytes; /* [c] */
 
@@ -261,6 +264,8 @@ struct trk_work {
     struct job_stage *in_job;  /* [p] durable: what it is in the store; NULL: it is not recorded */
     struct replay *replay;     /* [p] the last run of the program; NULL: nothing is left of it */
     struct edit *edit;         /* [p] a changed list; NULL: it has not, or is not needed yet */
+    struct kept_gather gather; /* [p] elements that are put again */
+    uint64_t put_ticket;       /* [p] of what this thread put for it */
     bool is_closed;            /* [p] */
     bool is_cancelled;         /* [p] */
     struct parcel *current;    /* [p] being taken */
@@ -274,6 +279,7 @@ struct trk_work {
     uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
     uint64_t elements;         /* [w] all of them, once the end is known */
     uint64_t closed_after;     /* [w] results taken when the end was known */
+    bool is_left_open;         /* [w] this run adds no more, but that is not the list's end */
     uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: it was not
                                                closed */
     struct trk_progress progress; /* [w] */
@@ -309,11 +315,19 @@ void results_told(struct trk_farm *farm);    /* the store has news */
 int durable_open(struct trk_work *work, const struct trk_work_options *opt);
 void durable_close(struct trk_work *work);
 /* About the next element: which kind it is. 0; 1: it has its result, in a parcel; an error. */
-TRK_MUST_USE int durable_look(struct trk_work *work, const struct digest *digest,
-                              enum block_kind *kind);
+TRK_MUST_USE int durable_look(struct trk_work *work, const void *element, size_t size,
+                              const struct digest *digest, enum block_kind *kind);
 TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
-TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *digest);
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
+
+/* kept.c: elements whose bytes are kept, see kept.h */
+TRK_MUST_USE int kept_put_block(struct trk_work *work, const struct block *block); /* [f] */
+TRK_MUST_USE int kept_put_one(struct trk_work *work, const void *element, size_t size); /* [p] */
+/* [p] The next element is added; where it is known but its bytes are lacking, they are put when
+ * those of its whole block are here. */
+TRK_MUST_USE int kept_again(struct trk_work *work, const void *element, size_t size);
+TRK_MUST_USE int kept_put_gathered(struct trk_work *work); /* [p] as many as there are */
+void kept_gather_fini(struct kept_gather *g);
 
 /* held.c [f]: what VMs have kept for this job */
 TRK_MUST_USE int held_on_message(struct supervisor *sup, const struct wire_message *msg);
