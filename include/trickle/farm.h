@@ -112,6 +112,7 @@ enum trk_vm_state {
 };
 
 #define TRK_VM_TEXT_MAX 128
+#define TRK_MODULE_MAX 32 /* a module's name, its terminator included */
 
 /* What is known of a VM. A plain value; strings are cut at their size and terminated. */
 struct trk_vm_info {
@@ -124,7 +125,7 @@ struct trk_vm_info {
     uint64_t memory_bytes; /* of the machine */
     uint64_t dropped;      /* connections and frames dropped as garbage, by VM and supervisor */
     char host[TRK_VM_TEXT_MAX];
-    char module[32];              /* RAI module: "python", ... */
+    char module[TRK_MODULE_MAX];  /* RAI module: "python", ... */
     char version[64];             /* of the module's language: "3.11.2" */
     char owner[TRK_VM_TEXT_MAX];  /* "program (pid 1, host)" that holds the lease, or "" */
     char note[TRK_VM_TEXT_MAX];   /* why it is failing, last cause of death, or "" */

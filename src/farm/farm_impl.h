@@ -243,6 +243,7 @@ struct trk_work {
     pthread_mutex_t mutex;
     char *name;                /* [c] */
     struct blob *function;     /* [c] body of STAGE but for the number, see drive.c */
+    char module[TRK_MODULE_MAX]; /* [c] that runs it; "": each VM's own */
     struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
@@ -525,6 +526,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
+/* Can a VM whose own module is this ("": not known yet) run it? */
+bool work_fits(const struct trk_work *work, const char *own);
 /* [p] The element that was offered, or else the next one, has to wait for results to be taken. */
 bool work_is_full(struct trk_work *work);
 
