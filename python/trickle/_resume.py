@@ -61,6 +61,11 @@ def command_resume(args: list[str]) -> int:
                          f"it with: trickle cancel {name}\n")
         return EXIT_FAILED
     retry = "--retry-failed" in found and job.failed > 0
+    if job.run.get("kind") == "map" and not retry:
+        from .map_print import print_finished
+        status = print_finished(job)
+        if status is not None:
+            return status
     if job.state == "done" and not retry:
         failed = (f", {job.failed} elements failed: --retry-failed runs them again"
                   if job.failed else "")
@@ -120,12 +125,13 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
     environment = environment_of(run, found.get("--keep-env", []))
     environment["TRICKLE_RESUME"] = resume_text(job.name, run, found)
     argv = list(run["argv"])
-    if run["kind"] == "run":
+    if run["kind"] in ("run", "map"):
         options = dict(run["options"]) | {
             name: value for name, value in found.items()
             if name in FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS or name == "--local"}
-        argv += ["run", *(name if value is True else f"{name}={value}"
-                          for name, value in options.items()), "--", run["path"], *run["args"]]
+        argv += [run["kind"], *option_words(options), "--"]
+        argv += [run["path"], *run["args"]] if run["kind"] == "run" else [
+            *run["command"], *(word for source in run["sources"] for word in (":::", *source))]
     else:
         environment |= asked | {"TRICKLE_JOB": job.name}
     if job.recorded:
@@ -137,6 +143,12 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
         os.execve(run["interpreter"], argv, environment)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; the job was run there") from None
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Options as they are typed."""
+    return [name if value is True else f"{name}={value}" for name, values in options.items()
+            for value in (values if isinstance(values, list) else [values])]
 
 
 def resume_text(name: str, run: dict[str, Any], found: dict[str, Any]) -> str:

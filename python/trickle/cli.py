@@ -466,8 +466,8 @@ def command_key(args):
 
 
 def command_map(args):
-    from trickle import map
-    return map.command(args)
+    from trickle.map_command import command
+    return command(args)
 
 
 def command_chaos(args):

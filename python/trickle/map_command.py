@@ -14,12 +14,14 @@ import sys
 
 from . import cli
 from .cli import UsageError, parse
-from .map_list import Format, Given, ListError, Records, arguments, is_given
-from .map_words import Word, command_words, parse as parse_word, shell_words
+from .map_list import Format, Given, ListError, Records, arguments
+from .map_words import Fields, command_words, parse as parse_word, shell_words, shown, split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+    from .map_words import Word
 
 MS_MAX = 0xFFFFFFFF
 KEEP_DEFAULT = 16 << 20  # bytes of stdout, and of stderr
@@ -174,7 +176,6 @@ class Plan:
     @property
     def name(self) -> str:
         """What the job is called after: the program, without directory."""
-        from .map_words import split
         try:
             words = split(self.typed[0]) if len(self.typed) == 1 else self.typed
         except UsageError:
@@ -207,33 +208,34 @@ class Plan:
             argv = shell_words(path, self.typed, fields, len(outputs))
         else:
             argv = command_words(self.typed, fields, len(outputs))
-        used = {piece.index for word in argv for piece in word if type(piece).__name__ == "Output"}
+        used = {piece[1] for word in argv for piece in word
+                if isinstance(piece, tuple) and piece[0] == "output"}
         for index in range(len(outputs)):
             if index not in used:
                 what = "{output}" if index == 0 else f"{{output{index + 1}}}"
                 raise UsageError(f"the command does not say where it writes {outputs[index]!r}: "
                                  f"put {what} in that place")
-        return _trickle.exec_spec(
-            argv=argv, cwd=[os.fsencode(self.cwd)], env=self.env,
-            outputs=[parse_word(text, fields) for text in outputs],
-            check=self.check_words(shell), timeout_ms=self.timeout_ms, stdout_keep=self.keep,
-            stderr_keep=self.keep)
+        try:
+            return _trickle.exec_spec({
+                "argv": argv, "cwd": os.fsencode(self.cwd), "env": self.env,
+                "outputs": [parse_word(text, fields) for text in outputs],
+                "check": self.check_words(shell), "timeout_ms": self.timeout_ms,
+                "stdout_keep": self.keep, "stderr_keep": self.keep})
+        except ValueError as error:
+            raise UsageError(str(error)) from None
 
     def check_words(self, shell: Any) -> list[Word]:
-        from .map_words import Fields, File
         if "--check" not in self.found:
             return []
-        text = self.found["--check"]
-        fields = Fields()
+        text, fields = self.found["--check"], Fields()
         words = (command_words([text], fields) if shell is None else
                  shell_words("/bin/sh" if shell is True else shell, [text], fields))
-        return [[piece if isinstance(piece, bytes) else File(*piece[1:]) for piece in word]
+        return [[piece if isinstance(piece, bytes) else ("file", *piece[1:]) for piece in word]
                 for word in words]
 
     def show(self) -> int:
         """--dry-run."""
         from . import _trickle
-        from .map_words import shown
         given = self.list()
         try:
             given.begin()
@@ -254,8 +256,7 @@ class Plan:
         """What trickle resume needs, for the job's note "run"."""
         options = {k: v for k, v in self.found.items() if k not in FOR_ONE_RUN}
         return {"kind": "map", "program": self.name, "command": self.typed, "sources": self.sources,
-                "options": options, "columns": self.form.fields.count,
-                "names": self.form.fields.names}
+                "options": options}
 
 
 def form_of(found: dict[str, Any], sources: list[list[str]]) -> Format:
@@ -301,8 +302,7 @@ def seconds_of(found: dict[str, Any]) -> int:
 
 
 def size_of(found: dict[str, Any]) -> int:
-    """--max-output as the spec has it."""
-    from . import _trickle
+    """--max-output in bytes."""
     text = found.get("--max-output")
     if text is None:
         return KEEP_DEFAULT
@@ -311,7 +311,7 @@ def size_of(found: dict[str, Any]) -> int:
     if not digits.isascii() or not digits.isdigit() or int(digits) * (unit or 1) > KEEP_MAX:
         raise UsageError(f"--max-output takes a number of bytes, or 100k, 10M, up to 256M; not "
                          f"{text!r}")
-    return int(digits) * (unit or 1) or _trickle.EXEC_KEEP_NONE
+    return int(digits) * (unit or 1)
 
 
 def halt_of(found: dict[str, Any]) -> tuple[bool, int] | None:
@@ -325,8 +325,8 @@ def halt_of(found: dict[str, Any]) -> tuple[bool, int] | None:
     return when == "now", int(count)
 
 
-def env_of(found: dict[str, Any]) -> list[bytes]:
-    made = []
+def env_of(found: dict[str, Any]) -> dict[str, str]:
+    made = {}
     for text in found.get("--env", []):
         name, equals, value = text.partition("=")
         if not name:
@@ -336,5 +336,5 @@ def env_of(found: dict[str, Any]) -> list[bytes]:
                 raise UsageError(f"--env {name}: there is no such variable here; --env {name}=VALUE "
                                  "sets it")
             value = os.environ[name]
-        made.append(os.fsencode(f"{name}={value}"))
+        made[name] = value
     return made

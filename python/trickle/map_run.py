@@ -11,6 +11,7 @@ is recorded of it is done, and the job stays stopped (75), because nobody knows 
 """
 from __future__ import annotations
 
+import json
 import os
 import sys
 
@@ -49,7 +50,7 @@ class MapStream(Stream):
 
     def __init__(self, plan: Plan, work: _trickle.Work, source: Records | Given, printer: Printer,
                  key: str | None) -> None:
-        bar = _progress.make(plan.name, source.rows(), None, True if "--bar" in plan.found else None)
+        bar = _progress.make(plan.name, (), None, True if "--bar" in plan.found else None)
         super().__init__(work, self.elements(), _Drought(None), bar, key)
         self.source = source
         self.printer = printer
@@ -180,7 +181,7 @@ def forget_empty() -> None:
 def go(plan: Plan, source: Records | Given | None) -> int:
     farm()  # opens the job
     job = _job.open_wanted()
-    stage = job.stage(KEY) if job is not None else None
+    stage = job.stage_info(KEY) if job is not None else None
     if source is None:
         source = begun(list_again(plan, job, stage))
     spec = plan.spec()
@@ -189,8 +190,12 @@ def go(plan: Plan, source: Records | Given | None) -> int:
                "ordered": "--keep-order" in plan.found}
     if job is not None:
         options |= {"key": KEY, "fingerprint": fingerprint(spec), "keep_elements": True}
+        fields = plan.form.fields
+        about = {"spec": spec.hex(), "columns": fields.count, "names": fields.names}
+        job.put(_trickle.NOTE_JOB, "map", json.dumps(about).encode(), False)
     work = farm().work(plan.name, spec, list=vms._raw, module="exec", **options)
-    printer = Printer(plan, spec, work)
+    job_name = _job.name if job is not None else None
+    printer = Printer(spec, plan.found, work)
     stream = MapStream(plan, work, source, printer, KEY if job is not None else None)
     try:
         for _ in stream.generate():
@@ -199,7 +204,7 @@ def go(plan: Plan, source: Records | Given | None) -> int:
         printer.flush()
         say(f"[trickle: {printer.failed} failed: what has not begun is left"
             f"{', what ran was ended' if halted.now else ''}]\n")
-        printer.sum_up()
+        printer.sum_up(job_name)
         return cli.EXIT_FAILED
     except Nobody as error:
         say(f"[trickle: {error}]\n")
@@ -207,7 +212,7 @@ def go(plan: Plan, source: Records | Given | None) -> int:
     finally:
         if not stream.is_exhausted and not plan.sources:
             _job.go_on = " < LIST"
-    printer.sum_up()
+    printer.sum_up(job_name)
     if isinstance(source, Given) and source.is_open:
         _job.go_on = " < LIST"
         say(f"[trickle: that is as far as the list had been read: {stream.count} of its records; "
@@ -221,16 +226,15 @@ def fingerprint(spec: bytes) -> bytes:
     return blake2b(spec, digest_size=16, person=b"trickle map").digest()
 
 
-def list_again(plan: Plan, job: Any, stage: dict[str, Any] | None) -> Records | Given:
+def list_again(plan: Plan, job: Any, stage: tuple[int, bool] | None) -> Records | Given:
     """The list of a job that is resumed: as it is given again, else as the store has it."""
-    known = stage["elements"] if stage is not None else 0
-    is_closed = stage is not None and stage["is_closed"]
+    known, is_closed = stage if stage is not None else (0, False)
     given = None if is_closed and not may_differ(plan) else given_again(plan)
     if given is not None:
         return given
-    note = old_note(job)
-    plan.form.fields.count = note.get("columns", 1)
-    plan.form.fields.names = list(note.get("names", ()))
+    if stage is not None:
+        about = json.loads(job.get(_trickle.NOTE_JOB, "map"))
+        plan.form.fields.count, plan.form.fields.names = about["columns"], about["names"]
     if not is_closed:
         say(f"[trickle: the list had been read as far as its record {known}, and is not given "
             "again: these are done]\n")
@@ -267,8 +271,3 @@ def given_again(plan: Plan) -> Records | Given | None:
                 say("[trickle: waiting for the list on standard input; without it what was read of "
                     "it can be done: < /dev/null]\n")
     return records if records.had_bytes else None
-
-
-def old_note(job: Any) -> dict[str, Any]:
-    """What the run before has noted; this one's note was put in its place with its columns."""
-    return _job.wanted.run if job is None else _job.before

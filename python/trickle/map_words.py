@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The command of trickle map: from what was typed to words with places for values.
 
-A word is a list of pieces: bytes as they are, a Field, or an Output. Values are put in when the
+A word is a list of pieces: bytes as they are, and places for values. Values are put in when the
 command is run, on the VM, so no shell ever sees them (unless --shell asks for one, and then they
 are quoted for it): a value with blanks, newlines or bytes that are not UTF-8 stays one argument.
 
@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import os
 import re
-from typing import NamedTuple
 
 from .cli import UsageError
 
@@ -25,33 +24,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-HOWS = ("", ".", "/", "//", "/.")  # what a placeholder makes of a value; "#": the number instead
+    # A piece of a word, as the spec has it: text, or (kind, index, transform, quoted for a shell).
+    Piece = bytes | tuple[str, int, str, bool]
+    Word = list[Piece]
+
+HOWS = ("", "//", "/.", "/", ".")  # what a placeholder makes of a value, longer ones first
 _PLACE = re.compile(r"\{([^{}\n]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _SAFE = re.compile(rb"[A-Za-z0-9_@%+=:,./-]+")
-
-
-class Field(NamedTuple):
-    """A place for a value."""
-    index: int  # of the field; with how "#" it is 0
-    how: str  # one of HOWS or "#"
-    is_quoted: bool  # for a shell
-
-
-class Output(NamedTuple):
-    """A place for the temporary name of an output."""
-    index: int
-    is_quoted: bool
-
-
-class File(NamedTuple):
-    """In --check: a place for the new file."""
-    how: str
-    is_quoted: bool
-
-
-Piece = bytes | Field | Output | File
-Word = list[Piece]
 
 
 class Fields:
@@ -114,15 +94,15 @@ def _place(found: re.Match[str], text: str, fields: Fields, outputs: int, is_quo
     elif inner == "" or inner is None:
         return None  # {}, and -I has named another
     if inner == "#":
-        return [Field(0, "#", False)]
+        return [("number", 0, "", False)]
     if outputs and (number := re.fullmatch(r"output([1-9][0-9]?)?", inner)):
         index = int(number.group(1) or 1) - 1
         if index >= outputs:
             raise UsageError(f"{{{inner}}} is not there: --output is given "
                              f"{'once' if outputs == 1 else f'{outputs} times'}")
-        return [Output(index, is_quoted)]
+        return [("output", index, "", is_quoted)]
     is_variable = found.start() > 0 and text[found.start() - 1] == "$"
-    for how in ("", "//", "/.", "/", "."):
+    for how in HOWS:
         if not inner.endswith(how):
             continue
         name = inner[:len(inner) - len(how)] if how else inner
@@ -130,7 +110,7 @@ def _place(found: re.Match[str], text: str, fields: Fields, outputs: int, is_quo
             return _whole(fields, how, is_quoted)
         index = fields.find(name, is_variable or how != "")
         if index is not None:
-            return [Field(index, how, is_quoted)]
+            return [("field", index, how, is_quoted)]
     return None
 
 
@@ -140,12 +120,13 @@ def _whole(fields: Fields, how: str, is_quoted: bool) -> Word:
                          f"{fields.stands} as a word of its own stands for all of them")
     word: Word = []
     for index in fields.whole():
-        word += [b" "] * bool(word) + [Field(index, how, is_quoted)]
+        word += [b" "] * bool(word) + [("field", index, how, is_quoted)]
     return word
 
 
 def has_place(words: Iterable[Word]) -> bool:
-    return any(isinstance(piece, Field) for word in words for piece in word)
+    return any(isinstance(piece, tuple) and piece[0] in ("field", "number")
+               for word in words for piece in word)
 
 
 def command_words(typed: Sequence[str], fields: Fields, outputs: int = 0) -> list[Word]:
@@ -153,11 +134,11 @@ def command_words(typed: Sequence[str], fields: Fields, outputs: int = 0) -> lis
     words: list[Word] = []
     for text in split(typed[0]) if len(typed) == 1 else typed:
         if text == fields.stands:
-            words += [[Field(index, "", False)] for index in fields.whole()]
+            words += [[("field", index, "", False)] for index in fields.whole()]
         else:
             words.append(parse(text, fields, outputs))
     if not has_place(words):
-        words += [[Field(index, "", False)] for index in fields.whole()]
+        words += [[("field", index, "", False)] for index in fields.whole()]
     if not words or words[0] == [b""]:
         raise UsageError("the command is empty")
     return words
