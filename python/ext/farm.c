@@ -485,7 +485,7 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
 enum {
     ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
     ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_KEY, ARG_FINGERPRINT,
-    ARG_MODULE, ARG_COUNT
+    ARG_KEEP_ELEMENTS, ARG_MODULE, ARG_COUNT
 };
 
 /* Of durable works. */
@@ -531,19 +531,22 @@ static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
         get_bool(arg[ARG_SPECULATE], &opt->speculate) < 0) {
         return -1;
     }
-    if (arg[ARG_MODULE] != NULL && (opt->module = get_text(arg[ARG_MODULE])) == NULL) {
+    if ((arg[ARG_MODULE] != NULL && (opt->module = get_text(arg[ARG_MODULE])) == NULL) ||
+        get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ||
+        get_bool(arg[ARG_KEEP_ELEMENTS], &opt->keep_elements) < 0) {
         return -1;
     }
-    return get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ? -1 : get_identity(arg, opt);
+    return get_identity(arg, opt);
 }
 
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
                        "timeout_ms=0, speculate=False, lazy=False, key=None, "
-                       "fingerprint=None, module='')\n--\n\n"
+                       "fingerprint=None, keep_elements=False, module='')\n--\n\n"
                        "Declares work: a function for elements to come. With a key its results\n"
                        "are recorded in the farm's job; fingerprint: 16 bytes that stand for the\n"
-                       "code. module: that runs it; '': each VM's own.");
+                       "code; keep_elements: the elements are, too. module: that runs it; '': each\n"
+                       "VM's own.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
@@ -551,7 +554,7 @@ static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nar
     static const char *const names[] = {
         "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
         "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", "lazy",
-        "key",         "fingerprint", "module", NULL};
+        "key",         "fingerprint", "keep_elements", "module", NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;

@@ -174,6 +174,7 @@ class Stream:
         self.limit = 1  # elements to pull in the next go
 
     chunksize: int | None = None
+    leave_open = False  # the end of the iterator is not that of the list
     dumps: Any = staticmethod(dumps_value)  # None: elements are bytes, which go as they are
     loads: Any = staticmethod(loads_value)  # None: the same of results
 
@@ -184,7 +185,8 @@ class Stream:
         before = self.work.progress()["added"]
         begin = monotonic()
         limit = self.limit
-        self.is_exhausted = self.work.feed(self.iterator, self.chunksize, self.dumps, limit)
+        self.is_exhausted = self.work.feed(self.iterator, self.chunksize, self.dumps, limit,
+                                           self.leave_open)
         took = monotonic() - begin
         if took > FEED_SECONDS:
             self.limit = max(limit // 2, 1)

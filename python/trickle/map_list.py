@@ -121,6 +121,8 @@ def _csv_row(record: bytes) -> list[bytes] | None:
 class Records:
     """A list that is read from a file descriptor."""
 
+    is_open = False
+
     def __init__(self, fd: int, form: Format, name: str = "the list") -> None:
         self.fd = fd
         self.form = form
@@ -198,16 +200,14 @@ class Given:
     def __init__(self, rows: Iterator[Any], is_open: bool = False) -> None:
         self.ready: deque[Any] = deque()
         self.is_ended = False
-        self.is_open = is_open  # its end is not known, so it is never reached
-        self.is_used_up = False
+        self.is_open = is_open  # more was to follow, which nobody knows
         self._rows = rows
 
     def fill(self, seconds: float) -> bool:
         from itertools import islice
         some = list(islice(self._rows, 1024))
         self.ready.extend(some)
-        self.is_used_up = not some
-        self.is_ended = self.is_used_up and not self.is_open
+        self.is_ended = not some
         return True
 
     def begin(self) -> None:

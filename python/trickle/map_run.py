@@ -53,6 +53,7 @@ class MapStream(Stream):
         bar = _progress.make(plan.name, (), None, True if "--bar" in plan.found else None)
         super().__init__(work, self.elements(), _Drought(None), bar, key)
         self.source = source
+        self.leave_open = source.is_open
         self.printer = printer
         self.halt = plan.halt
         self.count = 0  # of elements that were pulled
@@ -77,9 +78,6 @@ class MapStream(Stream):
         offered = self.count - self.work.progress()["added"]  # one that has not found room yet
         there = len(source.ready) + offered
         if there == 0 and not source.is_ended:
-            if source.is_used_up:
-                self.work.leave_open()
-                self.is_exhausted = True
             return False
         self.limit = max(min(self.limit, there), 1)
         return super().feed()
@@ -213,7 +211,7 @@ def go(plan: Plan, source: Records | Given | None) -> int:
         if not stream.is_exhausted and not plan.sources:
             _job.go_on = " < LIST"
     printer.sum_up(job_name)
-    if isinstance(source, Given) and source.is_open:
+    if source.is_open:
         _job.go_on = " < LIST"
         say(f"[trickle: that is as far as the list had been read: {stream.count} of its records; "
             "give it again for the rest]\n")
