@@ -250,6 +250,8 @@ class Plan:
                 given.fill(60)
         except ListError as error:
             raise UsageError(str(error)) from None
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # seen enough
         return 0
 
     def note(self) -> dict[str, Any]:

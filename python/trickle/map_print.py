@@ -9,11 +9,12 @@ import sys
 from . import _progress, _trickle
 from ._farm import say
 from ._job import TROUBLE
-from .cli import UsageError
+from .cli import EXIT_FAILED, UsageError
 from .map_words import shown
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, TextIO
 
     from ._look import Look
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 FLUSH_BYTES = 1 << 18
 FAILED_MAX = 10  # that are named at the end
 COMMAND_MAX = 100  # characters of a command there
+OUTPUT_LINES_MAX = 24  # that why shows
 JOBLOG_HEAD = "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
 
 
@@ -195,20 +197,10 @@ class Recorded:
     def element(self, index: int) -> bytes | None:
         return self.job.view.element(self.stage["number"], index)
 
-    def printer(self, found: dict[str, Any]) -> Printer:
-        return Printer(self.spec, found)
-
-    def print_all(self, printer: Printer, only_stdout: bool = False) -> None:
+    def results(self) -> Iterator[tuple[int, int, int, bytes]]:
         """In the order of the list."""
         from .jobs import results_of
-        for index, status, _, payload in results_of(self.job, self.stage):
-            if only_stdout:
-                ended = exec_result(status, payload)
-                if ended is not None:
-                    printer.put(ended["stdout"])
-            else:
-                printer.result(index, status, payload, self.element(index))
-        printer.flush()
+        return results_of(self.job, self.stage)
 
     def json(self, index: int, status: int, attempt: int, payload: bytes) -> dict[str, Any]:
         """Of a result, as results --json prints it."""
@@ -248,10 +240,39 @@ class Recorded:
 
     def command(self, index: int) -> str | None:
         element = self.element(index)
-        return None if element is None else self.printer({}).command(index, element)
+        return None if element is None else Printer(self.spec, {}).command(index, element)
 
 
-OUTPUT_LINES_MAX = 24
+def print_stdout(job: Look, stage: dict[str, Any]) -> int:
+    """trickle results."""
+    recorded = Recorded(job, stage)
+    printer = Printer(recorded.spec, {})
+    try:
+        for _, status, _, payload in recorded.results():
+            ended = exec_result(status, payload)
+            if ended is not None:
+                printer.put(ended["stdout"])
+        printer.flush()
+    except Nobody:
+        raise BrokenPipeError from None
+    return 0
+
+
+def print_finished(job: Look) -> int | None:
+    """trickle resume of a job of which all is recorded: prints it again, and gives the exit status.
+    None: something is left to be done."""
+    if job.info["is_damaged"] or not job.stages or not job.is_closed or job.recorded < job.added:
+        return None
+    recorded = Recorded(job, job.stages[0])
+    printer = Printer(recorded.spec, job.run["options"])
+    try:
+        for index, status, _, payload in recorded.results():
+            printer.result(index, status, payload, recorded.element(index))
+        printer.sum_up(job.name)
+    except Nobody:
+        return EXIT_FAILED
+    say(f"[trickle: {job.name} is done: {job.recorded} results]\n")
+    return EXIT_FAILED if printer.failed else 0
 
 
 def output_lines(name: str, text: bytes, total: int) -> list[str]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 
 from . import _job, _progress, _trickle, cli
@@ -134,9 +135,7 @@ def run(plan: Plan) -> int:
     except _job.TROUBLE as error:
         status = stop(str(error))
     except KeyboardInterrupt:
-        if not _job.is_open():
-            raise
-        status = cli.EXIT_STOPPED
+        status = cli.EXIT_STOPPED if _job.is_open() else 128 + signal.SIGINT
     _job.status = status
     return status
 
