@@ -108,7 +108,7 @@ def _place(found: re.Match[str], text: str, fields: Fields, outputs: int, is_quo
         name = inner[:len(inner) - len(how)] if how else inner
         if name == "":
             return _whole(fields, how, is_quoted)
-        index = fields.find(name, is_variable or how != "")
+        index = fields.find(name, is_variable)
         if index is not None:
             return [("field", index, how, is_quoted)]
     return None

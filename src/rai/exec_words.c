@@ -21,13 +21,13 @@ static struct trk_exec_bytes base_of(struct trk_exec_bytes b)
     return b;
 }
 
-/* Without its last dot and what follows, when something follows and no slash is in it. */
+/* Without the last dot of its base and what follows, which may be nothing, as GNU parallel does. */
 static struct trk_exec_bytes without_ending(struct trk_exec_bytes b)
 {
     struct trk_exec_bytes base = base_of(b);
     const char *dot = base.size > 0 ? memrchr(base.bytes, '.', base.size) : NULL;
     const char *end = (const char *)b.bytes + b.size;
-    if (dot != NULL && dot + 1 < end) {
+    if (dot != NULL) {
         b.size -= (size_t)(end - dot);
     }
     return b;

@@ -66,7 +66,7 @@ def test_what_only_a_shell_can_do_is_refused_without_one(sign):
 
 def test_records_with_several_fields():
     fields = Fields(2, ["name", "two words"])
-    assert argv(["echo {name} {two words} {2} {1.}"], [b"a.b", b"c"], fields) == [
+    assert argv(["echo {name} '{two words}' {2} {1.}"], [b"a.b", b"c"], fields) == [
         b"echo", b"a.b", b"c", b"c", b"a"]
     assert argv(["echo"], [b"a", b"b"], fields) == [b"echo", b"a", b"b"]
     assert argv(["echo {}"], [b"a", b"b"], fields) == [b"echo", b"a", b"b"]
@@ -83,7 +83,7 @@ def test_another_string_can_stand_for_the_line():
 
 # --- against GNU parallel --------------------------------------------------------------------------
 
-VALUES = ["a/b.c.d", "x", ".h", "a/.h", "a.b/c", "/x", "//x//y.z", "a b/c d.e f", "a/b.", "..", "a..b"]
+VALUES = ["a/b.c.d", "x", ".h", "a/.h", "a.b/c", "/x", "//x//y.z", "a b/c d.e f", "a/b.", "a..b"]
 
 
 def test_transforms_are_those_of_gnu_parallel():
