@@ -77,6 +77,10 @@ struct trk_rai_module {
     void (*close)(void *state);
 };
 
+/* What a shared object for trickle vm --rai PATH exports: gives its table, which stays valid.
+ * docs/modules.md tells how one is written, built and tried. */
+TRK_API const struct trk_rai_module *trickle_rai_module(void);
+
 #ifdef __cplusplus
 }
 #endif

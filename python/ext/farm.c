@@ -94,15 +94,15 @@ static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"program",   "runtime_dir",   "lan",              "insecure", "hosts",
                             "multicast", "dead_after_ms", "suspect_after_ms", "job",
-                            "listen",    NULL};
+                            "listen",    "discovery",     "module",           NULL};
     struct trk_farm_options opt = {.size = sizeof(opt)};
     int lan = 0, insecure = 0, rc;
     PyObject *dead_after = NULL, *suspect_after = NULL, *job = Py_None;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOOz:Farm", names, &opt.program,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOOzzz:Farm", names, &opt.program,
                                      &opt.runtime_dir, &lan, &insecure, &opt.hosts,
                                      &opt.multicast, &dead_after, &suspect_after, &job,
-                                     &opt.listen) ||
+                                     &opt.listen, &opt.discovery, &opt.module) ||
         (job != Py_None && get_job(self, job, &opt.job) < 0) ||
         get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0 ||
         get_u32(suspect_after, "suspect_after_ms", &opt.suspect_after_ms) < 0) {
@@ -676,7 +676,7 @@ static PyGetSetDef farm_getset[] = {
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
                 "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None, "
-                "listen=None)\n--\n\n"
+                "listen=None, discovery=None, module=None)\n--\n\n"
                 "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},

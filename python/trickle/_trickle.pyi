@@ -42,7 +42,8 @@ class Farm:
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
                  multicast: str | None = None, dead_after_ms: int = 0,
                  suspect_after_ms: int = 0, job: Job | None = None,
-                 listen: str | None = None) -> None: ...
+                 listen: str | None = None, discovery: str | None = None,
+                 module: str | None = None) -> None: ...
     @property
     def listening(self) -> str | None:
         """"ADDR:PORT" where VMs can join, or None."""
@@ -64,8 +65,9 @@ class Farm:
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
              timeout_ms: int = 0, speculate: bool = False, lazy: bool = False,
              key: str | None = None, fingerprint: bytes | None = None,
-             keep_elements: bool = False) -> Work:
-        """keep_elements: a work with a key records the elements themselves: Job.elements()."""
+             keep_elements: bool = False, module: str = "") -> Work:
+        """keep_elements: a work with a key records the elements themselves: Job.elements().
+        module: that runs it, "": each VM's own one."""
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 

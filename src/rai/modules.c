@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/fail.h"
+#include "base/plugin.h"
 
 #define SIZE_LEAST offsetof(struct trk_rai_module, dump) /* the first version had no more */
 
@@ -44,4 +45,17 @@ int rai_module_copy(struct trk_rai_module *out, const struct trk_rai_module *mod
                     "all of these", who);
     }
     return 0;
+}
+
+int rai_module_load(struct trk_rai_module *out, const char *path)
+{
+    const void *table;
+    int rc = plugin_load(path, "trickle_rai_module", "RAI module", &table);
+
+    rc = rc < 0 ? rc : rai_module_copy(out, table, path);
+    if (rc == 0 && (rai_built_in_find(out->name) != NULL || strcmp(out->name, "python") == 0)) {
+        return fail(TRK_EINVAL, "%s is a RAI module with the name %s, which one of Trickle's own "
+                    "has", path, out->name);
+    }
+    return rc;
 }

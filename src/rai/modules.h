@@ -14,5 +14,7 @@ const struct trk_rai_module *rai_built_in_find(const char *name); /* NULL: there
  * 0, or TRK_EVERSION, TRK_EINVAL with a sentence about who. */
 TRK_MUST_USE int rai_module_copy(struct trk_rai_module *out, const struct trk_rai_module *module,
                                  const char *who);
+/* That of a shared object of others. 0, or TRK_EVERSION, TRK_EINVAL with a sentence. */
+TRK_MUST_USE int rai_module_load(struct trk_rai_module *out, const char *path);
 
 #endif
