@@ -125,7 +125,7 @@ def test_extension_shows_only_its_entry(prefix):
     assert names == ["PyInit__trickle"]
 
 
-@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-vm.1",
+@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-map.1", "share/man/man1/trickle-vm.1",
                                   "lib/systemd/user/trickle-vm.service",
                                   "lib/systemd/system/trickle-vm@.service",
                                   "include/trickle/trickle.h"])
@@ -133,7 +133,7 @@ def test_also_installed(name, prefix):
     assert (prefix / name).is_file()
 
 
-@pytest.mark.parametrize("page", ["trickle.1", "trickle-vm.1"])
+@pytest.mark.parametrize("page", ["trickle.1", "trickle-map.1", "trickle-vm.1"])
 def test_manual_page_is_good_roff(page, root):
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
