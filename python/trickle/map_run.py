@@ -176,7 +176,7 @@ def forget_empty() -> None:
 
 
 def go(plan: Plan, source: Records | Given | None) -> int:
-    farm()  # opens the job
+    farm(module=None)  # any VM can run commands; this opens the job
     job = _job.open_wanted()
     stage = job.stage_info(KEY) if job is not None else None
     if source is None:

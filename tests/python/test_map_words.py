@@ -86,12 +86,12 @@ def test_another_string_can_stand_for_the_line():
 VALUES = ["a/b.c.d", "x", ".h", "a/.h", "a.b/c", "/x", "//x//y.z", "a b/c d.e f", "a/b.", "a..b"]
 
 
-def test_transforms_are_those_of_gnu_parallel():
+def test_transforms_are_those_of_gnu_parallel(tmp_path):
     if subprocess.run(["which", "parallel"], capture_output=True).returncode:
         pytest.skip("GNU parallel is not installed")
     template = "printf %s[ {} {.} {/} {//} {/.} {#}"
     theirs = subprocess.run(["parallel", "-k", template, ":::", *VALUES], capture_output=True,
-                            env=os.environ | {"PARALLEL_HOME": "/nonexistent"}).stdout
+                            env=os.environ | {"PARALLEL_HOME": str(tmp_path)}).stdout
     ours = b"".join(b"".join(word + b"[" for word in argv([template], [os.fsencode(v)], number=i)[2:])
                     for i, v in enumerate(VALUES))
     assert ours == theirs
