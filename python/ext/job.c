@@ -289,13 +289,23 @@ PyDoc_STRVAR(elements_doc, "elements(key, start=0)\n--\n\n"
 static PyObject *job_elements(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"key", "start", NULL};
+    PyObject *number = NULL;
     unsigned long long start = 0;
     struct trk_elements *walk;
     const char *key;
     int rc;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|K:elements", names, &key, &start) ||
-        !enter(self)) {
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O!:elements", names, &key, &PyLong_Type,
+                                     &number)) {
+        return NULL;
+    }
+    if (number != NULL) {
+        start = PyLong_AsUnsignedLongLong(number);
+        if (start == (unsigned long long)-1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (!enter(self)) {
         return NULL;
     }
     rc = trk_job_elements(as_job(self)->job, key, start, &walk);

@@ -31,7 +31,8 @@
 #define NEVER UINT64_MAX
 #define MS_NS 1000000u
 #define READ_BYTES 65536u     /* what a pipe holds */
-#define LOOK_NS (5u * MS_NS)  /* between looks at what no descriptor tells */
+#define LOOK_NS (2u * MS_NS)  /* between looks at what no descriptor tells */
+#define LAST_NS (20u * MS_NS) /* for what has closed the streams because it ends itself */
 
 enum { WAKE, PROC, OUT, ERR, FDS }; /* of child.polled */
 
@@ -307,13 +308,10 @@ static int attend(struct child *ch, struct exec_end *end)
 /* Reads what is there now. TRK_ENOMEM, else 1: somebody still holds a stream; 0: nobody. */
 static int drain(struct child *ch)
 {
-    while (wait_events(ch, 0) > 0) {
-        bool has_streams = ((ch->polled[OUT].revents | ch->polled[ERR].revents) != 0);
+    while ((ch->polled[OUT].fd >= 0 || ch->polled[ERR].fd >= 0) && wait_events(ch, 0) > 0 &&
+           (ch->polled[OUT].revents | ch->polled[ERR].revents) != 0) {
         if (!read_streams(ch)) {
             return TRK_ENOMEM;
-        }
-        if (!has_streams) {
-            break;
         }
     }
     return ch->polled[OUT].fd >= 0 || ch->polled[ERR].fd >= 0;
@@ -330,12 +328,18 @@ static int linger(struct child *ch)
     for (;;) {
         int held = drain(ch);
         bool is_stopped = ch->stopped != TRK_EXEC_OK;
-        uint64_t until_ns = is_stopped ? ch->kill_ns : min_ns(end_ns, ch->cmd->due_ns);
         uint64_t now_ns = sys_now_ns();
+        if (!held && !is_stopped) {
+            end_ns = min_ns(end_ns, now_ns + LAST_NS);
+        }
+        uint64_t until_ns = is_stopped ? ch->kill_ns : min_ns(end_ns, ch->cmd->due_ns);
         if (held < 0) {
             return held;
         }
-        if (!exec_tree_has_left(ch->tree) || (!held && !is_stopped) || now_ns >= until_ns) {
+        if (!exec_tree_has_left(ch->tree)) {
+            return 0; /* whoever else holds an end prints to nobody */
+        }
+        if (now_ns >= until_ns) {
             break;
         }
         if (wait_events(ch, min_ns(now_ns + LOOK_NS, until_ns)) > 0 && !read_streams(ch)) {
@@ -344,7 +348,7 @@ static int linger(struct child *ch)
         look_at_stops(ch);
     }
     exec_tree_kill(ch->tree);
-    int held = drain(ch); /* their last words; whoever else holds an end prints to nobody */
+    int held = drain(ch); /* their last words */
     return held < 0 ? held : 0;
 }
 

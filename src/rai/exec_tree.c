@@ -8,13 +8,14 @@
  * passed on to another process meanwhile.
  *
  * Not all children are the command's: user code of a python VM may have its own, and may start
- * more on threads while a command runs. What was there before is left alone, and of the others:
+ * more on threads while a command runs. What was there before is left alone, and so is what
+ * another thread has started: the kernel lists children by thread, and gives adopted ones to the
+ * first. Of the others:
+ *   it has ended                               reaped: nobody else waits for it
  *   it has our mark in its environment         the command's
  *   it has the supervisor's, but not our mark  the VM's own
  *   neither                                    the command's, unless in this process's group
- *   it has ended                               the command's if in its process group
  * The usual case is that there is nothing at all, and that is one system call. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -45,11 +46,11 @@ static bool is_childless(void)
 }
 
 /* The children that one thread has started or adopted, behind count others. */
-static size_t children_of_thread(const char *thread, pid_t *out, size_t count)
+static size_t children_of_thread(pid_t thread, pid_t *out, size_t count)
 {
     char name[64];
     int pid;
-    snprintf(name, sizeof(name), "/proc/self/task/%.20s/children", thread);
+    snprintf(name, sizeof(name), "/proc/self/task/%d/children", (int)thread);
     FILE *file = fopen(name, "re");
     while (file != NULL && count < CHILDREN_MAX && fscanf(file, "%d", &pid) == 1) {
         out[count++] = pid;
@@ -60,20 +61,14 @@ static size_t children_of_thread(const char *thread, pid_t *out, size_t count)
     return count;
 }
 
+/* Those of this thread, and what this process has adopted. */
 static size_t list_children(pid_t out[CHILDREN_MAX])
 {
-    DIR *dir = is_childless() ? NULL : opendir("/proc/self/task");
-    struct dirent *entry;
-    size_t count = 0;
-    while (dir != NULL && (entry = readdir(dir)) != NULL) {
-        if (entry->d_name[0] != '.') {
-            count = children_of_thread(entry->d_name, out, count);
-        }
+    if (is_childless()) {
+        return 0;
     }
-    if (dir != NULL) {
-        closedir(dir);
-    }
-    return count;
+    size_t count = children_of_thread(getpid(), out, 0);
+    return gettid() != getpid() ? children_of_thread(gettid(), out, count) : count;
 }
 
 /* Is there a variable that begins so? */
@@ -125,14 +120,11 @@ static bool is_ours(const struct exec_tree *t, pid_t pid)
         }
     }
     pid_t group = getpgid(pid);
-    if (group == t->pid) {
+    if (group == t->pid || has_ended(pid)) {
         return true;
     }
-    if (has_ended(pid)) {
-        return false;
-    }
     read_marks(pid, t->mark, &has_mark, &has_owner);
-    return has_mark || (!has_owner && group != getpgrp());
+    return has_mark || (!has_owner && group != getpgrp()) || has_ended(pid);
 }
 
 /* What was set free by the command. */
