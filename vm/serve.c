@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* serve.c - VMs that need no Python: trickle-vm starts itself again, with --serve MODULE, and serves
- * with a built-in module or with one that it loads from a shared object.
+/* serve.c - VMs that need no Python: trickle-vm starts itself again, with --serve MODULE, and
+ * serves with a built-in module or with one that it loads from a shared object.
  *
  * What a shared object does while it is loaded is its author's: so the supervisor never loads it.
  * Before it starts any VM it has a child try, so that what will never work is refused at once, with
