@@ -5,8 +5,9 @@
  * does not matter when a VM joins, and what a machine has kept from the last run is not sent
  * again. What was registered stays until the farm is closed: a VM that starts again may ask again,
  * where its machine keeps nothing. */
-#include <fcntl.h>
+#include <elf.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -98,7 +99,7 @@ static struct blob *read_body(int fd, size_t size)
     return body;
 }
 
-int blobs_put_file(struct trk_farm *farm, const char *path, uint8_t digest[16])
+int blobs_put_object(struct trk_farm *farm, const char *path, uint8_t digest[16])
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK), rc;
     struct blob *body;
@@ -113,6 +114,10 @@ int blobs_put_file(struct trk_farm *farm, const char *path, uint8_t digest[16])
     } else if ((body = read_body(fd, (size_t)st.st_size)) == NULL) {
         rc = fail(errno == ENOMEM ? TRK_ENOMEM : TRK_EIO, "cannot read %s: %s", path,
                   errno != 0 ? strerror(errno) : "it has just become shorter");
+    } else if (body->size < WIRE_BLOB_HEAD + SELFMAG ||
+               memcmp(body->data + WIRE_BLOB_HEAD, ELFMAG, SELFMAG) != 0) {
+        blob_unref(body);
+        rc = fail(TRK_EINVAL, "%s is no shared object; make one with: cc -shared -fPIC", path);
     } else {
         rc = put(farm, body, digest);
     }

@@ -494,8 +494,8 @@ void inject_forget_slot(struct trk_farm *farm, const struct slot *slot); /* give
 void inject_free_all(struct trk_farm *farm);
 
 /* blobs.c */
-/* Registers what is in a file: see trk_farm_blob. */
-TRK_MUST_USE int blobs_put_file(struct trk_farm *farm, const char *path, uint8_t digest[16]);
+/* Registers the shared object in a file: see trk_farm_blob. */
+TRK_MUST_USE int blobs_put_object(struct trk_farm *farm, const char *path, uint8_t digest[16]);
 TRK_MUST_USE int blobs_on_want(struct trk_vm *vm, const struct blob *body); /* [f] */
 void blobs_free(struct trk_farm *farm); /* with the farm */
 
