@@ -111,6 +111,11 @@ static int start(struct host *h, const struct trk_rai_module *module, void *stat
     return rc < 0 ? fail(rc, "cannot start the net thread: %s", trk_strerror(rc)) : 0;
 }
 
+bool trk_is_forked(void)
+{
+    return sys_is_forked();
+}
+
 int trk_vm_serve(const struct trk_rai_module *module, void *state)
 {
     static atomic_flag has_served = ATOMIC_FLAG_INIT;

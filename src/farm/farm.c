@@ -16,7 +16,6 @@
 #include "base/sys.h"
 #include "discovery/discovery_impl.h"
 #include "farm/farm_impl.h"
-#include "trickle/vm.h"
 
 int waiter_init(struct waiter *w)
 {
@@ -56,11 +55,6 @@ int waiter_wait(struct waiter *w, int timeout_ms)
 const char *trk_last_error(void)
 {
     return fail_text();
-}
-
-bool trk_is_forked(void)
-{
-    return sys_is_forked();
 }
 
 struct trk_farm *farm_ref(struct trk_farm *farm)
