@@ -35,7 +35,7 @@
 #define EXIT_USAGE 2
 #define DAY_SECONDS ((uint64_t)86400)
 #define BOOT "trickle/_boot.py"
-#define NO_PYTHON "; VMs that run commands (trickle map) need no Python: trickle-vm --rai exec"
+#define NO_PYTHON "; VMs that run commands need no Python: trickle-vm --rai exec"
 
 static const char help[] =
     "Usage: trickle-vm [OPTION]...\n"
@@ -46,10 +46,9 @@ static const char help[] =
     "  -n, --count N           how many VMs (default: one per core)\n"
     "      --python PATH       the Python that runs the VMs, of any version from 3.11 on or of a\n"
     "                          venv (default: " TRICKLE_PYTHON ")\n"
-    "      --rai MODULE        what the VMs run: python (default), exec for commands or native for\n"
-    "                          functions of shared objects, which need no Python, or the PATH of\n"
-    "                          a module of others (PATH.so). exec and native work is run by all\n"
-    "                          of them\n"
+    "      --rai MODULE        what the VMs are for: python (default); exec or native, which need\n"
+    "                          no Python; or the PATH of a module of others (PATH.so). All VMs\n"
+    "                          run commands (exec) and functions of shared objects (native), too\n"
     "      --listen ADDR[:PORT]\n"
     "                          listen on TCP too, at this numeric address; programs need the\n"
     "                          same key as this user (trickle key)\n"
@@ -382,11 +381,11 @@ static void find_python(struct arguments *a)
 static void find_module(struct arguments *a)
 {
     if (!serve_is_module(a->rai)) {
-        usage_error("--rai %s: there is no such module; give python, exec, native, or the path of a "
-                    "shared object (PATH.so)", a->rai);
+        usage_error("--rai %s: there is no such module; give python, exec, native, or the path of "
+                    "a shared object (PATH.so)", a->rai);
     }
     if (serve_check(a->rai, a->module) < 0) {
-        usage_error("--rai %s: %s", a->rai, fail_text());
+        usage_error("--rai: %s", fail_text());
     }
     ssize_t n = readlink("/proc/self/exe", a->self, sizeof(a->self) - 1);
     if (n <= 0) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* serve.c - a VM that needs no Python: trickle-vm starts itself again, as trickle-vm --serve MODULE,
- * which serves with a built-in module or with one that it loads from a shared object.
+/* serve.c - VMs that need no Python: trickle-vm starts itself again, with --serve MODULE, and
+ * serves with a built-in module or with one that it loads from a shared object.
  *
  * What a shared object does while it is loaded is its author's: so the supervisor never loads it.
  * Before it starts any VM it has a child try, so that what will never work is refused at once, with
@@ -54,7 +54,7 @@ int serve_check(const char *module, char path[PATH_MAX])
         return 0;
     }
     if (realpath(module, path) == NULL) {
-        return fail(TRK_EINVAL, "cannot be loaded: %s", strerror(errno));
+        return fail(TRK_EINVAL, "cannot load %s: %s", module, strerror(errno));
     }
     if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) {
         return fail(TRK_EIO, "cannot make a pipe: %s", strerror(errno));
@@ -75,12 +75,15 @@ int serve_check(const char *module, char path[PATH_MAX])
         return said[0] == '\0' ? 0 : fail(TRK_EINVAL, "%s", said);
     }
     if (WIFSIGNALED(status) && WTERMSIG(status) == SIGALRM) {
-        return fail(TRK_EINVAL, "it is not loaded after %u s: it hangs", LOAD_SECONDS);
+        return fail(TRK_EINVAL, "%s hangs: it is not loaded after %u s", module,
+                    LOAD_SECONDS);
     }
     if (WIFSIGNALED(status)) {
-        return fail(TRK_EINVAL, "it crashes while it is loaded (SIG%s)", sigabbrev_np(WTERMSIG(status)));
+        return fail(TRK_EINVAL, "%s crashes while it is loaded (SIG%s)", module,
+                    sigabbrev_np(WTERMSIG(status)));
     }
-    return fail(TRK_EINVAL, "it ends the process that loads it (status %d)", WEXITSTATUS(status));
+    return fail(TRK_EINVAL, "%s ends the process that loads it (status %d)", module,
+                WEXITSTATUS(status));
 }
 
 int serve_module(const char *module)

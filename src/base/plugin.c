@@ -20,11 +20,11 @@ int plugin_load(const char *path, const char *function, const char *what, const 
     void *object, *symbol;
 
     if (realpath(path, whole) == NULL) {
-        return fail(TRK_EINVAL, "%s cannot be loaded: %s", path, strerror(errno));
+        return fail(TRK_EINVAL, "cannot load %s: %s", path, strerror(errno));
     }
     object = dlopen(whole, RTLD_NOW | RTLD_LOCAL);
     if (object == NULL) {
-        return fail(TRK_EINVAL, "%s cannot be loaded: %s", path, dlerror());
+        return fail(TRK_EINVAL, "cannot load %s", dlerror()); /* which begins with its path */
     }
     symbol = dlsym(object, function);
     if (symbol == NULL) {

@@ -16,7 +16,6 @@
 #include "base/sys.h"
 #include "discovery/discovery_impl.h"
 #include "farm/farm_impl.h"
-#include "trickle/vm.h"
 
 int waiter_init(struct waiter *w)
 {
@@ -58,11 +57,6 @@ const char *trk_last_error(void)
     return fail_text();
 }
 
-bool trk_is_forked(void)
-{
-    return sys_is_forked();
-}
-
 struct trk_farm *farm_ref(struct trk_farm *farm)
 {
     atomic_fetch_add_explicit(&farm->refs, 1, memory_order_relaxed);
@@ -77,6 +71,7 @@ static void farm_free(struct trk_farm *farm)
         net_loop_free(farm->loop);
     }
     notice_free_all(farm);
+    blobs_free(farm);
     find_free(farm);
     while ((node = list_pop_front(&farm->slots)) != NULL) {
         struct slot *slot = container_of(node, struct slot, node);
@@ -255,6 +250,7 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->listings);
     list_init(&farm->orders);
     list_init(&farm->injections);
+    list_init(&farm->blobs);
     list_init(&farm->puts);
     list_init(&farm->syncing);
     list_init(&farm->answers);

@@ -12,6 +12,7 @@
 
 const struct trk_rai_module *const rai_built_in[] = {
     &rai_exec,
+    &rai_native,
     NULL,
 };
 

@@ -5,7 +5,7 @@
 
 #include "trickle/rai.h"
 
-extern const struct trk_rai_module rai_exec;
+extern const struct trk_rai_module rai_exec, rai_native;
 
 /* Beside its own module each VM runs these; NULL ends them. */
 extern const struct trk_rai_module *const rai_built_in[];
