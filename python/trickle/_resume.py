@@ -62,11 +62,13 @@ def command_resume(args: list[str]) -> int:
         return EXIT_FAILED
     retry = "--retry-failed" in found and job.failed > 0
     if job.run.get("kind") == "map" and not retry:
+        from .map_list import may_differ
         from .map_print import print_finished
-        status = print_finished(job)
+        has_list = may_differ("--on-change" in found)
+        status = None if has_list else print_finished(job)
         if status is not None:
             return status
-    if job.state == "done" and not retry:
+    elif job.state == "done" and not retry:
         failed = (f", {job.failed} elements failed: --retry-failed runs them again"
                   if job.failed else "")
         sys.stderr.write(f"[trickle: {name} is done: {job.recorded} results{failed}]\n")

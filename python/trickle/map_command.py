@@ -174,6 +174,11 @@ class Plan:
             raise UsageError("--check looks at what --output names, and that is not given")
 
     @property
+    def is_list_named(self) -> bool:
+        """It is not standard input."""
+        return bool(self.sources) or self.found.get("--arg-file", "-") != "-"
+
+    @property
     def name(self) -> str:
         """What the job is called after: the program, without directory."""
         try:
@@ -248,6 +253,8 @@ class Plan:
                     number += 1
                 sys.stdout.flush()
                 given.fill(60)
+            if given.error is not None:
+                raise given.error
         except ListError as error:
             raise UsageError(str(error)) from None
         except BrokenPipeError:

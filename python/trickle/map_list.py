@@ -121,14 +121,14 @@ def _csv_row(record: bytes) -> list[bytes] | None:
 class Records:
     """A list that is read from a file descriptor."""
 
-    is_open = False
-
     def __init__(self, fd: int, form: Format, name: str = "the list") -> None:
         self.fd = fd
         self.form = form
         self.name = name
         self.ready: deque[list[bytes]] = deque()
         self.is_ended = False
+        self.is_open = False  # more was to follow, which is not known
+        self.error: ListError | None = None  # what has ended it: what stands before that is good
         self.had_bytes = False
         self._rest = b""  # the start of a record
         self._open = b""  # a CSV record with an open quote, so far
@@ -140,11 +140,18 @@ class Records:
 
     def fill(self, seconds: float) -> bool:
         """Reads what is there, waiting for it at most so long. True: something has come, or the
-        end. Raises ListError."""
-        if self.is_ended:
-            return True
-        if not self._poll.poll(seconds * 1000):
+        end."""
+        if not self.is_ended and not self._poll.poll(seconds * 1000):
             return False
+        try:
+            if not self.is_ended:
+                self._read()
+        except ListError as error:
+            self.error = error
+            self.is_ended = self.is_open = True
+        return True
+
+    def _read(self) -> None:
         data = os.read(self.fd, READ_BYTES)
         self.had_bytes = self.had_bytes or data != b""
         if data:
@@ -156,12 +163,14 @@ class Records:
             self._add(record)
         if self.is_ended and self._open:
             raise ListError(f"{self.name}, line {self._begun}: a quote is open to the end")
-        return True
 
     def begin(self) -> None:
-        """Waits for what says how many fields there are."""
+        """Waits for what says how many fields there are. Raises ListError when that is wrong, or the
+        first record is."""
         while self.form.is_columns and not self._has_begun and not self.is_ended:
             self.fill(0.1)
+        if self.error is not None and not self.ready:
+            raise self.error
 
     def _add(self, record: bytes) -> None:
         self._number += 1
@@ -197,6 +206,8 @@ class Records:
 class Given:
     """A list that is there: of the command line (::: a b), or the stored one of a job."""
 
+    error = None
+
     def __init__(self, rows: Iterator[Any], is_open: bool = False) -> None:
         self.ready: deque[Any] = deque()
         self.is_ended = False
@@ -219,6 +230,14 @@ def arguments(sources: Sequence[Sequence[str]]) -> Given:
     from itertools import product
     rows = ([os.fsencode(value) for value in row] for row in product(*sources))
     return Given(rows)
+
+
+def may_differ(is_to_change: bool) -> bool:
+    """Whether standard input may be another list for a job that has all of its list: a file is, and
+    with --on-change whatever is there. What else there is may be there by chance, and silent for
+    ever."""
+    import stat
+    return is_given(0) and (is_to_change or stat.S_ISREG(os.fstat(0).st_mode))
 
 
 def is_given(fd: int) -> bool:

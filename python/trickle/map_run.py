@@ -21,7 +21,7 @@ from ._farm import connect, farm, say
 from ._work import ADD, Stream, _Drought
 from .errors import NotEnoughVMs
 from .map_command import LOCAL_VMS, Plan
-from .map_list import Given, ListError, Records, is_given
+from .map_list import Given, ListError, Records, is_given, may_differ
 from .map_print import Nobody, Printer
 
 TYPE_CHECKING = False
@@ -54,7 +54,6 @@ class MapStream(Stream):
         bar = _progress.make(plan.name, (), None, True if "--bar" in plan.found else None)
         super().__init__(work, self.elements(), _Drought(None), bar, key)
         self.source = source
-        self.leave_open = source.is_open
         self.printer = printer
         self.halt = plan.halt
         self.count = 0  # of elements that were pulled
@@ -80,6 +79,7 @@ class MapStream(Stream):
         there = len(source.ready) + offered
         if there == 0 and not source.is_ended:
             return False
+        self.leave_open = source.is_open
         self.limit = max(min(self.limit, there), 1)
         return super().feed()
 
@@ -128,7 +128,7 @@ def run(plan: Plan) -> int:
             return cli.stopped_early()
         status = go(plan, source)
     except ListError as error:
-        status = stop(f"{error}", cli.EXIT_USAGE if not _job.is_open() else cli.EXIT_FAILED)
+        status = stop(str(error), cli.EXIT_FAILED if _job.is_open() else cli.EXIT_USAGE)
     except NotEnoughVMs as error:
         status = stop(f"{error}; or have them come with this command: trickle map --local")
         forget_empty()
@@ -210,6 +210,9 @@ def go(plan: Plan, source: Records | Given | None) -> int:
         if not stream.is_exhausted and not plan.sources:
             _job.go_on = " < LIST"
     printer.sum_up(job_name)
+    if source.error is not None:
+        return stop(f"{source.error}; what stands before that is done" + (
+            f". Correct it and go on with: trickle resume {job_name} < LIST" if job_name else ""))
     if source.is_open:
         _job.go_on = " < LIST"
         say(f"[trickle: that is as far as the list had been read: {stream.count} of its records; "
@@ -226,7 +229,9 @@ def fingerprint(spec: bytes) -> bytes:
 def list_again(plan: Plan, job: Any, stage: tuple[int, bool] | None) -> Records | Given:
     """The list of a job that is resumed: as it is given again, else as the store has it."""
     known, is_closed = stage if stage is not None else (0, False)
-    given = None if is_closed and not may_differ(plan) else given_again(plan)
+    has_all = is_closed and (plan.is_list_named or not may_differ(
+        _job.wanted is not None and _job.wanted.on_change != "refuse"))
+    given = None if has_all else given_again(plan)
     if given is not None:
         return given
     if stage is not None:
@@ -236,16 +241,6 @@ def list_again(plan: Plan, job: Any, stage: tuple[int, bool] | None) -> Records 
         say(f"[trickle: the list had been read as far as its record {known}, and is not given "
             "again: these are done]\n")
     return Given(job.elements(KEY) if stage is not None else iter(()), not is_closed)
-
-
-def may_differ(plan: Plan) -> bool:
-    """Whether somebody gives a list to a job that has all of it: a file, or with --on-change. What
-    else is there as standard input may be there by chance, and silent for ever."""
-    import stat
-    if plan.sources or "--arg-file" in plan.found:
-        return False
-    is_file = is_given(0) and stat.S_ISREG(os.fstat(0).st_mode)
-    return is_file or (is_given(0) and _job.wanted.on_change != "refuse")
 
 
 def given_again(plan: Plan) -> Records | Given | None:

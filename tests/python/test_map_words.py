@@ -111,6 +111,8 @@ def rows(data, kind="lines", pieces=1, **keywords):
         os.close(write)
         while not records.is_ended:
             records.fill(0)
+        if records.error is not None:
+            raise records.error
         return list(records.ready), records.form.fields
     finally:
         os.close(read)
