@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""trickle map: commands per second, as a durable job, beside GNU parallel with its job log and beside
-a loop that does nothing but start commands and wait for them, on as many cores."""
+"""trickle map: commands per second, as a durable job, beside GNU parallel with its job log, and
+beside a loop that does nothing but start commands and wait for them, on as many cores."""
 import os
 import shutil
 import subprocess

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* elements.c - Elements: the iterator that Job.elements() gives, a skin over struct trk_elements.
  *
- * The next element may have to come from the disk, so it is fetched without the GIL; meanwhile other
- * threads' calls on the same iterator are refused. */
+ * The next element may have to come from the disk, so it is fetched without the GIL; meanwhile
+ * other threads' calls on the same iterator are refused. */
 #include "ext.h"
 
 struct elements_object {

@@ -545,8 +545,8 @@ PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=Fal
                        "fingerprint=None, keep_elements=False, module='')\n--\n\n"
                        "Declares work: a function for elements to come. With a key its results\n"
                        "are recorded in the farm's job; fingerprint: 16 bytes that stand for the\n"
-                       "code; keep_elements: the elements are, too. module: that runs it; '': each\n"
-                       "VM's own.");
+                       "code; keep_elements: the elements are, too. module: that runs it; '':\n"
+                       "each VM's own.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)

@@ -282,8 +282,8 @@ static PyObject *job_stage_info(PyObject *self, PyObject *key)
 }
 
 PyDoc_STRVAR(elements_doc, "elements(key, start=0)\n--\n\n"
-                           "An iterator over the elements that a work of that key has kept, bytes,\n"
-                           "in their order. LookupError: there was no such work. One whose bytes\n"
+                           "An iterator over the elements that a work of that key has kept,\n"
+                           "bytes, in order. LookupError: there was no such work. One whose bytes\n"
                            "the store lacks raises.");
 
 static PyObject *job_elements(PyObject *self, PyObject *args, PyObject *kwargs)

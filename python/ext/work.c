@@ -426,8 +426,8 @@ static PyObject *result_tuple(struct work_object *self, const struct trk_result 
 
 PyDoc_STRVAR(next_doc,
              "next(timeout, loads)\n--\n\n"
-             "(index, status, value, attempts); value is decoded when status is STATUS_OK and loads\n"
-             "is not None, else bytes. None: timeout passed. StopIteration: the end.");
+             "(index, status, value, attempts); value is decoded when status is STATUS_OK and\n"
+             "loads is not None, else bytes. None: timeout passed. StopIteration: the end.");
 
 static PyObject *work_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)

@@ -342,8 +342,8 @@ def env_of(found: dict[str, Any]) -> dict[str, str]:
             raise UsageError(f"--env takes NAME or NAME=VALUE, not {text!r}")
         if not equals:
             if name not in os.environ:
-                raise UsageError(f"--env {name}: there is no such variable here; --env {name}=VALUE "
-                                 "sets it")
+                raise UsageError(f"--env {name}: there is no such variable here; --env "
+                                 f"{name}=VALUE sets it")
             value = os.environ[name]
         made[name] = value
     return made

@@ -165,8 +165,8 @@ class Records:
             raise ListError(f"{self.name}, line {self._begun}: a quote is open to the end")
 
     def begin(self) -> None:
-        """Waits for what says how many fields there are. Raises ListError when that is wrong, or the
-        first record is."""
+        """Waits for what says how many fields there are. Raises ListError when that, or the first
+        record, is wrong."""
         while self.form.is_columns and not self._has_begun and not self.is_ended:
             self.fill(0.1)
         if self.error is not None and not self.ready:

@@ -286,8 +286,8 @@ def output_lines(name: str, text: bytes, total: int) -> list[str]:
 
 
 def run_text(run: dict[str, Any]) -> str:
-    """What a run that failed has to say, for the story of an element. Of a long payload only the end
-    is kept, which is the end of what it wrote to stderr."""
+    """What a run that failed has to say, for the story of an element. Of a long payload only the
+    end is kept, which is the end of what it wrote to stderr."""
     data: bytes = run["output"]
     if run["outcome"] != "exception":
         return data.decode("utf-8", "replace")

@@ -5,9 +5,10 @@ All of it is on one thread. The list is read as it comes (map_list.py), results 
 are recorded; neither waits for the other for long.
 
 A job's list may have been read to its end or not when its run ended. Where it was, a resume takes
-it from the store and nobody has to give it again. Where it was not, a resume takes it as it is given
-again: what is recorded of it must be the same, and it goes on behind that. When it is not given, what
-is recorded of it is done, and the job stays stopped (75), because nobody knows what was to follow.
+it from the store and nobody has to give it again. Where it was not, a resume takes it as it is
+given again: what is recorded of it must be the same, and it goes on behind that. When it is not
+given, what is recorded of it is done, and the job stays stopped (75), because nobody knows what was
+to follow.
 """
 from __future__ import annotations
 

@@ -75,7 +75,8 @@ int record_head_get(struct record *r, const void *bytes, size_t size)
         return TRK_EVERSION; /* undamaged, but not for us */
     }
     if (at[AT_KIND] == 0 || at[AT_KIND] >= CKPT_KIND_END ||
-        at[AT_FORMAT] != record_format((enum ckpt_kind)at[AT_KIND]) || body_size > RECORD_BODY_MAX || le_load_u32(at + AT_ZERO) != 0 ||
+        at[AT_FORMAT] != record_format((enum ckpt_kind)at[AT_KIND]) ||
+        body_size > RECORD_BODY_MAX || le_load_u32(at + AT_ZERO) != 0 ||
         (le_load_u32(at + AT_FLAGS) & ~(uint32_t)RECORD_IN_PARTS) != 0) {
         return TRK_ECORRUPT;
     }

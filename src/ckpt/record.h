@@ -54,7 +54,7 @@ enum ckpt_kind {
     CKPT_PART = 11,     /* body, part: of a value over RECORD_PART_MAX; part ~0: it is complete */
     CKPT_COUNT = 12,    /* stage: counters. Derived: a salvage counts anew */
     CKPT_TAIL = 13,     /* the state of the whole store, written by each transaction. Derived */
-    CKPT_ELEMENTS = 14, /* stage, first element: bytes of the elements of the CKPT_WORK of that key */
+    CKPT_ELEMENTS = 14, /* stage, first element: bytes of the elements of that CKPT_WORK */
     CKPT_KIND_END
 };
 

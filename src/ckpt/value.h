@@ -46,8 +46,8 @@ TRK_MUST_USE int value_work_decode(struct value_work *v, const void *bytes, size
 void value_work_span_put(uint8_t out[VALUE_WORK_SPAN], uint32_t count, uint64_t delivered);
 void value_work_span_get(const uint8_t *span, uint32_t *count, uint64_t *delivered);
 
-/* CKPT_ELEMENTS, key as that of the work record of the same elements: their bytes. What they have to
- * be is said by the digests there. */
+/* CKPT_ELEMENTS, key as that of the work record of the same elements: their bytes. What they have
+ * to be is said by the digests there. */
 struct value_elements {
     uint32_t count;            /* > 0 */
     const uint8_t *sizes;      /* count x u32 */

@@ -208,6 +208,13 @@ enum block_kind {
     BLOCK_RECORDED, /* its results are: it does not run, and has no bytes */
 };
 
+/* The next element of a durable work, as the program offers it. */
+struct offer {
+    const void *element;  /* borrowed */
+    size_t size;
+    struct digest digest; /* of it */
+};
+
 /* Elements as they were added: consecutive indices, bytes one after the other. */
 struct block {
     struct trk_work *work; /* one reference while it is posted */
@@ -313,13 +320,16 @@ struct attempts; /* what happened to elements, see attempts.c */
 void results_durable(struct trk_farm *farm); /* something may have become durable */
 void results_acknowledge_now(struct slot *slot); /* it is given back */
 void results_told(struct trk_farm *farm);    /* the store has news */
+/* A result that the store has elsewhere becomes one of stage; it is given when it is durable. Takes
+ * the parcel, unless that fails. */
+TRK_MUST_USE int results_adopt(struct parcel *parcel, uint32_t stage);
 
 /* durable.c [p] but where it says otherwise */
 int durable_open(struct trk_work *work, const struct trk_work_options *opt);
 void durable_close(struct trk_work *work);
 /* About the next element: which kind it is. 0; 1: it has its result, in a parcel; an error. */
-TRK_MUST_USE int durable_look(struct trk_work *work, const void *element, size_t size,
-                              const struct digest *digest, enum block_kind *kind);
+TRK_MUST_USE int durable_look(struct trk_work *work, const struct offer *offer,
+                              enum block_kind *kind);
 TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
 

@@ -289,8 +289,8 @@ int kept_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t first, u
 
 /* --- putting again ---------------- */
 
-/* Whether the bytes of the block that begins with this element are to be put (again). Of one that is
- * in parts it is only looked whether it is there: it is a single element of that size. */
+/* Whether the bytes of the block that begins with this element are to be put (again). One that is
+ * in parts is a single element: it is only looked whether something of its size is there. */
 static int look(struct trk_work *work, uint64_t first, size_t size, bool *is_lacking)
 {
     struct trk_job *job = work->farm->job;

@@ -463,7 +463,7 @@ bool work_is_full(struct trk_work *work)
 /* The program's element of a durable work, made when pulled_at results had been taken. */
 static int add_durable(struct trk_work *work, const void *element, size_t size)
 {
-    struct digest digest = hash_digest(element, size);
+    struct offer offer = {element, size, hash_digest(element, size)};
     enum block_kind kind = BLOCK_NEW;
     bool is_adopted;
     int rc = 0;
@@ -474,7 +474,7 @@ static int add_durable(struct trk_work *work, const void *element, size_t size)
         work->offered_size = size;
     }
     if (work->replay != NULL || work->edit != NULL) {
-        rc = durable_look(work, element, size, &digest, &kind);
+        rc = durable_look(work, &offer, &kind);
     }
     if (rc < 0) {
         return rc;
@@ -492,8 +492,8 @@ static int add_durable(struct trk_work *work, const void *element, size_t size)
         work->restored += !is_adopted;
         return add_recorded(work);
     }
-    return size >= LARGE_BYTES ? add_large(work, element, size, kind, &digest)
-                               : add_small(work, element, size, kind, &digest);
+    return size >= LARGE_BYTES ? add_large(work, element, size, kind, &offer.digest)
+                               : add_small(work, element, size, kind, &offer.digest);
 }
 
 int trk_work_add(struct trk_work *work, const void *element, size_t size)

@@ -122,7 +122,8 @@ static bool run_job(struct ckpt_store *s, uint64_t from, int told)
 
     for (uint64_t i = from; i < from + count; i++) {
         uint64_t first = i * 50, ticket = 0;
-        bool is_put = rig_put_block(s, 1, first, 50, &ticket) == 0 && put(s, first, 1, &ticket) && put(s, first + 1, 9, &ticket) &&
+        bool is_put = rig_put_block(s, 1, first, 50, &ticket) == 0 &&
+                      put(s, first, 1, &ticket) && put(s, first + 1, 9, &ticket) &&
                       put(s, first + 10, 40, &ticket);
         if (!is_put || ckpt_store_wait(s, ticket, 20000) != 0) {
             return false;

@@ -509,7 +509,8 @@ int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt 
     for (size_t i = 0; i < *count; i++) {
         (*out)[i] = (struct trk_attempt){
             .attempt = (uint32_t)i + 1, .outcome = (uint32_t)i, .vm_pid = work->opt.retries,
-            .vm_index = work->opt.speculate + 2u * work->opt.keep_elements, .vm_host = "here", .started_ms = 5, .duration_ns = 6,
+            .vm_index = work->opt.speculate + 2u * work->opt.keep_elements, .vm_host = "here",
+            .started_ms = 5, .duration_ns = 6,
             .signal = 11, .exit_status = (int32_t)work->opt.retry_after_ms,
             .rss_max_bytes = work->opt.timeout_ms};
         if (i > 0) {

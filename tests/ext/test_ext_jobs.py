@@ -164,7 +164,8 @@ def test_elements_that_were_kept(ext):
     assert list(job.elements("f#1")) == [b"%d" % i for i in range(10)]
     assert list(job.elements("f#1", start=8)) == [b"8", b"9"] and not list(job.elements("f", 11))
     walk = job.elements("f#1", 9)
-    assert iter(walk) is walk and next(walk) == b"9" and next(walk, None) is next(walk, None) is None
+    assert iter(walk) is walk and next(walk) == b"9"
+    assert next(walk, None) is next(walk, None) is None
     lacking = job.elements("holes", 8)
     assert next(lacking) == b"8"
     for _ in range(2):

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* test_kept.c - elements that are kept in the store of a job: read back by whoever resumes it, also
- * of lists that were left open or have changed; what is lost is told, and put again from the list. */
+ * of lists that were left open or have changed; what is lost is told, and put again. */
 #include "base/fail.h" /* before check.h, which has a macro of that name */
 
 #include <check.h>
@@ -28,15 +28,22 @@ static char home[80];
 static uint8_t *room;
 static bool keeps;
 
-static void open_all(enum trk_on_change on_change)
+static void open_job(enum trk_on_change on_change)
 {
     struct trk_job_options opt = {.size = sizeof(opt), .name = "kept", .home = home,
                                   .on_change = on_change};
-    struct trk_farm_options options = {.size = sizeof(options), .runtime_dir = rig.dir};
     struct trk_job_opened opened;
     int rc = trk_job_open(&job, &opt, &opened);
 
     ck_assert_msg(rc == 0, "trk_job_open: %d %s", rc, trk_last_error());
+}
+
+static void open_all(enum trk_on_change on_change)
+{
+    struct trk_farm_options options = {.size = sizeof(options), .runtime_dir = rig.dir};
+    int rc;
+
+    open_job(on_change);
     options.job = job;
     rc = trk_farm_new(&farm, &options);
     ck_assert_msg(rc == 0, "trk_farm_new: %d %s", rc, trk_last_error());
@@ -214,6 +221,8 @@ static void lose(uint32_t stage, uint64_t first)
     ck_assert_int_eq(job_sync(job, ticket), 0);
 }
 
+static unsigned put_late; /* blocks whose elements were put after their work record */
+
 /* Blocks of elements that were put since the last time that this was asked. Closes and opens. */
 static unsigned blocks_put(enum trk_on_change on_change)
 {
@@ -224,7 +233,7 @@ static unsigned blocks_put(enum trk_on_change on_change)
     struct ckpt_env env;
     MDB_cursor *cursor;
     MDB_val key, value;
-    struct record r;
+    struct record r, work;
     MDB_txn *txn;
 
     close_all();
@@ -232,10 +241,14 @@ static unsigned blocks_put(enum trk_on_change on_change)
     ck_assert_int_eq(env_open(&env, dir, ENV_CHECK, 0), 0);
     ck_assert_int_eq(ldb_begin(env.mdb, MDB_RDONLY, &txn), 0);
     ck_assert_int_eq(ldb_cursor(txn, env.tables[CKPT_ELEMENTS], &cursor), 0);
+    put_late = 0;
     while (ldb_cursor_get(cursor, &key, &value, MDB_NEXT) == 0) {
         ck_assert_int_eq(record_get(&r, value.mv_data, value.mv_size), 0);
         newest = r.version > newest ? r.version : newest;
         n += r.version > seen;
+        ck_assert_int_eq(ldb_get(txn, env.tables[CKPT_WORK], key.mv_data, key.mv_size, &value), 0);
+        ck_assert_int_eq(record_get(&work, value.mv_data, value.mv_size), 0);
+        put_late += work.version < r.version;
     }
     seen = newest;
     mdb_cursor_close(cursor);
@@ -345,6 +358,21 @@ START_TEST(elements_that_were_not_kept_are_told_and_kept_the_next_time)
 END_TEST
 
 /* --- lists and code that change ---------------- */
+
+/* New blocks, blocks of a list that has changed, elements with results of equal ones. */
+START_TEST(bytes_are_put_before_what_tells_of_them)
+{
+    run(1600, 0);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_KEEP), 3);
+    ck_assert_uint_eq(put_late, 0);
+    run(1600, 50);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_KEEP), 3);
+    ck_assert_uint_eq(put_late, 0);
+    run(1500, 50);
+    ck_assert_uint_gt(blocks_put(TRK_CHANGE_REFUSE), 3);
+    ck_assert_uint_eq(put_late, 0);
+}
+END_TEST
 
 START_TEST(a_changed_list_is_kept_as_it_is_now)
 {
@@ -498,16 +526,67 @@ START_TEST(a_view_shows_elements)
 }
 END_TEST
 
+static void setup_alone(void)
+{
+    snprintf(rig.dir, sizeof(rig.dir), "/tmp/test-kept-XXXXX" "X");
+    ck_assert_ptr_nonnull(mkdtemp(rig.dir));
+    snprintf(home, sizeof(home), "%s/home", rig.dir);
+    room = malloc(ELEMENT_MAX);
+    open_job(TRK_CHANGE_REFUSE);
+}
+
+static void teardown_alone(void)
+{
+    char command[128];
+
+    ck_assert_int_eq(trk_job_close(job), 0);
+    snprintf(command, sizeof(command), "rm -r %s", rig.dir);
+    ck_assert_int_eq(system(command), 0);
+    free(room);
+}
+
+/* As the farm does: elements first and first + 1 of the stage. */
+static void put_block(uint32_t stage, uint64_t first)
+{
+    uint8_t digests[2][16], sizes[2][4], span[VALUE_WORK_SPAN];
+    struct value_work work = {.count = 2, .digests = digests[0], .spans = 1, .delivered = span};
+    struct kept_run put = {.first = first, .count = 2, .sizes = sizes[0]};
+    struct buf bytes;
+    uint64_t ticket;
+
+    buf_init(&bytes);
+    for (uint64_t i = 0; i < 2; i++) {
+        size_t size = element(first + i);
+        struct digest digest = hash_digest(room, size);
+        memcpy(digests[i], digest.bytes, sizeof(digest));
+        le_store_u32(sizes[i], (uint32_t)size);
+        buf_put(&bytes, room, size);
+    }
+    put.blob = buf_take(&bytes);
+    put.elements = put.blob->data;
+    put.size = put.blob->size;
+    value_work_span_put(span, 2, 0);
+    ck_assert_int_eq(kept_put(job, stage, &put, &ticket), 0);
+    blob_unref(put.blob);
+    ck_assert_int_eq(job_put_work(job, stage, first, &work, &ticket), 0);
+    ck_assert_int_eq(job_sync(job, ticket), 0);
+}
+
+/* Without a farm, so that nobody else allocates or frees. */
 START_TEST(reading_and_putting_survive_any_failed_allocation)
 {
+    struct digest code = hash_digest("code", 4);
+    struct job_stage *stage;
+    bool is_new;
     static const uint8_t le_size[4] = {2};
     struct kept_run put = {.count = 1, .sizes = le_size, .elements = "xy", .size = 2};
     uint64_t live, ticket, n = 0;
     int rc;
 
-    run(1600, 0);
-    trk_vmlist_free(list);
-    trk_farm_close(farm, 1000); /* so that nobody else allocates */
+    ck_assert_int_eq(job_stage_open(job, "echo#1", "echo", &code, &stage, &is_new), 0);
+    for (uint64_t first = 1498; first < 1502; first += 2) {
+        put_block(stage->number, first);
+    }
     live = mem_live();
     do {
         struct trk_elements *walk = NULL;
@@ -533,12 +612,41 @@ START_TEST(reading_and_putting_survive_any_failed_allocation)
     mem_fail_after(0);
     ck_assert_int_eq(rc, TRK_ENOMEM);
     mem_fail_after(1);
-    rc = kept_copy(job, 1, 9, 0, 1, &ticket);
+    rc = kept_copy(job, stage->number, 9, 1498, 1, &ticket);
     mem_fail_after(0);
     ck_assert_int_eq(rc, TRK_ENOMEM);
     ck_assert_uint_eq(mem_live(), live);
-    ck_assert_int_eq(trk_job_close(job), 0);
-    open_all(TRK_CHANGE_REFUSE);
+}
+END_TEST
+
+/* Without memory an element is refused, and the next run gives back what this one did not. */
+START_TEST(putting_again_survives_any_failed_allocation)
+{
+    uint64_t n = 0;
+    int rc;
+
+    keeps = false;
+    run(60, 0);
+    reopen(TRK_CHANGE_REFUSE);
+    keeps = true;
+    do {
+        struct trk_work *work = work_new("code");
+        mem_fail_after(++n);
+        rc = 0;
+        for (uint64_t i = 0; rc == 0 && i < 60; i++) {
+            rc = trk_work_add(work, room, element(i));
+        }
+        mem_fail_after(0);
+        ck_assert_msg(rc == 0 || rc == TRK_ENOMEM, "allocation %llu gave %d %s",
+                      (unsigned long long)n, rc, trk_last_error());
+        trk_work_free(work);
+        ck_assert_uint_lt(n, 100);
+    } while (rc != 0);
+    ck_assert_uint_ge(n, 3);
+    reopen(TRK_CHANGE_REFUSE);
+    run(60, 0);
+    reopen(TRK_CHANGE_REFUSE);
+    expect_kept(0, 60, 0);
 }
 END_TEST
 
@@ -562,7 +670,7 @@ END_TEST
 int main(void)
 {
     Suite *suite = suite_create("kept");
-    TCase *all = tcase_create("all");
+    TCase *all = tcase_create("all"), *alone = tcase_create("alone");
 
     tcase_set_timeout(all, 60);
     tcase_add_checked_fixture(all, setup, teardown);
@@ -570,6 +678,7 @@ int main(void)
     tcase_add_test(all, a_job_goes_on_without_whoever_made_its_elements);
     tcase_add_test(all, a_list_that_was_left_open_is_not_closed);
     tcase_add_test(all, elements_that_were_not_kept_are_told_and_kept_the_next_time);
+    tcase_add_test(all, bytes_are_put_before_what_tells_of_them);
     tcase_add_test(all, a_changed_list_is_kept_as_it_is_now);
     tcase_add_test(all, a_cut_block_that_was_lacking_is_kept);
     tcase_add_test(all, changed_code_that_runs_again_has_elements_of_its_own);
@@ -577,8 +686,11 @@ int main(void)
     tcase_add_test(all, bytes_of_something_else_are_as_good_as_none);
     tcase_add_test(all, a_lost_work_record_is_a_hole_and_filled_again);
     tcase_add_test(all, a_view_shows_elements);
-    tcase_add_test(all, reading_and_putting_survive_any_failed_allocation);
+    tcase_add_test(all, putting_again_survives_any_failed_allocation);
     tcase_add_test(all, a_walk_outlives_its_job);
     suite_add_tcase(suite, all);
+    tcase_add_checked_fixture(alone, setup_alone, teardown_alone);
+    tcase_add_test(alone, reading_and_putting_survive_any_failed_allocation);
+    suite_add_tcase(suite, alone);
     return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz_value.c - bytes of a record's value into its decoders. What decodes lies within the bytes
- * and encodes to the same bytes again. Byte 0: which one; of results also how many; 255: elements. */
+ * and encodes to the same bytes again. Byte 0: which one (255: elements); of
+ * results also how many. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>

@@ -93,7 +93,8 @@ def test_extension_shows_only_its_entry(run, prefix):
     assert names == ["PyInit__trickle"]
 
 
-@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-map.1", "share/man/man1/trickle-vm.1",
+@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-map.1",
+                                  "share/man/man1/trickle-vm.1",
                                   "lib/systemd/user/trickle-vm.service",
                                   "lib/systemd/system/trickle-vm@.service",
                                   "include/trickle/trickle.h"])

@@ -241,7 +241,8 @@ def test_killed_while_the_list_is_read(trickle, start, recorded, tmp_path):
     process.kill()
     process.wait()
     status, out, err = trickle("resume", "k")
-    assert (status, sorted_lines(out)) == (STOPPED, got(1, 4)) and "read as far as its record 4" in err
+    assert (status, sorted_lines(out)) == (STOPPED, got(1, 4))
+    assert "read as far as its record 4" in err
     assert "trickle resume k < LIST" in err
     assert trickle("resume", "k", given="")[0] == STOPPED
     status, _, err = trickle("resume", "k", given="other\n" + numbers(2, 6))

@@ -36,15 +36,19 @@ def test_words_are_split_before_values_go_in(typed, made):
     assert argv(typed, [b"a b/c.d"]) == made
 
 
-@pytest.mark.parametrize("value", [b"", b"a b", b"new\nline", b"\xff\xfe", b"'\"$(x)`", b"{}", b"-n"])
+ODD_VALUES = [b"", b"a b", b"new\nline", b"\xff\xfe", b"'\"$(x)`", b"{}", b"-n", b"~"]
+
+
+@pytest.mark.parametrize("value", ODD_VALUES)
 def test_a_value_stays_one_argument(value):
     assert argv(["echo {} x{}"], [value]) == [b"echo", value, b"x" + value]
 
 
-@pytest.mark.parametrize("value", [b"a b", b"new\nline", b"\xff\xfe", b"'\"$(x)`", b"{}", b"", b"~"])
+@pytest.mark.parametrize("value", ODD_VALUES)
 def test_a_shell_gets_values_quoted(value):
     words = shell_words("/bin/sh", ["printf %s {} | cat; printf x{}"], Fields())
-    made = _trickle.exec_argv(_trickle.exec_spec({"argv": words}), _trickle.exec_element([value]), 0)
+    spec = _trickle.exec_spec({"argv": words})
+    made = _trickle.exec_argv(spec, _trickle.exec_element([value]), 0)
     assert made[:2] == [b"/bin/sh", b"-c"]
     assert subprocess.run(made, capture_output=True).stdout == value + b"x" + value
 
@@ -81,7 +85,7 @@ def test_another_string_can_stand_for_the_line():
         b"find", b"{}", b"-name", b"a"]
 
 
-# --- against GNU parallel --------------------------------------------------------------------------
+# --- against GNU parallel -----------------------------------------------------------------------
 
 VALUES = ["a/b.c.d", "x", ".h", "a/.h", "a.b/c", "/x", "//x//y.z", "a b/c d.e f", "a/b.", "a..b"]
 
@@ -92,8 +96,8 @@ def test_transforms_are_those_of_gnu_parallel(tmp_path):
     template = "printf %s[ {} {.} {/} {//} {/.} {#}"
     theirs = subprocess.run(["parallel", "-k", template, ":::", *VALUES], capture_output=True,
                             env=os.environ | {"PARALLEL_HOME": str(tmp_path)}).stdout
-    ours = b"".join(b"".join(word + b"[" for word in argv([template], [os.fsencode(v)], number=i)[2:])
-                    for i, v in enumerate(VALUES))
+    made = [argv([template], [os.fsencode(v)], number=i)[2:] for i, v in enumerate(VALUES)]
+    ours = b"".join(word + b"[" for words in made for word in words)
     assert ours == theirs
 
 
