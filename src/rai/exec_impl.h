@@ -72,7 +72,8 @@ TRK_MUST_USE int exec_word(struct buf *b, const struct trk_exec_word *word,
 
 /* --- streams ----------------------------------------------------------------------------- */
 
-/* Of a stream the first keep / 2 bytes and the last ones, keep in all. Zeroed but for keep: empty. */
+/* Of a stream the first keep / 2 bytes and the last ones, keep in all. Zeroed, but for keep, it is
+ * empty. */
 struct exec_keep {
     uint8_t *bytes;  /* owned; NULL while empty */
     size_t keep;     /* bytes kept at most */
@@ -117,7 +118,7 @@ struct exec_command {
 };
 
 struct exec_end {
-    enum trk_exec_outcome outcome; /* OK, EXIT, SIGNAL, TIMEOUT, INTERRUPTED, NOT_STARTED, UNKNOWN */
+    enum trk_exec_outcome outcome; /* not BAD_OUTPUT */
     int error;          /* errno, of NOT_STARTED */
     int32_t exit_status, signal;
     struct rusage usage;
