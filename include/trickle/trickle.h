@@ -9,6 +9,7 @@
 #include "trickle/farm.h"
 #include "trickle/job.h"
 #include "trickle/key.h"
+#include "trickle/native.h"
 #include "trickle/rai.h"
 #include "trickle/view.h"
 #include "trickle/vm.h"

@@ -28,8 +28,6 @@
 #define EXEC_INTERRUPT_MS 200u  /* from SIGTERM to SIGKILL when it is cancelled */
 #define EXEC_MARK_MAX 96        /* of TRICKLE_EXEC=..., terminated */
 
-extern const struct trk_rai_module rai_exec;
-
 /* exec_codec.c: the parts of the encodings */
 void exec_put_head(struct buf *b, char mark, uint8_t third);
 /* 0, or TRK_E* with a sentence about what is called name. */
