@@ -15,8 +15,9 @@
 #include "base/fail.h"
 #include "base/mem.h"
 #include "base/sys.h"
-#include "rai/exec_impl.h"
+#include "rai/modules.h"
 #include "rai/rai.h"
+#include "trickle/exec.h"
 
 static int run_all(long count, const void *spec, size_t spec_size)
 {

@@ -34,7 +34,7 @@ void guard_stop(struct guard *g);
 
 /* Kills all processes of these sessions and process groups (a VM is the leader of both). */
 void guard_kill_sessions(const pid_t *leaders, size_t count);
-/* Was this process of ours started with a variable in its environment that begins so? One thread. */
+/* Was this process of ours started with a variable in its environment that begins so? */
 bool guard_is_marked(pid_t pid, const char *start, size_t start_size);
 /* Kills those children of this process, which has one thread, that is_kept does not know and that
  * have a variable that begins so; NULL: all of them. */

@@ -45,7 +45,7 @@ extern "C" {
 
 #define TRK_EXEC_MODULE "exec"
 #define TRK_EXEC_ABI 1                  /* of the three encodings; each begins with it */
-#define TRK_EXEC_KEEP_DEFAULT 1048576u  /* bytes kept of stdout, and of stderr: half of them first */
+#define TRK_EXEC_KEEP_DEFAULT 1048576u  /* bytes kept of each stream, half of them first */
 #define TRK_EXEC_KEEP_MAX 268435456u
 #define TRK_EXEC_KEEP_NONE UINT32_MAX   /* count them only */
 #define TRK_EXEC_KILL_AFTER_MS 2000u    /* from SIGTERM to SIGKILL, at a timeout */
@@ -131,8 +131,8 @@ TRK_API TRK_MUST_USE int trk_exec_element_encode(const struct trk_exec_bytes *fi
 TRK_API TRK_MUST_USE int trk_exec_element_decode(const void *bytes, size_t size,
                                                  struct trk_exec_bytes **fields, size_t *count);
 
-/* The command that a spec (a decoded one: is_shell has become words there) makes of an element, with
- * the outputs' own names: to show it, and to find out that it cannot be made. index: of the
+/* The command that a spec (a decoded one: is_shell has become words there) makes of an element,
+ * with the outputs' own names: to show it, and to find out that it cannot be made. index: of the
  * element, from 0. *words is an array for
  * trk_free with all that it points to; each word is followed by a NUL byte. TRK_EINVAL with a
  * sentence: it cannot be made of this element. TRK_ENOMEM. */

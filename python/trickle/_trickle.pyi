@@ -223,8 +223,8 @@ def restore() -> bytes | None:
 #
 # A text is bytes or str (as file names are encoded). A word is a text, or a list of pieces; a piece
 # is a text, or a tuple (kind, index, transform, is_quoted) of which the tail may be missing:
-#   kind       "field" (number index of the element, from 0), "number" (of the element, from 1),
-#              "output" (temporary name of output index), "file" (the output under check)
+#   kind       "field" (number index of the element, from 0), "number" (of the element, from 1:
+#              {#}), "output" (temporary name of output index), "file" (under check)
 #   transform  "" (as it is), ".", "/", "//", "/.": what GNU parallel writes as {.} {/} {//} {/.}
 #   is_quoted  True: made one word of a POSIX shell
 

@@ -22,6 +22,7 @@
 #include "base/mem.h"
 #include "base/sys.h"
 #include "rai/exec_stage.h"
+#include "rai/modules.h"
 #include "trickle/trickle.h"
 
 #define MS_NS 1000000u
@@ -485,13 +486,6 @@ static void close_stage(void *state, uint32_t number)
     }
 }
 
-static int answer_request(void *state, const struct trk_rai_request *req,
-                          struct trk_rai_reply *reply)
-{
-    fail(TRK_EINVAL, "the exec module runs the commands of works, and answers no calls");
-    return error_status(reply);
-}
-
 static void interrupt(void *state)
 {
     exec_wake_interrupt(&the_exec.wake);
@@ -502,7 +496,6 @@ const struct trk_rai_module rai_exec = {
     .size = sizeof(struct trk_rai_module),
     .name = TRK_EXEC_MODULE,
     .version = TRK_VERSION,
-    .request = answer_request,
     .stage_open = open_stage,
     .run = run_element,
     .stage_close = close_stage,

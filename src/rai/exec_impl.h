@@ -28,8 +28,6 @@
 #define EXEC_INTERRUPT_MS 200u  /* from SIGTERM to SIGKILL when it is cancelled */
 #define EXEC_MARK_MAX 96        /* of TRICKLE_EXEC=..., terminated */
 
-extern const struct trk_rai_module rai_exec;
-
 /* exec_codec.c: the parts of the encodings */
 void exec_put_head(struct buf *b, char mark, uint8_t third);
 /* 0, or TRK_E* with a sentence about what is called name. */
@@ -72,7 +70,8 @@ TRK_MUST_USE int exec_word(struct buf *b, const struct trk_exec_word *word,
 
 /* --- streams ----------------------------------------------------------------------------- */
 
-/* Of a stream the first keep / 2 bytes and the last ones, keep in all. Zeroed but for keep: empty. */
+/* Of a stream the first keep / 2 bytes and the last ones, keep in all. Zeroed, but for keep, it is
+ * empty. */
 struct exec_keep {
     uint8_t *bytes;  /* owned; NULL while empty */
     size_t keep;     /* bytes kept at most */
@@ -117,7 +116,7 @@ struct exec_command {
 };
 
 struct exec_end {
-    enum trk_exec_outcome outcome; /* OK, EXIT, SIGNAL, TIMEOUT, INTERRUPTED, NOT_STARTED, UNKNOWN */
+    enum trk_exec_outcome outcome; /* not BAD_OUTPUT */
     int error;          /* errno, of NOT_STARTED */
     int32_t exit_status, signal;
     struct rusage usage;

@@ -25,7 +25,7 @@
 #include "base/mem.h"
 #include "rai/exec_impl.h"
 
-#define RUNS_MAX 16       /* of one output at a time, and left by the dead where locks do not work */
+#define RUNS_MAX 16       /* of one output at a time (and left by the dead, without locks) */
 #define TRIES_MAX 8       /* at one directory that others make and remove */
 #define DEPTH_MAX 64      /* of directories in a temporary one, to be removed */
 #define DIR_FORMAT ".trickle-%s-%u"

@@ -264,7 +264,8 @@ static void get_word(struct reader *r, struct trk_exec_word *word)
         pieces[i].is_quoted = quoted != 0;
         pieces[i].index = cursor_get_u32(&r->c);
         exec_get_bytes(&r->c, &pieces[i].text);
-        if (quoted > 1 || zero != 0) {
+        if (quoted > 1 || zero != 0 ||
+            (pieces[i].kind != TRK_EXEC_LITERAL && pieces[i].text.size > 0)) {
             r->c.has_failed = true;
         }
     }

@@ -7,6 +7,7 @@
 #define TESTS_RAI_EXEC_RIG_H
 
 #include "rai/exec_impl.h"
+#include "rai/modules.h"
 #include "rai/rai.h"
 
 extern struct trk_exec_spec rig_spec;     /* to be filled in before rig_open */

@@ -78,8 +78,9 @@ static const char *const daemons[] = {
 
 START_TEST(daemons_are_killed_at_once)
 {
-    rig_shell("exec 3<>up; ({0} sh -c 'echo $$ > pid; echo > up; /bin/sh -c \"echo \\$\\$ > pid2; echo > up; "
-              WAIT "\"; :'" QUIET "&) ; read x <&3; read x <&3");
+    rig_shell("exec 3<>up; ({0} sh -c 'echo $$ > pid; echo > up;"
+              "/bin/sh -c \"echo \\$\\$ > pid2; echo > up; " WAIT
+              "\"; :'" QUIET "&) ; read x <&3; read x <&3");
     rig_open();
     ck_assert_int_eq(rig_run(daemons[_i], NULL), TRK_STATUS_OK);
     ck_assert_uint_eq(rig_result.left, 2);
