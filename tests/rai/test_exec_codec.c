@@ -196,7 +196,7 @@ static const char *const transforms[][5] = {
     {"a/b/", "a/b/", "", "a", ""},
     {"a//b.c", "a//b", "b.c", "a", "b"},
     {".rc", "", ".rc", ".", ""},
-    {"c.", "c.", "c.", ".", "c."},
+    {"c.", "c", "c.", ".", "c"}, /* GNU parallel cuts a dot at the end, too */
     {"/", "/", "", "/", ""},
     {"", "", "", ".", ""},
     {"a/.b", "a/", ".b", "a", ""},
