@@ -5,9 +5,11 @@
 
 #include "trickle/discovery.h"
 #include "trickle/error.h"
+#include "trickle/exec.h"
 #include "trickle/farm.h"
 #include "trickle/job.h"
 #include "trickle/key.h"
+#include "trickle/native.h"
 #include "trickle/rai.h"
 #include "trickle/view.h"
 #include "trickle/vm.h"

@@ -16,8 +16,9 @@ extern "C" {
 /* Serves initiators until the lease that used this process has ended, or the supervisor has
  * gone or asked to stop. Starts the net thread, runs the module's functions on the calling
  * thread. Descriptors and the shared page come from TRICKLE_VM_FDS, which is removed from the
- * environment. Returns 0 when the process should exit in order (exit status 0), or an error
- * with trk_last_error(). May be called once per process. */
+ * environment. state: what the module's functions get; NULL: what its open makes, if it has one.
+ * Returns 0 when the process should exit in order (exit status 0), or an error with
+ * trk_last_error(). May be called once per process. */
 TRK_API TRK_MUST_USE int trk_vm_serve(const struct trk_rai_module *module, void *state);
 
 /* In user code's process: true in a child that user code forked from a VM (or an initiator). */
@@ -46,6 +47,20 @@ TRK_API TRK_MUST_USE int trk_vm_checkpoint_wait(void);
 /* The last state saved of the element that runs, by whichever run of it. 0: *bytes are borrowed
  * until the next checkpoint or the end of the element; TRK_END: there is none. */
 TRK_API TRK_MUST_USE int trk_vm_restore(const void **bytes, size_t *size);
+
+/* --- bytes that work names by content --------------------------------------------------- *
+ *
+ * On the thread that called trk_vm_serve, inside a function of the module. */
+
+/* The blob that the program has registered under that digest (trk_farm_blob), from this machine's
+ * cache ($XDG_CACHE_HOME/trickle/blobs), or else from the program: waits for it.
+ *   0            *fd is a descriptor of a file with these bytes, to read and to run, the caller's
+ *   TRK_END      the program has not registered it
+ *   TRK_ECLOSED  the program has gone
+ *   TRK_ECORRUPT it was damaged on its way
+ *   TRK_EINVAL   not the thread that runs the module, or no VM
+ *   TRK_EIO (no memory to keep it in), TRK_EFORKED */
+TRK_API TRK_MUST_USE int trk_vm_blob(const uint8_t digest[16], int *fd);
 
 #ifdef __cplusplus
 }

@@ -46,6 +46,9 @@ struct trk_work_options {
     /* With a key: the elements themselves are recorded, not only their digests, so that the job can
      * go on without whoever made them (trk_job_elements). */
     bool keep_elements;
+    /* The RAI module that runs it: "exec" and "native" are on every VM, another one is on VMs whose
+     * own module (trk_vm_info.module) it is. NULL or "": each VM's own; copied. */
+    const char *module;
 };
 
 /* Declares the work. Nothing runs before elements are added. For trk_work_free. */

@@ -211,6 +211,17 @@ static int feed_one(struct work_object *self, PyObject *iterator, Py_ssize_t chu
     if (self->item == NULL && (rc = pull(self, iterator, chunksize)) != FEED_ADDED) {
         return rc;
     }
+    if (dumps == Py_None) {
+        if (!PyBytes_Check(self->item)) {
+            PyErr_Format(PyExc_TypeError, "without dumps elements are bytes, not %R",
+                         Py_TYPE(self->item));
+            Py_CLEAR(self->item);
+            return EXT_RAISED;
+        }
+        self->offered = self->item; /* moved */
+        self->item = NULL;
+        return add_offered(self);
+    }
     size = codec_write(self->item, bytes);
     if (size > 0) {
         rc = trk_work_add(self->work, bytes, size);
@@ -265,7 +276,8 @@ PyDoc_STRVAR(feed_doc,
              "feed(iterator, chunksize, dumps, limit=sys.maxsize, leave_open=False)\n--\n\n"
              "Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and\n"
              "adds them until the window is full or limit were added. True: the iterator is\n"
-             "exhausted, and the work is closed, with leave_open as close() does.");
+             "exhausted, and the work is closed, with leave_open as close() does. dumps None:\n"
+             "elements are bytes, added as they are.");
 
 static PyObject *work_feed(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
@@ -377,7 +389,7 @@ static PyObject *value_of(struct work_object *self, const struct trk_result *r, 
     PyObject *value;
 
     self->is_lent = true; /* loads may run any code while payload is borrowed */
-    if (r->status == TRK_STATUS_OK) {
+    if (r->status == TRK_STATUS_OK && loads != Py_None) {
         value = codec_load(r->payload, r->size, loads);
     } else {
         value = PyBytes_FromStringAndSize(r->payload, (Py_ssize_t)r->size);
@@ -414,8 +426,8 @@ static PyObject *result_tuple(struct work_object *self, const struct trk_result 
 
 PyDoc_STRVAR(next_doc,
              "next(timeout, loads)\n--\n\n"
-             "(index, status, value, attempts); value is decoded when status is STATUS_OK, else\n"
-             "bytes. None: timeout passed. StopIteration: the end.");
+             "(index, status, value, attempts); value is decoded when status is STATUS_OK and\n"
+             "loads is not None, else bytes. None: timeout passed. StopIteration: the end.");
 
 static PyObject *work_next(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)

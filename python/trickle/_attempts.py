@@ -47,11 +47,12 @@ class Attempt:
         self.pid: int = raw["pid"]
         self.started = datetime.fromtimestamp(raw["started_ms"] / 1000)
         self.duration: float = raw["duration_ns"] / 1e9
-        self.signal = _signal_name(raw["signal"])
+        self.signal = signal_name(raw["signal"])
         has_exited = self.outcome == "died" and self.signal is None
         self.exit_status: int | None = raw["exit_status"] if has_exited else None
         self.rss: int | None = raw["rss_max_bytes"] or None
-        self.output = _output(raw["outcome"], raw["output"])
+        text = raw.get("text")  # of commands
+        self.output = _output(raw["outcome"], raw["output"]) if text is None else text
 
     def __str__(self) -> str:
         """One line."""
@@ -68,7 +69,7 @@ class Attempt:
         return f"<{self}>"
 
 
-def _signal_name(number: int) -> str | None:
+def signal_name(number: int) -> str | None:
     if number == 0:
         return None
     from signal import Signals

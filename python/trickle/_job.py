@@ -49,6 +49,7 @@ class Wanted:
 wanted: Wanted | None = None
 is_off = False  # --no-checkpoint
 status: int | None = None  # how the program ended, where that is known
+go_on = ""  # what a resume has to be given, beside its name
 name: str | None = None  # of the job that is open, or was last
 _job: _trickle.Job | None = None
 _owner = 0  # pid of the process that opened it
@@ -331,7 +332,7 @@ def close() -> None:
     except TROUBLE as problem:
         _say(f"trickle: {problem}\n")
     if ended == EXIT_STOPPED:
-        _say(f"[trickle: stopped; go on with: trickle resume {name}]\n")
+        _say(f"[trickle: stopped; go on with: trickle resume {name}{go_on}]\n")
 
 
 def _say(text: str) -> None:

@@ -34,8 +34,8 @@ were. Of all others that differ the names are shown. What is recorded is not com
   --on-change=redo    works whose code has changed run again
   --keep-env NAME     keep the variable NAME as it is now, also for further resumes; may be repeated
   --local[=N]         start N VMs here for this run, as in trickle run
-  --lan, --hosts LIST, --listen ADDR[:PORT], --insecure, --suspect-after SECONDS,
-  --dead-after SECONDS, --log LEVEL
+  --lan, --hosts LIST, --discovery PATH, --listen ADDR[:PORT], --insecure,
+  --suspect-after SECONDS, --dead-after SECONDS, --log LEVEL
                       as in trickle run; otherwise as the job was started
   --help              this text
 
@@ -61,7 +61,14 @@ def command_resume(args: list[str]) -> int:
                          f"it with: trickle cancel {name}\n")
         return EXIT_FAILED
     retry = "--retry-failed" in found and job.failed > 0
-    if job.state == "done" and not retry:
+    if job.run.get("kind") == "map" and not retry:
+        from .map_list import may_differ
+        from .map_print import print_finished
+        has_list = may_differ("--on-change" in found)
+        status = None if has_list else print_finished(job)
+        if status is not None:
+            return status
+    elif job.state == "done" and not retry:
         failed = (f", {job.failed} elements failed: --retry-failed runs them again"
                   if job.failed else "")
         sys.stderr.write(f"[trickle: {name} is done: {job.recorded} results{failed}]\n")
@@ -120,12 +127,13 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
     environment = environment_of(run, found.get("--keep-env", []))
     environment["TRICKLE_RESUME"] = resume_text(job.name, run, found)
     argv = list(run["argv"])
-    if run["kind"] == "run":
+    if run["kind"] in ("run", "map"):
         options = dict(run["options"]) | {
             name: value for name, value in found.items()
             if name in FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS or name == "--local"}
-        argv += ["run", *(name if value is True else f"{name}={value}"
-                          for name, value in options.items()), "--", run["path"], *run["args"]]
+        argv += [run["kind"], *option_words(options), "--"]
+        argv += [run["path"], *run["args"]] if run["kind"] == "run" else [
+            *run["command"], *(word for source in run["sources"] for word in (":::", *source))]
     else:
         environment |= asked | {"TRICKLE_JOB": job.name}
     if job.recorded:
@@ -137,6 +145,12 @@ def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str
         os.execve(run["interpreter"], argv, environment)
     except OSError as error:
         raise UsageError(f"{error.filename}: {error.strerror}; the job was run there") from None
+
+
+def option_words(options: dict[str, Any]) -> list[str]:
+    """Options as they are typed."""
+    return [name if value is True else f"{name}={value}" for name, values in options.items()
+            for value in (values if isinstance(values, list) else [values])]
 
 
 def resume_text(name: str, run: dict[str, Any], found: dict[str, Any]) -> str:

@@ -42,7 +42,8 @@ class Farm:
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
                  multicast: str | None = None, dead_after_ms: int = 0,
                  suspect_after_ms: int = 0, job: Job | None = None,
-                 listen: str | None = None) -> None: ...
+                 listen: str | None = None, discovery: str | None = None,
+                 module: str | None = None) -> None: ...
     @property
     def listening(self) -> str | None:
         """"ADDR:PORT" where VMs can join, or None."""
@@ -64,8 +65,9 @@ class Farm:
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
              timeout_ms: int = 0, speculate: bool = False, lazy: bool = False,
              key: str | None = None, fingerprint: bytes | None = None,
-             keep_elements: bool = False) -> Work:
-        """keep_elements: a work with a key records the elements themselves: Job.elements()."""
+             keep_elements: bool = False, module: str = "") -> Work:
+        """keep_elements: a work with a key records the elements themselves: Job.elements().
+        module: that runs it, "": each VM's own one."""
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 
@@ -96,17 +98,18 @@ def wait_any(calls: list[Call], timeout: float | None = None) -> int | None: ...
 class Work:
     """trk_work with the hot loops in C."""
     def feed(self, iterator: Iterator[Any], chunksize: int | None,
-             dumps: Callable[[Any], bytes], limit: int = ..., leave_open: bool = False) -> bool:
+             dumps: Callable[[Any], bytes] | None, limit: int = ..., leave_open: bool = False,
+             ) -> bool:
         """Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and adds
         them until the window is full or limit were added. True: the iterator is exhausted (the
         work is then closed, as close(leave_open) does). An exception of the iterator or of dumps
         comes out after the elements pulled before it were added; a chunk under way is kept for the
-        next feed."""
+        next feed. dumps None: elements are bytes, added as they are."""
     def turn(self) -> int: ...
-    def next(self, timeout: float | None, loads: Callable[[Any], Any],
+    def next(self, timeout: float | None, loads: Callable[[Any], Any] | None,
              ) -> tuple[int, int, Any, int] | None:
-        """(index, status, value, attempts); value is decoded when status is STATUS_OK, else bytes.
-        None: timeout. Raises StopIteration at the end."""
+        """(index, status, value, attempts); value is decoded when status is STATUS_OK and loads is
+        not None, else bytes. None: timeout. Raises StopIteration at the end."""
     def collect(self, results: list[Any], loads: Callable[[Any], Any], timeout: float | None,
                 ) -> tuple[int, int, bytes, int] | bool | None:
         """Takes all results that are ready (waits for one at most timeout): results[index] = value,
@@ -215,3 +218,41 @@ def checkpoint(state: bytes) -> None:
 
 def restore() -> bytes | None:
     """What the element that runs has saved last."""
+
+# Commands: the module "exec" (include/trickle/exec.h says how they run).
+#
+# A text is bytes or str (as file names are encoded). A word is a text, or a list of pieces; a piece
+# is a text, or a tuple (kind, index, transform, is_quoted) of which the tail may be missing:
+#   kind       "field" (number index of the element, from 0), "number" (of the element, from 1:
+#              {#}), "output" (temporary name of output index), "file" (under check)
+#   transform  "" (as it is), ".", "/", "//", "/.": what GNU parallel writes as {.} {/} {//} {/.}
+#   is_quoted  True: made one word of a POSIX shell
+
+def exec_spec(spec: dict[str, Any]) -> bytes:
+    """The function of a work whose module is "exec". ValueError: it cannot work. Keys, all but argv
+    optional:
+      argv: list of words
+      shell: bool                   argv is one word, for /bin/sh -c
+      cwd: word
+      stdin: word                   else /dev/null
+      env: dict[text, text]
+      unset: list of texts          names of variables
+      outputs: list of words        names of files, relative to cwd
+      check: list of words          run for each output: exit status 0: it is good
+      check_shell: bool
+      timeout_ms: int               of one run; 0: none
+      kill_after_ms: int            from SIGTERM to SIGKILL; 0: 2000
+      stdout_keep, stderr_keep: int bytes kept, default 1 MiB; 0: none, they are only counted"""
+
+def exec_element(fields: list[bytes | str]) -> bytes: ...
+def exec_fields(element: bytes) -> list[bytes]: ...
+def exec_argv(spec: bytes, element: bytes, index: int) -> list[bytes]:
+    """The command, with the outputs' own names. ValueError: it cannot be made of this element."""
+
+def exec_result(payload: bytes) -> dict[str, Any]:
+    """outcome (str: "ok", "exit", "signal", "timeout", "not started", "bad output", "interrupted",
+    "unknown"), exit_status (int or None), signal (int or None), why (str, a sentence, "" when ok),
+    started (seconds since 1970), duration (s), cpu (s), rss_max_bytes, left (processes left behind,
+    killed), stdout, stderr (bytes: what was kept), stdout_total, stderr_total (bytes written),
+    stdout_head, stderr_head (bytes of what was kept that are from the beginning; the rest is from
+    the end, and total is more when something between them was left out)."""

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Sequence
     from typing import Any
 
+    from . import _trickle
     from ._attempts import Attempt
 
 FEED_MAX = 65536  # elements pulled in one go, at most
@@ -159,7 +160,107 @@ def _milliseconds(name: str, seconds: float, least: float) -> int:
     return min(max(-int(-seconds * 1000 // 1), 1), MS_MAX)
 
 
-class _Run:
+class Stream:
+    """A work as its calling thread sees it: elements in, results out, and what happens around."""
+
+    def __init__(self, work: _trickle.Work, iterator: Iterator[Any], drought: _Drought,
+                 bar: _progress.Bar | None, key: str | None) -> None:
+        self.work = work
+        self.iterator = iterator
+        self.drought = drought
+        self.bar = bar
+        self.key = key  # of the stage, in a job
+        self.is_exhausted = False
+        self.limit = 1  # elements to pull in the next go
+
+    chunksize: int | None = None
+    leave_open = False  # the end of the iterator is not that of the list
+    dumps: Any = staticmethod(dumps_value)  # None: elements are bytes, which go as they are
+    loads: Any = staticmethod(loads_value)  # None: the same of results
+
+    # --- in ---
+
+    def feed(self) -> bool:
+        """Pulls elements, for about FEED_SECONDS. True: there is room for more."""
+        before = self.work.progress()["added"]
+        begin = monotonic()
+        limit = self.limit
+        self.is_exhausted = self.work.feed(self.iterator, self.chunksize, self.dumps, limit,
+                                           self.leave_open)
+        took = monotonic() - begin
+        if took > FEED_SECONDS:
+            self.limit = max(limit // 2, 1)
+        elif took < FEED_SECONDS / 4:
+            self.limit = min(limit * 2, FEED_MAX)
+        if self.is_exhausted:
+            return False
+        self.work.flush()
+        return self.work.progress()["added"] - before >= limit
+
+    def wait_seconds(self) -> float:
+        """How long to wait for a result when there is nothing to add."""
+        return WAIT_SECONDS
+
+    # --- out ---
+
+    def generate(self) -> Generator[Any, None, None]:
+        """Feeds, and yields what given() makes of each result."""
+        since, fed_at, has_room = FEED_AGAIN, 0.0, True
+        try:
+            while True:
+                turn = self.work.turn() if self.key is not None else 0
+                if not self.is_exhausted and turn != TAKE and (
+                        turn == ADD or since >= FEED_AGAIN or monotonic() - fed_at > FEED_SECONDS):
+                    has_room = self.feed() or turn == ADD
+                    since, fed_at = 0, monotonic()
+                is_feeding = has_room and not self.is_exhausted and turn != TAKE
+                taken = self.take(0 if is_feeding else self.wait_seconds())
+                if taken is _END:
+                    return
+                if taken is not None:
+                    since += 1
+                    yield self.given(*taken)
+                else:
+                    since = FEED_AGAIN
+                self.show()
+        except BaseException as error:
+            self.cancel(error)
+            raise
+        finally:
+            self.finish()
+
+    def take(self, timeout: float) -> Any:
+        try:
+            return self.work.next(timeout, self.loads)
+        except StopIteration:
+            return _END
+
+    def given(self, index: int, status: int, value: Any, attempts: int) -> Any:
+        return index, status, value, attempts
+
+    # --- around ---
+
+    def show(self) -> None:
+        """Now and then: the bar, and what keeps the work waiting."""
+        now = monotonic()
+        bar = self.bar
+        is_due = bar is not None and now >= bar.next_draw
+        if is_due or now >= self.drought.next_look:
+            state = self.work.progress()
+            self.drought.look(state, now)
+            if is_due:
+                bar.update(state)
+
+    def cancel(self, error: BaseException) -> None:
+        """Ends early. What runs is interrupted when the user is waiting for the end."""
+        self.work.cancel(isinstance(error, KeyboardInterrupt))
+
+    def finish(self) -> None:
+        if self.bar is not None:
+            self.bar.finish()
+
+
+class _Run(Stream):
     """One forkwork or forkgen."""
 
     def __init__(self, vms: Any, func: Any, work: Any, chunksize: int | None, on_error: str,
@@ -171,7 +272,7 @@ class _Run:
                 raise ValueError(f"chunksize is a number from 1 on, not {chunksize}")
         if on_error not in ("raise", "return"):
             raise ValueError(f'on_error is "raise" or "return", not {on_error!r}')
-        self.iterator = iter(work)
+        iterator = iter(work)
         self.chunksize = chunksize
         self.on_error = on_error
         if isinstance(vms, VMList):
@@ -186,20 +287,18 @@ class _Run:
         elastic = vms._raw if isinstance(vms, VMList) else None
         fixed = handles if elastic is None else None
         try:
-            self.work = _last.work = farm().work(self.name, function, list=elastic,
-                                                 vms=fixed and [v._t_raw for v in fixed], **options)
+            started = _last.work = farm().work(self.name, function, list=elastic,
+                                               vms=fixed and [v._t_raw for v in fixed], **options)
         except ResumeMismatch as error:
             self.durable.release_key(self.key)
             what = self.durable.changed_code(self.key, self.parts)
             raise (ResumeMismatch(f"{error} ({what})") if what else error) from None
         if self.key is not None:
             self.durable.note_code(self.key, self.parts)
-        self.drought = _Drought(fixed)
-        self.bar = _progress.make(self.name, work, chunksize, progress)
-        self.is_exhausted = False
-        self.limit = 1  # elements to pull in the next go
+        super().__init__(started, iterator, _Drought(fixed),
+                         _progress.make(self.name, work, chunksize, progress), self.key)
 
-    key: str | None = None  # of the stage, in a job
+    key: str | None = None
 
     def identity(self, func: Any, name: str | None, names: dict[str, Any]) -> dict[str, Any]:
         """What tells this work apart when the job is resumed, and whether its code has changed."""
@@ -210,26 +309,6 @@ class _Run:
         self.key = self.durable.stage_key(own, name)
         self.parts = parts(func, names)
         return {"key": self.key, "fingerprint": of_parts(self.parts)}
-
-    # --- in ---
-
-    def feed(self) -> bool:
-        """Pulls elements, for about FEED_SECONDS. True: there is room for more."""
-        before = self.work.progress()["added"]
-        begin = monotonic()
-        limit = self.limit
-        self.is_exhausted = self.work.feed(self.iterator, self.chunksize, dumps_value, limit)
-        took = monotonic() - begin
-        if took > FEED_SECONDS:
-            self.limit = max(limit // 2, 1)
-        elif took < FEED_SECONDS / 4:
-            self.limit = min(limit * 2, FEED_MAX)
-        if self.is_exhausted:
-            return False
-        self.work.flush()
-        return self.work.progress()["added"] - before >= limit
-
-    # --- out ---
 
     def collect(self) -> list[Any]:
         results: list[Any] = []
@@ -250,37 +329,8 @@ class _Run:
         finally:
             self.finish()
 
-    def generate(self) -> Generator[Any, None, None]:
-        since, fed_at, has_room = FEED_AGAIN, 0.0, True
-        try:
-            while True:
-                turn = self.work.turn() if self.key is not None else 0
-                if not self.is_exhausted and turn != TAKE and (
-                        turn == ADD or since >= FEED_AGAIN or monotonic() - fed_at > FEED_SECONDS):
-                    has_room = self.feed() or turn == ADD
-                    since, fed_at = 0, monotonic()
-                is_feeding = has_room and not self.is_exhausted and turn != TAKE
-                taken = self.take(0 if is_feeding else WAIT_SECONDS)
-                if taken is _END:
-                    return
-                if taken is not None:
-                    since += 1
-                    index, status, value, attempts = taken
-                    yield value if status == 0 else self.failed(index, status, value, attempts)
-                else:
-                    since = FEED_AGAIN
-                self.show()
-        except BaseException as error:
-            self.cancel(error)
-            raise
-        finally:
-            self.finish()
-
-    def take(self, timeout: float) -> Any:
-        try:
-            return self.work.next(timeout, loads_value)
-        except StopIteration:
-            return _END
+    def given(self, index: int, status: int, value: Any, attempts: int) -> Any:
+        return value if status == 0 else self.failed(index, status, value, attempts)
 
     def failed(self, index: int, status: int, payload: Any, attempts: int) -> WorkFailed:
         """An element that failed: raises, or gives what takes the place of its result."""
@@ -303,28 +353,10 @@ class _Run:
             raise failed
         return failed
 
-    # --- around ---
-
-    def show(self) -> None:
-        """Now and then: the bar, and what keeps the work waiting."""
-        now = monotonic()
-        bar = self.bar
-        is_due = bar is not None and now >= bar.next_draw
-        if is_due or now >= self.drought.next_look:
-            state = self.work.progress()
-            self.drought.look(state, now)
-            if is_due:
-                bar.update(state)
-
-    def cancel(self, error: BaseException) -> None:
-        """Ends early. What runs is interrupted when the user is waiting for the end."""
-        self.work.cancel(isinstance(error, KeyboardInterrupt))
-
     def finish(self) -> None:
         if self.key is not None:
             self.durable.release_key(self.key)
-        if self.bar is not None:
-            self.bar.finish()
+        super().finish()
 
 
 class _Drought:

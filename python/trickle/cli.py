@@ -22,6 +22,7 @@ JOB_COMMANDS = ("jobs", "status", "why", "results", "cancel", "rm", "fsck")
 HELP = """\
 usage: trickle PROGRAM [ARGS...]
        trickle run [OPTIONS] PROGRAM [ARGS...]
+       trickle map [OPTIONS] COMMAND [ARGS...] < LIST
        trickle resume [OPTIONS] JOB
        trickle jobs | status JOB | why JOB ELEMENT | results JOB
        trickle cancel JOB | rm JOB... | fsck JOB
@@ -31,11 +32,12 @@ usage: trickle PROGRAM [ARGS...]
        trickle key new | show | import | rotate | finish
        trickle chaos [OPTIONS] PROGRAM [ARGS...]
 
-Runs Python functions on the VMs of this machine and of the network.
+Runs Python functions and commands on the VMs of this machine and of the network.
 
   trickle PROGRAM   run a program; connect, inject, fork, join, joinany, forkwork, forkgen,
                     fetch and same are at hand in it
   trickle run       the same with options; --local brings its own VMs
+  trickle map       run a command for each line of a list
   trickle resume    go on with a job that was stopped, or failed, however it ended
   trickle jobs      list the jobs there are: each run of a program is one
   trickle status    how far a job is, and what runs where
@@ -70,6 +72,8 @@ forkwork and forkgen are recorded, and trickle resume goes on where it ended, ho
                   where trickle is there (default: on the PATH there)
   --lan           look for VMs on the local network too; needs a key: trickle key new
   --hosts LIST    look for VMs at these addresses: HOST:PORT,...
+  --discovery PATH
+                  look for VMs by this discovery module of others, too: a shared object
   --listen ADDR[:PORT]
                   let VMs join that connect to here (trickle vm --join), from where nobody can
                   connect to; needs a key, too
@@ -107,6 +111,8 @@ Lists the VMs that answer: host, pid, Python, state and whose they are.
   --json          one JSON list with all that is known of each VM
   --lan           ask on the local network too
   --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --discovery PATH
+                  ask this discovery module of others too: a shared object
   --insecure      allow plain TCP to other hosts
   --log LEVEL     error, warn (default), info or debug
   --help          this text
@@ -124,6 +130,8 @@ where they can.
 
   --lan           ask on the local network too
   --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --discovery PATH
+                  ask this discovery module of others too: a shared object
   --insecure      allow plain TCP to other hosts
   --log LEVEL     error, warn (default), info or debug
   --help          this text
@@ -168,9 +176,11 @@ def parse(args, options, before=None):
 
 
 FARM_OPTIONS = {"--help": "flag", "--lan": "flag", "--insecure": "flag", "--hosts": "value",
-                "--log": "value"}
+                "--discovery": "value", "--log": "value"}
 LISTEN_OPTIONS = {"--listen": "value"}
 TIME_OPTIONS = {"--suspect-after": "value", "--dead-after": "value"}
+RUN_OPTIONS = FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS | {
+    "--local": "maybe", "--ssh": "value", "--remote-trickle": "value"}
 JOB_OPTIONS = {"--job": "value", "--no-checkpoint": "flag", "--keep-env": "many"}
 
 
@@ -186,6 +196,8 @@ def apply_farm_options(found):
         os.environ["TRICKLE_INSECURE"] = "1"
     if "--hosts" in found:
         os.environ["TRICKLE_HOSTS"] = found["--hosts"]
+    if "--discovery" in found:
+        os.environ["TRICKLE_DISCOVERY"] = os.path.abspath(found["--discovery"])
     if "--listen" in found:
         os.environ["TRICKLE_LISTEN"] = found["--listen"]
 
@@ -290,47 +302,63 @@ def run_program(path, args):
 
 
 def command_run(args):
-    found, rest = parse(args, FARM_OPTIONS | LISTEN_OPTIONS | TIME_OPTIONS | JOB_OPTIONS | {
-        "--local": "maybe", "--ssh": "value", "--remote-trickle": "value"})
+    found, rest = parse(args, RUN_OPTIONS | JOB_OPTIONS)
     if "--help" in found:
         sys.stdout.write(HELP_RUN)
         return 0
     if not rest:
         raise UsageError("trickle run needs a program: trickle run [OPTIONS] PROGRAM [ARGS...]")
-    if "--job" in found and "--no-checkpoint" in found:
-        raise UsageError("--job and --no-checkpoint exclude each other")
     return run(found, rest)
 
 
 def run(found, rest):
     """Runs a program, with the options of trickle run."""
-    if "--local" in found:
-        vm_count(found["--local"])
-        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS", "TRICKLE_LISTEN"):
-            os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
-    apply_farm_options(found)
-    apply_times(found)
+    apply_run_options(found)
     check_program(rest[0])
     if "--no-checkpoint" not in found:
         fix_hash_seed()
     if "--job" in found:
         check_job_name(found["--job"])
-    vms = None
-    if "--local" in found:
-        from trickle.local import LocalVMs
-        vms = LocalVMs(trickle_vm(), vm_count(found["--local"]), vm_environment())
-    remote = None
-    if "--ssh" in found:
-        from trickle.ssh import RunVMs
-        remote = RunVMs(found["--ssh"].split(","), found.get("--remote-trickle", "trickle"))
+    vms = RunVMs(found)
     status = want_job(found, rest)  # while the supervisor comes up
     if status is not None:
         return status
-    if vms is not None and not vms.wait_listening():
-        raise UsageError("the VMs of --local could not be started")
-    if remote is not None and not remote.wait_listening():
+    if not vms.wait_listening():
         return stopped_early()
     return run_to_its_end(rest[0], rest[1:])
+
+
+def apply_run_options(found):
+    """What run and map have in common, checked and put in place."""
+    if "--job" in found and "--no-checkpoint" in found:
+        raise UsageError("--job and --no-checkpoint exclude each other")
+    if "--local" in found:
+        vm_count(found["--local"])
+        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS", "TRICKLE_DISCOVERY", "TRICKLE_LISTEN"):
+            os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
+    apply_farm_options(found)
+    apply_times(found)
+
+
+class RunVMs:
+    """The VMs that come with a run, by --local and --ssh."""
+
+    def __init__(self, found, local_options=()):
+        self.local = self.remote = None
+        if "--local" in found:
+            from trickle.local import LocalVMs
+            self.local = LocalVMs(trickle_vm(), vm_count(found["--local"]), vm_environment(),
+                                  local_options)
+        if "--ssh" in found:
+            from trickle import ssh
+            self.remote = ssh.RunVMs(found["--ssh"].split(","),
+                                     found.get("--remote-trickle", "trickle"))
+
+    def wait_listening(self):
+        """False: Ctrl-C came before the VMs."""
+        if self.local is not None and not self.local.wait_listening():
+            raise UsageError("the VMs of --local could not be started")
+        return self.remote is None or self.remote.wait_listening()
 
 
 def fix_hash_seed():
@@ -443,6 +471,11 @@ def command_vm(args):
 def command_key(args):
     from trickle import keys
     return keys.command_key(args)
+
+
+def command_map(args):
+    from trickle.map_command import command
+    return command(args)
 
 
 def command_chaos(args):
@@ -575,7 +608,8 @@ def main(args=None):
     """The command line; ends the process by SystemExit or by what the program raises."""
     args = sys.argv[1:] if args is None else args
     commands = {"run": command_run, "vm": command_vm, "vms": command_vms, "drain": command_drain,
-                "resume": command_resume, "key": command_key, "chaos": command_chaos}
+                "resume": command_resume, "key": command_key, "chaos": command_chaos,
+                "map": command_map}
     commands |= dict.fromkeys(JOB_COMMANDS, command_jobs)
     status = 0
     try:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
 
+    from .map_print import Recorded
+
 CANCEL_SECONDS = 60.0
 POLL_SECONDS = 0.02
 
@@ -60,10 +62,13 @@ usage: trickle results [--json | --pickle FILE] [--stage STAGE] JOB
 
 Prints the recorded results of a job, a line each, in the order of elements; also while it runs.
 They are unpickled here, with the program's own modules; where that cannot be they are shown raw.
+Of a job of trickle map: what its commands wrote to standard output.
 
   --json         a line of JSON each: index, status ("ok", "exception", "error"), attempt, and
                  value; or repr where a value has no JSON; or pickle (base64) where it cannot be
-                 unpickled
+                 unpickled. Of commands: index, status ("ok", "failed", "error"), attempt, element,
+                 outcome, why, exit_status, signal, duration, cpu, stdout, stderr, ...; what
+                 is not UTF-8 as stdout_base64
   --pickle FILE  writes them as a pickled dict: index -> value, of failed ones the exception
   --stage STAGE  of which work, where there are several: its name or number
 
@@ -259,6 +264,8 @@ def print_status(job: Look) -> None:
              "stopped": f"go on with: trickle resume {job.name}",
              "damaged": job.info["text"]}.get(job.state, "")
     print(f"{job.name}: {job.state}{f' ({about})' if about else ''}")
+    if "command" in job.run:
+        print(f"  {' '.join(job.run['command'])}")
     runs = f", {job.info['epoch']} runs" if job.info["epoch"] > 1 else ""
     started = job.run.get("first_started")
     if started:
@@ -328,19 +335,26 @@ def command_why(args: list[str]) -> int:
     stage = stage_of(job, found.get("--stage"))
     runs = runs_of(job, stage, index)
     result = job.view.result(stage["number"], index)
+    commands = None
+    if job.run.get("kind") == "map":
+        from .map_print import Recorded, run_text
+        commands = Recorded(job, stage)
+        for run in runs:
+            run["text"] = run_text(run)
     is_known = index < stage["added"] or runs or result is not None
     live = None if result is not None else job.ask("status")
     running = [vm for vm in live["vms"] if vm["element"] == index
                and vm["stage"] == stage["number"]] if live else []
     if "--json" in found:
         print_json({"job": name, "stage": stage["number"], "name": stage["name"], "index": index,
-                    "runs": [run | {"output": run["output"].decode("utf-8", "replace")}
-                             for run in runs],
+                    "runs": [run | {"output": run.pop("text", None)
+                                    or run["output"].decode("utf-8", "replace")} for run in runs],
+                    **({"command": commands.command(index)} if commands else {}),
                     "running": running, "is_known": bool(is_known),
                     "status": None if result is None else STATUS[result[1]],
                     "attempts": None if result is None else result[2]})
     else:
-        print_why(job, stage, index, runs, result, running, bool(is_known))
+        print_why(job, stage, index, runs, result, running, bool(is_known), commands)
     return 0 if is_known else EXIT_FAILED
 
 
@@ -348,8 +362,11 @@ STATUS = ("ok", "exception", "error")
 
 
 def print_why(job: Look, stage: dict[str, Any], index: int, runs: list[dict[str, Any]],
-              result: Any, running: list[dict[str, Any]], is_known: bool) -> None:
+              result: Any, running: list[dict[str, Any]], is_known: bool,
+              commands: Recorded | None) -> None:
     print(f"element {index} of {stage['name']} (work {stage['number']} of {job.name})")
+    if commands is not None and (line := commands.command(index)) is not None:
+        print(f"  {line}")
     from ._attempts import Attempt, story
     for epoch in sorted({run["epoch"] for run in runs}):
         if job.info["epoch"] > 1:
@@ -361,7 +378,9 @@ def print_why(job: Look, stage: dict[str, Any], index: int, runs: list[dict[str,
               f"{span(vm['seconds'])}")
     if result is not None:
         _, status, attempt, payload = result
-        if status == 0:
+        if commands is not None:
+            print("\n".join(commands.why(index, status, payload)))
+        elif status == 0:
             print(f"  attempt {attempt} gave its result: {bytes_text(len(payload))}")
         else:
             print(f"  it failed, in attempt {attempt}: {failure_text(status, payload)}")
@@ -449,8 +468,10 @@ def command_results(args: list[str]) -> int:
         raise UsageError("--json and --pickle exclude each other")
     job = look(name)
     stage = stage_of(job, found.get("--stage"))
-    use_modules_of(job)
     try:
+        if job.run.get("kind") == "map":
+            return map_results(job, stage, found)
+        use_modules_of(job)
         if "--pickle" in found:
             return write_pickle(job, stage, found["--pickle"])
         for index, status, attempt, payload in results_of(job, stage):
@@ -461,6 +482,19 @@ def command_results(args: list[str]) -> int:
     except TROUBLE as error:
         sys.stderr.write(f"trickle: {error}\n")
         return EXIT_FAILED
+    return 0
+
+
+def map_results(job: Look, stage: dict[str, Any], found: dict[str, Any]) -> int:
+    from .map_print import Recorded, print_stdout
+    if "--pickle" in found:
+        raise UsageError(f"{job.name} has run commands, and what they print is no Python value: "
+                         "trickle results --json")
+    if "--json" not in found:
+        return print_stdout(job, stage)
+    recorded = Recorded(job, stage)
+    for result in recorded.results():
+        print_json(recorded.json(*result), None)
     return 0
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""VMs of one run: trickle run --local.
+"""VMs of one run: --local of trickle run and trickle map.
 
 A supervisor in a runtime directory of its own, so that no other program sees these VMs and this
 run sees no others. It ends in every case: atexit asks it to (the normal way), it watches for the
@@ -17,11 +17,12 @@ POLL_SECONDS = 0.002  # between looks for the supervisor's socket; importing tri
 
 
 class LocalVMs:
-    def __init__(self, program, count, environment):
+    def __init__(self, program, count, environment, options=()):
         self.owner = os.getpid()
         self.directory = make_directory()
         os.environ["TRICKLE_RUNTIME"] = self.directory
-        arguments = [program, "-n", str(count), "--die-with-parent", "--python", sys.executable]
+        arguments = [program, "-n", str(count), "--die-with-parent",
+                     *(options or ("--python", sys.executable))]
         # Its own process group: Ctrl-C is for the program, which then ends the VMs.
         environment["TRICKLE_RUNTIME"] = self.directory
         self.pid = os.posix_spawn(program, arguments, environment, setpgroup=0, file_actions=[

@@ -7,6 +7,8 @@
  *   list.c   connect and lists as the program sees them      (any thread + farm thread)
  *   call.c   requests and waiting for their answers          (any thread + farm thread)
  *   inject.c what was injected, replayed to new incarnations (farm thread)
+ *   blobs.c  bytes that VMs ask for by their digest          (any thread + farm thread)
+ *   native.c names functions of shared objects               (any thread)
  *   work.c   the program's side of a stage                   (one calling thread)
  *   kept.c   elements whose bytes are in the store           (both)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
@@ -251,6 +253,7 @@ struct trk_work {
     pthread_mutex_t mutex;
     char *name;                /* [c] */
     struct blob *function;     /* [c] body of STAGE but for the number, see drive.c */
+    char module[TRK_MODULE_MAX]; /* [c] that runs it; "": each VM's own */
     struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
@@ -386,6 +389,8 @@ struct trk_farm {
     char runtime_dir[108];  /* [c] */
     struct wire_hello hello; /* [c] but for purpose */
     struct finder finders[FARM_MODULES_MAX]; /* [f] */
+    bool has_discovery;      /* [c] there is a discovery module of others: */
+    struct trk_discovery_module discovery; /* [c] */
     size_t finders_count;
     uint64_t asked_at_ms;    /* [f] last question; 0: never */
     struct list supervisors; /* [f] */
@@ -405,6 +410,7 @@ struct trk_farm {
     struct list orders;      /* [f] */
     uint32_t next_order;     /* [f] */
     struct list injections;  /* [f] */
+    struct list blobs;       /* [m] */
     struct sched *sched;     /* [f] */
     struct ckpt *ckpt;       /* [f] recorder of works without a job */
     struct list puts;        /* [f] parcels given to ckpt, in order */
@@ -429,17 +435,21 @@ struct trk_farm {
     uint64_t wake_at_ns;     /* [f] from the scheduler; 0: none */
     struct waiter *close_waiter; /* [m] */
     char *hosts, *multicast; /* [c] owned */
+    char module[TRK_MODULE_MAX]; /* [c] VMs of this one are leased; "": of any */
 };
 
 /* farm.c */
 struct trk_farm *farm_ref(struct trk_farm *farm);
 void farm_unref(struct trk_farm *farm);
 int farm_usable(struct trk_farm *farm); /* 0, TRK_EFORKED, TRK_ECLOSED (with a sentence) */
+/* What is typed behind "trickle vm" for VMs of this module: "", or " --rai ...". */
+#define FARM_RAI_MAX (TRK_MODULE_MAX + 8)
+const char *farm_rai_option(const char *module, char text[FARM_RAI_MAX]);
 void farm_touch(struct trk_farm *farm); /* [f] look at lists and connects at the end of the turn */
 void farm_wake_in(struct trk_farm *farm, uint64_t ms); /* [f] a turn no later than that */
 
 /* find.c [f] */
-int find_open(struct trk_farm *farm);
+void find_open(struct trk_farm *farm);
 void find_ask(struct trk_farm *farm);
 void find_pulse(struct trk_farm *farm); /* asks again now and then for who was lost */
 bool find_is_complete(struct trk_farm *farm); /* all answers are in */
@@ -466,6 +476,8 @@ void join_pulse(struct trk_farm *farm); /* who was called and does not come */
 /* The VM that was called has come. The session's reference is taken, not on an error. */
 TRK_MUST_USE int lease_joined(struct trk_farm *farm, struct slot *slot,
                               struct net_session *session);
+/* Is the farm to have a VM whose own module is this ("": not known yet)? */
+bool lease_is_wanted(const struct trk_farm *farm, const char *module);
 bool slot_is_trying(const struct slot *slot); /* CALLED or TRYING */
 void lease_fill(struct trk_farm *farm); /* gives lists what they lack, starts leases */
 void lease_release_unused(struct trk_farm *farm); /* gives back what no list wants */
@@ -509,6 +521,12 @@ void inject_forget_list(struct trk_farm *farm, struct trk_vmlist *list);
 void inject_forget_slot(struct trk_farm *farm, const struct slot *slot); /* given back */
 void inject_free_all(struct trk_farm *farm);
 
+/* blobs.c */
+/* Registers the shared object in a file: see trk_farm_blob. */
+TRK_MUST_USE int blobs_put_object(struct trk_farm *farm, const char *path, uint8_t digest[16]);
+TRK_MUST_USE int blobs_on_want(struct trk_vm *vm, const struct blob *body); /* [f] */
+void blobs_free(struct trk_farm *farm); /* with the farm */
+
 /* drive.c [f] */
 int drive_open(struct trk_farm *farm);
 void drive_vm_joined(struct slot *slot);
@@ -536,6 +554,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
+/* Can a VM whose own module is this ("": not known yet) run it? */
+bool work_fits(const struct trk_work *work, const char *own);
 /* [p] The element that was offered, or else the next one, has to wait for results to be taken. */
 bool work_is_full(struct trk_work *work);
 

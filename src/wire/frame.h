@@ -22,7 +22,7 @@
 #include "trickle/error.h"
 
 #define WIRE_MAGIC 0x6b54u /* "Tk" */
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
 #define WIRE_HEADER_BYTES 16
 #define WIRE_BODY_MAX 65536u
 #define WIRE_MESSAGE_MAX (((size_t)1 << 30) + 65536) /* 1 GiB payload and its layout around */
@@ -56,6 +56,8 @@ enum wire_type {
     WIRE_STATE_DONE, /* it is recorded */
     WIRE_JOIN,      /* first message of a supervisor or VM that dials in to an initiator */
     WIRE_DIAL,      /* to such a supervisor: let this VM dial in */
+    WIRE_WANT,      /* a VM lacks a blob that its work names by content */
+    WIRE_BLOB,      /* here it is; or nobody knows it */
     WIRE_TYPE_COUNT
 };
 

@@ -4,44 +4,12 @@ the VMs, the Python package, and a C program that is built with pkg-config."""
 import os
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
 
 PROGRAM = "import sys\nvms = connect()\nprint(len(vms), sum(forkwork(vms, abs, [-1, 2])))\n"
 pytestmark = pytest.mark.xdist_group("build")
-
-
-def run(*args, **options):
-    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=300,
-                          stdin=subprocess.DEVNULL, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def prefix(build):
-    directory = Path(tempfile.mkdtemp(prefix="trk-install-"))
-    run("meson", "install", "-C", build, "--no-rebuild", "--destdir", directory)
-    yield next(directory.glob("**/bin")).parent
-    shutil.rmtree(directory)
-
-
-@pytest.fixture
-def environment(trickle_command):
-    """Nothing in it leads to the tree or to the build directory."""
-    environment = dict(trickle_command.env)
-    for name in ("PYTHONPATH", "LD_LIBRARY_PATH", "TRICKLE_BUILD"):
-        environment.pop(name, None)
-    return environment
-
-
-@pytest.fixture
-def installed(trickle_command, environment, prefix):
-    trickle_command.env = environment
-    trickle_command.program = [str(prefix / "bin/trickle")]
-    return trickle_command
 
 
 def test_command_runs_a_program_on_its_own_vms(installed, tmp_path):
@@ -67,7 +35,7 @@ def test_the_installed_package_is_the_one_that_is_used(installed, tmp_path, pref
         assert line.startswith(f"{prefix}/lib/"), result.stdout
 
 
-def test_package_is_imported_by_a_plain_python(prefix, environment, tmp_path):
+def test_package_is_imported_by_a_plain_python(run, prefix, environment, tmp_path):
     package = next(prefix.glob("lib/python3*/*-packages/trickle"))
     assert {p.name for p in package.iterdir()} >= {"__init__.py", "cli.py", "_trickle.abi3.so",
                                                    "_trickle.pyi"}
@@ -77,7 +45,7 @@ def test_package_is_imported_by_a_plain_python(prefix, environment, tmp_path):
 
 
 @pytest.mark.parametrize("linking", ["shared", "static"])
-def test_c_program_is_built_with_pkg_config(linking, prefix, installed, tmp_path):
+def test_c_program_is_built_with_pkg_config(run, linking, prefix, installed, tmp_path):
     directory = next(prefix.glob("lib/**/pkgconfig"))
     environment = installed.env | {"PKG_CONFIG_PATH": str(directory)}
     flags = run("pkg-config", "--cflags", "--libs", *(["--static"] * (linking == "static")),
@@ -111,21 +79,22 @@ def test_chaos_for_an_own_program(installed, tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
-def test_library_shows_only_the_public_names(prefix):
+def test_library_shows_only_the_public_names(run, prefix):
     library = next(prefix.glob("lib/**/libtrickle.so"))
     names = [line.split()[-1] for line in
              run("nm", "-D", "--defined-only", library).splitlines()]
     assert names and [name for name in names if not name.startswith("trk_")] == []
 
 
-def test_extension_shows_only_its_entry(prefix):
+def test_extension_shows_only_its_entry(run, prefix):
     extension = next(prefix.glob("lib/python3*/*-packages/trickle/_trickle.abi3.so"))
     names = [line.split()[-1] for line in
              run("nm", "-D", "--defined-only", extension).splitlines()]
     assert names == ["PyInit__trickle"]
 
 
-@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-vm.1",
+@pytest.mark.parametrize("name", ["share/man/man1/trickle.1", "share/man/man1/trickle-map.1",
+                                  "share/man/man1/trickle-vm.1",
                                   "lib/systemd/user/trickle-vm.service",
                                   "lib/systemd/system/trickle-vm@.service",
                                   "include/trickle/trickle.h"])
@@ -133,8 +102,8 @@ def test_also_installed(name, prefix):
     assert (prefix / name).is_file()
 
 
-@pytest.mark.parametrize("page", ["trickle.1", "trickle-vm.1"])
-def test_manual_page_is_good_roff(page, root):
+@pytest.mark.parametrize("page", ["trickle.1", "trickle-map.1", "trickle-vm.1"])
+def test_manual_page_is_good_roff(run, page, root):
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     done = subprocess.run(["groff", "-man", "-ww", "-z", root / "man" / page],
