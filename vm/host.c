@@ -12,6 +12,7 @@
 
 #include "base/fail.h"
 #include "base/sys.h"
+#include "rai/modules.h"
 #include "vm/host_impl.h"
 
 static struct host the_host; /* one per process, until it ends */
@@ -78,7 +79,7 @@ static int start_net(struct host *h)
     return rc;
 }
 
-static int start(struct host *h, const struct trk_rai_module *module, void *state)
+static int start(struct host *h)
 {
     int rc = take_fds(h);
     if (rc < 0) {
@@ -96,7 +97,7 @@ static int start(struct host *h, const struct trk_rai_module *module, void *stat
     if (h->agent == NULL || host_compute_init(h) < 0) {
         return fail(TRK_ENOMEM, "out of memory at the start of the VM");
     }
-    rc = host_modules_open(h, module, state);
+    rc = host_modules_open(h);
     if (rc < 0) {
         return rc;
     }
@@ -120,10 +121,17 @@ int trk_vm_serve(const struct trk_rai_module *module, void *state)
 {
     static atomic_flag has_served = ATOMIC_FLAG_INIT;
     struct host *h = &the_host;
+    struct trk_rai_module table;
+    int rc = rai_module_copy(&table, module, "what this VM is for");
+    if (rc < 0) {
+        return rc;
+    }
     if (atomic_flag_test_and_set(&has_served)) {
         return fail(TRK_ECLOSED, "a process can be a VM only once");
     }
-    int rc = start(h, module, state);
+    h->own.table = table;
+    h->own.state = state;
+    rc = start(h);
     if (rc < 0) {
         return rc;
     }

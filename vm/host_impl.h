@@ -204,7 +204,7 @@ struct host *host_serving(void); /* NULL: this process is no VM */
 void host_late_arm(struct host *h); /* compute thread: an element begins, and results wait */
 
 /* host_modules.c: compute thread, or before there are others */
-TRK_MUST_USE int host_modules_open(struct host *h, const struct trk_rai_module *own, void *state);
+TRK_MUST_USE int host_modules_open(struct host *h); /* the own one, unless it has a state */
 void host_modules_close(struct host *h);
 /* The next function that is called is one of this module (NULL: it waits for something to do). */
 void host_modules_enter(struct host *h, const struct host_module *module);

@@ -29,17 +29,12 @@ static int open_state(struct host *h, struct host_module *m)
     return m->table.open != NULL ? m->table.open(&m->state, &h->reply) : TRK_STATUS_OK;
 }
 
-int host_modules_open(struct host *h, const struct trk_rai_module *own, void *state)
+int host_modules_open(struct host *h)
 {
-    int rc = rai_module_copy(&h->own.table, own, own->name != NULL ? own->name : "what serves");
-    if (rc < 0) {
-        return rc;
-    }
-    h->own.state = state;
-    if (state != NULL) {
+    if (h->own.state != NULL) {
         return 0;
     }
-    rc = rai_reply_begin(&h->reply, 0);
+    int rc = rai_reply_begin(&h->reply, 0);
     int status = rc < 0 ? TRK_STATUS_ERROR : open_state(h, &h->own);
     if (rc < 0 || rai_reply_end(&h->reply, status) == TRK_STATUS_OK) {
         return rc;

@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 from trickle import _trickle
-from trickle.cli import PACKAGE, UsageError, words_after
+from trickle.cli import PACKAGE, UsageError, trickle_vm, words_after
 
 EMPTY = ("/tmp", "/run")
 
@@ -91,7 +91,8 @@ def words(args, writable):
     except (_trickle.TrickleError, OSError) as error:
         raise UsageError(str(error)) from None
     empty = [*EMPTY, *ours]
-    needed = [PACKAGE, *prefixes(value_of(args, "--python") or sys.executable)]
+    needed = [PACKAGE, *prefixes(value_of(args, "--python") or sys.executable),
+              *module_files(value_of(args, "--rai"))]
     found = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
     for place in empty:
         found += ["--tmpfs", place]
@@ -111,6 +112,13 @@ def words(args, writable):
                              "nothing in a sandbox may change those")
         found += ["--bind", place, place]
     return [*found, "--unshare-pid", "--unshare-ipc", "--cap-drop", "ALL", "--die-with-parent"]
+
+
+def module_files(module):
+    """What a VM without Python is made of: trickle-vm itself, and a module of others."""
+    if module in (None, "python"):
+        return []
+    return [os.path.realpath(path) for path in (trickle_vm(), module) if os.path.isfile(path)]
 
 
 def prefixes(python):

@@ -339,7 +339,7 @@ static void expect_end(int fd)
 
 START_TEST(garbage_is_dropped)
 {
-    static const char *const garbage[] = {"GET / HTTP/1.0\r\n\r\n", "Tk\2\30\0\0\0\0",
+    static const char *const garbage[] = {"GET / HTTP/1.0\r\n\r\n", "Tk\3\30\0\0\0\0",
                                           "\x16\x03\x01\xff\xff..."};
     char noise[9000];
     for (size_t i = 0; i < sizeof(garbage) / sizeof(garbage[0]); i++) {

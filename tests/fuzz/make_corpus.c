@@ -470,7 +470,7 @@ static void save_handshakes(void)
     save_stream("to_vm_of_another_key", 4, &to_vm);
     save_stream("to_caller", 1, &to_caller);
     save_stream("to_caller_of_another_key", 5, &to_caller);
-    save_stream("plain_text", 0, &(struct tls_rig_flight){.bytes = "Tk\2\1", .size = 16});
+    save_stream("plain_text", 0, &(struct tls_rig_flight){.bytes = "Tk\3\1", .size = 16});
     memcpy(to_vm.bytes, edits, sizeof(edits));
     save_stream("unchanged", 2, &(struct tls_rig_flight){.size = 0});
     to_vm.size = sizeof(edits);

@@ -51,11 +51,12 @@ def vm(installed, prefix):
 
 
 @contextmanager
-def supervisor(installed, prefix, *options):
-    """trickle-vm when its VMs are up, or have failed; gives where its socket is."""
+def supervisor(installed, prefix, *options, command=()):
+    """trickle-vm, or a command instead, when its VMs are up, or have failed; gives its process."""
     read, write = os.pipe()
-    process = subprocess.Popen([prefix / "bin/trickle-vm", "--ready-fd", str(write),
-                                *map(str, options)], pass_fds=[write], env=installed.env,
+    program = [*command, "vm"] if command else [prefix / "bin/trickle-vm"]
+    process = subprocess.Popen([*program, "--ready-fd", str(write), *map(str, options)],
+                               pass_fds=[write], env=installed.env,
                                stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     os.close(write)
     try:
@@ -96,6 +97,17 @@ def test_it_needs_no_python(installed, prefix, examples, tmp_path):
     with supervisor(installed, tmp_path, "-n", "1", "--rai", examples / "poly/build/poly.so"):
         done = evaluate(installed, examples, prefix, "2 1", "20")
         assert (done.stdout, done.stderr) == ("41\n", "")
+
+
+def test_it_runs_in_a_sandbox(installed, prefix, examples, tmp_path):
+    if shutil.which("bwrap") is None or subprocess.run(
+            ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true"],
+            capture_output=True).returncode != 0:
+        pytest.skip("no sandbox can be made here")
+    with supervisor(installed, prefix, "-n", "1", "--sandbox", "--rai",
+                    examples / "poly/build/poly.so", command=installed.program):
+        done = evaluate(installed, examples, prefix, "1 1", "41")
+        assert (done.stdout, done.stderr) == ("42\n", "")
 
 
 def test_a_python_program_connects_to_python_vms_alone(installed, prefix, examples, tmp_path):

@@ -74,21 +74,21 @@ static const struct {
     CASE("zeros", false, TRK_ECORRUPT, "\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0"),
     CASE("another version", false, TRK_EVERSION, HEAD("\7", "\1", "\0", "\1", "\0", "\0", "\0")),
     CASE("work before the hello", false, TRK_ECORRUPT,
-         HEAD("\2", "\11", "\0", "\1", "\0", "\0", "\0")),
+         HEAD("\3", "\11", "\0", "\1", "\0", "\0", "\0")),
     CASE("a ping before the hello", false, TRK_ECORRUPT,
-         HEAD("\2", "\3", "\0", "\0", "\0", "\0", "\0")),
+         HEAD("\3", "\3", "\0", "\0", "\0", "\0", "\0")),
     CASE("a hello of 5,000 bytes", false, TRK_ECORRUPT,
-         HEAD("\2", "\1", "\0", "\210", "\23", "\0", "\0")),
+         HEAD("\3", "\1", "\0", "\210", "\23", "\0", "\0")),
     CASE("a hello in fragments", false, TRK_ECORRUPT,
-         HEAD("\2", "\1", "\3", "\11", "\0", "\0", "\0")),
+         HEAD("\3", "\1", "\3", "\11", "\0", "\0", "\0")),
     CASE("a frame of 4 GiB", true, TRK_ECORRUPT,
-         HEAD("\2", "\11", "\0", "\377", "\377", "\377", "\377")),
+         HEAD("\3", "\11", "\0", "\377", "\377", "\377", "\377")),
     CASE("a message of 2^60 bytes", true, TRK_ECORRUPT,
-         HEAD("\2", "\11", "\3", "\11", "\0", "\0", "\0") "\0\0\0\0\0\0\0\20x"),
+         HEAD("\3", "\11", "\3", "\11", "\0", "\0", "\0") "\0\0\0\0\0\0\0\20x"),
     CASE("an unknown type", true, TRK_ECORRUPT,
-         HEAD("\2", "\144", "\0", "\0", "\0", "\0", "\0")),
+         HEAD("\3", "\144", "\0", "\0", "\0", "\0", "\0")),
     CASE("a fragment of nothing", true, TRK_ECORRUPT,
-         HEAD("\2", "\11", "\1", "\1", "\0", "\0", "\0")),
+         HEAD("\3", "\11", "\1", "\1", "\0", "\0", "\0")),
     CASE("noise", true, TRK_ECORRUPT, "0123456789abcdefghijklmnopqrstuvwxyz"),
 #undef CASE
 };
@@ -181,7 +181,7 @@ START_TEST(slow_hello_is_dropped_and_counted)
     int raw;
     struct peer *p = accept_raw(&raw);
     p->opt.hello_ms = 20;
-    write_all(raw, "Tk\2\1", 4);
+    write_all(raw, "Tk\3\1", 4);
     ck_assert_int_eq(peer_accept(p, p->fd), 0);
     peer_wait_closed(p);
     ck_assert_int_eq(p->error, TRK_ETIMEDOUT);
@@ -203,7 +203,7 @@ START_TEST(half_a_message_is_not_delivered)
     write_frame(raw, WIRE_RESULT, WIRE_FIRST | WIRE_MORE, 0, body, sizeof(body));
     if (_i == 1) {
         write_frame(raw, WIRE_RESULT, WIRE_MORE, 0, body, sizeof(body));
-        write_all(raw, "Tk\2", 3); /* within a header */
+        write_all(raw, "Tk\3", 3); /* within a header */
     } else if (_i == 2) {
         uint8_t head[WIRE_HEADER_BYTES];
         const struct wire_header h = {WIRE_RESULT, WIRE_MORE, 0, WIRE_BODY_MAX};

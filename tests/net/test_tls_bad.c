@@ -129,7 +129,7 @@ static const struct {
 } garbage[] = {
 #define CASE(text, says) {text, says, sizeof(text) - 1}
     CASE("GET / HTTP/1.1\r\nHost: x\r\n\r\n", "plain text"),
-    CASE("Tk\2\1\0\0\0\0\1\0\0\0\2\0\0\0hi", "plain text"),
+    CASE("Tk\3\1\0\0\0\0\1\0\0\0\2\0\0\0hi", "plain text"),
     CASE("\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0", "plain text"),
     CASE("\x16gibberish, gibberish, gibberish", "TLS"),
     CASE("\x16\x03\x03\x00\x04\x01\xff\xff\xff", "handshake"),

@@ -25,12 +25,24 @@ static const struct {
     {TRK_RAI_ABI + 1, sizeof(struct trk_rai_module), TRK_EVERSION},
 };
 
+static int open_stage(void *state, uint32_t stage, const void *function, size_t size,
+                      struct trk_rai_reply *reply)
+{
+    return TRK_STATUS_OK;
+}
+
+static int run(void *state, const struct trk_rai_element *element, struct trk_rai_reply *reply)
+{
+    return TRK_STATUS_OK;
+}
+
 START_TEST(modules_may_be_older_or_newer)
 {
     struct {
         struct trk_rai_module module;
         char later[64];
-    } m = {.module = {.abi = module_table[_i].abi, .name = "test", .version = "1"}};
+    } m = {.module = {.abi = module_table[_i].abi, .name = "test", .version = "1",
+                     .stage_open = open_stage, .run = run}};
     /* All that is behind its end is not the module's. */
     struct trk_rai_module *own = malloc(module_table[_i].size);
     m.module.size = (uint32_t)module_table[_i].size;

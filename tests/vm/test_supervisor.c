@@ -638,7 +638,7 @@ static const struct {
     {{"--lan"}, "type\n  trickle key new\n"},
     {{"--lan", "--insecure"}, "type: trickle-vm --lan --listen ADDR --insecure"},
     {{"--lan", "--listen", "127.0.0.1", "--insecure"}, "type: trickle-vm --lan"},
-    {{"--rai", "exec"}, "there is: python"},
+    {{"--rai", "sonnet"}, "there is no such module; give python, exec, native, or the path"},
     {{"-n", "0"}, "from 1 to"},
     {{"-n", "2x"}, "from 1 to"},
     {{"--memory-limit", "2"}, "as 512M or 2G"},
