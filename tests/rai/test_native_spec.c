@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* test_native_spec.c - how a function of a shared object is named: what is read is what was written, and
- * what nobody writes is refused. How they run is in tests/farm. */
+/* test_native_spec.c - how a function of a shared object is named: what is read is what was
+ * written, and what nobody writes is refused. How they run is in tests/farm. */
 #include <check.h>
 #include <string.h>
 
