@@ -82,11 +82,10 @@ void guard_kill_sessions(const pid_t *leaders, size_t count)
     }
 }
 
-/* Was this process of ours started with the marker in its environment? */
-static bool is_marked(pid_t pid, const char *marker)
+bool guard_is_marked(pid_t pid, const char *marker, size_t marker_size)
 {
     static char text[ENVIRON_MAX]; /* one thread */
-    size_t size = 0, marker_size = strlen(marker) + 1; /* with its end */
+    size_t size = 0;
     char name[32];
     struct stat st;
     ssize_t n;
@@ -103,6 +102,29 @@ static bool is_marked(pid_t pid, const char *marker)
     close(fd);
     const char *at = memmem(text, size, marker, marker_size);
     return at != NULL && (at == text || at[-1] == '\0');
+}
+
+/* The whole variable, not one that only begins so. */
+static bool is_marked(pid_t pid, const char *marker)
+{
+    return guard_is_marked(pid, marker, strlen(marker) + 1);
+}
+
+void guard_kill_children(const char *start, bool (*is_kept)(void *user, pid_t pid), void *user)
+{
+    char name[64];
+    int pid;
+    snprintf(name, sizeof(name), "/proc/self/task/%d/children", (int)getpid());
+    FILE *file = fopen(name, "re");
+    while (file != NULL && fscanf(file, "%d", &pid) == 1) {
+        if (!is_kept(user, pid) &&
+            (start == NULL || guard_is_marked(pid, start, strlen(start)))) {
+            kill(pid, SIGKILL);
+        }
+    }
+    if (file != NULL) {
+        fclose(file);
+    }
 }
 
 void guard_kill_marked(const char *marker)

@@ -11,6 +11,7 @@
 #define VM_GUARD_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -33,6 +34,11 @@ void guard_stop(struct guard *g);
 
 /* Kills all processes of these sessions and process groups (a VM is the leader of both). */
 void guard_kill_sessions(const pid_t *leaders, size_t count);
+/* Was this process of ours started with a variable in its environment that begins so? */
+bool guard_is_marked(pid_t pid, const char *start, size_t start_size);
+/* Kills those children of this process, which has one thread, that is_kept does not know and that
+ * have a variable that begins so; NULL: all of them. */
+void guard_kill_children(const char *start, bool (*is_kept)(void *user, pid_t pid), void *user);
 /* Kills all processes of this user that were started with the marker in their environment. */
 void guard_kill_marked(const char *marker);
 

@@ -152,23 +152,32 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     supervisor_stop(handle->data, number);
 }
 
+/* The guard, and the VMs. */
+static bool is_own_child(void *user, pid_t pid)
+{
+    const struct supervisor *sup = user;
+    bool is_own = pid == sup->guard.pid;
+    for (uint32_t i = 0; sup->vms != NULL && i < sup->opt.count && !is_own; i++) {
+        is_own = sup->vms[i].pid == pid;
+    }
+    return is_own;
+}
+
 /* What user code has set free from its VM (a daemon of its own session) was adopted by us, and
  * ends with us. */
-static void kill_adopted(const struct supervisor *sup)
+static void kill_adopted(struct supervisor *sup)
 {
-    char name[64];
-    int pid;
-    snprintf(name, sizeof(name), "/proc/self/task/%d/children", (int)getpid());
-    FILE *file = fopen(name, "re");
-    while (file != NULL && fscanf(file, "%d", &pid) == 1) {
-        if (pid != sup->guard.pid) {
-            kill(pid, SIGKILL);
-        }
-    }
-    if (file != NULL) {
-        fclose(file);
-    }
+    guard_kill_children(NULL, is_own_child, sup);
     guard_kill_marked(sup->marker); /* their children, which init has adopted by now */
+}
+
+/* What a command has set free is its VM's child (src/rai/exec_tree.c); ours only when the VM has
+ * died under it. When it has gone its own children are ours, and we are called again. */
+static void kill_commands(struct supervisor *sup)
+{
+    char start[sizeof(VM_COMMAND_MARK) + sizeof(sup->marker)];
+    snprintf(start, sizeof(start), VM_COMMAND_MARK "%s.", strchr(sup->marker, '=') + 1);
+    guard_kill_children(start, is_own_child, sup);
 }
 
 /* --- children --------------------------------------------------------------------------- */
@@ -211,6 +220,7 @@ static void on_child_signal(uv_signal_t *handle, int number)
         }
     }
     guard_kill_sessions(dead, count); /* children that had made groups of their own */
+    kill_commands(sup);
 }
 
 /* To whoever waits for this; the descriptor is done with, unless it is the other one, too. */

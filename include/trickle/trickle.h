@@ -5,6 +5,7 @@
 
 #include "trickle/discovery.h"
 #include "trickle/error.h"
+#include "trickle/exec.h"
 #include "trickle/farm.h"
 #include "trickle/job.h"
 #include "trickle/key.h"

@@ -8,6 +8,7 @@
  *   vm.c      VMList, VM      work.c  Work: the hot loops
  *   job.c     Job             view.c  View: jobs from outside
  *   keys.c    the key file
+ *   exec.c    specs, elements and results of commands
  *   serve.c   the VM side: the python RAI module
  *
  * Only the limited API of CPython 3.11 and the public headers of Trickle are used, so that one
@@ -147,6 +148,16 @@ PyObject *view_home(PyObject *module, PyObject *unused);
 PyObject *view_names(PyObject *module, PyObject *unused);
 PyObject *view_remove(PyObject *module, PyObject *args);
 PyObject *view_check(PyObject *module, PyObject *args);
+
+/* exec.c */
+
+extern const char exec_spec_doc[], exec_element_doc[], exec_fields_doc[], exec_argv_doc[],
+    exec_result_doc[];
+PyObject *exec_spec(PyObject *module, PyObject *dict);
+PyObject *exec_element(PyObject *module, PyObject *fields);
+PyObject *exec_fields(PyObject *module, PyObject *args);
+PyObject *exec_argv(PyObject *module, PyObject *args);
+PyObject *exec_result(PyObject *module, PyObject *args);
 
 /* keys.c */
 

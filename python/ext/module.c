@@ -71,6 +71,11 @@ static PyMethodDef module_methods[] = {
     {"key_path", keys_path, METH_NOARGS, keys_path_doc},
     {"key_do", keys_do, METH_VARARGS, keys_do_doc},
     {"key_import", keys_import, METH_VARARGS, keys_import_doc},
+    {"exec_spec", exec_spec, METH_O, exec_spec_doc},
+    {"exec_element", exec_element, METH_O, exec_element_doc},
+    {"exec_fields", exec_fields, METH_VARARGS, exec_fields_doc},
+    {"exec_argv", exec_argv, METH_VARARGS, exec_argv_doc},
+    {"exec_result", exec_result, METH_VARARGS, exec_result_doc},
     {"is_forked", is_forked, METH_NOARGS, is_forked_doc},
     {NULL, NULL, 0, NULL},
 };

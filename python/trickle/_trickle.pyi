@@ -206,3 +206,41 @@ def checkpoint(state: bytes) -> None:
 
 def restore() -> bytes | None:
     """What the element that runs has saved last."""
+
+# Commands: the module "exec" (include/trickle/exec.h says how they run).
+#
+# A text is bytes or str (as file names are encoded). A word is a text, or a list of pieces; a piece
+# is a text, or a tuple (kind, index, transform, is_quoted) of which the tail may be missing:
+#   kind       "field" (number index of the element, from 0), "number" (of the element, from 1:
+#              {#}), "output" (temporary name of output index), "file" (under check)
+#   transform  "" (as it is), ".", "/", "//", "/.": what GNU parallel writes as {.} {/} {//} {/.}
+#   is_quoted  True: made one word of a POSIX shell
+
+def exec_spec(spec: dict[str, Any]) -> bytes:
+    """The function of a work whose module is "exec". ValueError: it cannot work. Keys, all but argv
+    optional:
+      argv: list of words
+      shell: bool                   argv is one word, for /bin/sh -c
+      cwd: word
+      stdin: word                   else /dev/null
+      env: dict[text, text]
+      unset: list of texts          names of variables
+      outputs: list of words        names of files, relative to cwd
+      check: list of words          run for each output: exit status 0: it is good
+      check_shell: bool
+      timeout_ms: int               of one run; 0: none
+      kill_after_ms: int            from SIGTERM to SIGKILL; 0: 2000
+      stdout_keep, stderr_keep: int bytes kept, default 1 MiB; 0: none, they are only counted"""
+
+def exec_element(fields: list[bytes | str]) -> bytes: ...
+def exec_fields(element: bytes) -> list[bytes]: ...
+def exec_argv(spec: bytes, element: bytes, index: int) -> list[bytes]:
+    """The command, with the outputs' own names. ValueError: it cannot be made of this element."""
+
+def exec_result(payload: bytes) -> dict[str, Any]:
+    """outcome (str: "ok", "exit", "signal", "timeout", "not started", "bad output", "interrupted",
+    "unknown"), exit_status (int or None), signal (int or None), why (str, a sentence, "" when ok),
+    started (seconds since 1970), duration (s), cpu (s), rss_max_bytes, left (processes left behind,
+    killed), stdout, stderr (bytes: what was kept), stdout_total, stderr_total (bytes written),
+    stdout_head, stderr_head (bytes of what was kept that are from the beginning; the rest is from
+    the end, and total is more when something between them was left out)."""

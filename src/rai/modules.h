@@ -5,6 +5,7 @@
 
 #include "trickle/rai.h"
 
+extern const struct trk_rai_module rai_exec;   /* exec.c */
 extern const struct trk_rai_module rai_native; /* native.c */
 
 /* Beside its own module each VM runs these; NULL ends them. */

@@ -101,19 +101,6 @@ const char *trk_last_error(void)
     return last_error;
 }
 
-const char *trk_strerror(int error)
-{
-    switch (error) {
-#define ERROR_TEXT(name, number, text) \
-    case number:                       \
-        return text;
-        TRK_ERROR_MAP(ERROR_TEXT)
-#undef ERROR_TEXT
-    default:
-        return "no error of ours";
-    }
-}
-
 bool trk_is_forked(void)
 {
     return opener != 0 && opener != getpid();
