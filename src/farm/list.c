@@ -188,7 +188,7 @@ static bool has_finishing(struct trk_vmlist *list)
     list_for_each(pos, &farm->slots) {
         const struct slot *slot = container_of(pos, struct slot, node);
         if (slot->lease == LEASE_FREE && slot->sup != NULL &&
-            slot->info.state == TRK_VM_FINISHING) {
+            slot->info.state == TRK_VM_FINISHING && lease_is_wanted(farm, slot->info.module)) {
             finishing = slot;
             count++;
         }

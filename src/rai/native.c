@@ -7,8 +7,8 @@
  *
  * A library is opened by a descriptor, so it does not matter whether it is a file that another VM
  * removes from the cache at this moment, or memory. The dynamic linker knows libraries by the name
- * they were opened by, so each gets a spelling of its own; none is ever closed: what it has started,
- * or registered, may still run. */
+ * they were opened by, so each gets a spelling of its own; none is ever closed: what it has
+ * started, or registered, may still run. */
 #include <assert.h>
 #include <dlfcn.h>
 #include <elf.h>
@@ -187,7 +187,7 @@ static int cannot_load(const struct stage *s, const char *path)
 /* By its descriptor, which is taken. */
 static int load_sent(struct native *n, struct stage *s, void **handle)
 {
-    static const char slashes[] = "////////////////////////////////////////////////////////////////";
+    static const char slashes[] = "////////////////////////////////////////////////////////////";
     struct library *l = mem_zalloc(1, sizeof(*l));
     char path[128];
 

@@ -18,6 +18,7 @@
 #include "ckpt/value.h"
 #include "discovery/seal.h"
 #include "keys.h"
+#include "rai/native_spec.h"
 #include "tls_rig.h"
 #include "vm/spool.h"
 #include "wire/beacon.h"
@@ -291,6 +292,27 @@ static void save_values(void)
     save_value("state", 3, value_state_encode(&(struct value_state){
         .epoch = 2, .attempt = 1, .element = {"an element's sum"}, .bytes = "half", .size = 4}));
     save_value("result", 4 + 2, blob_dup(result, sizeof(result)));
+}
+
+static void save_native(const char *name, const struct native_spec *spec)
+{
+    struct blob *bytes = native_spec_encode(spec);
+    struct buf b;
+
+    buf_init(&b);
+    buf_put(&b, bytes->data, bytes->size);
+    save("native", name, &b);
+    blob_unref(bytes);
+}
+
+static void save_natives(void)
+{
+    save_native("sent", &(struct native_spec){
+        .kind = NATIVE_SENT, .digest = {"of a shared obj"}, .symbol = "tile", .symbol_size = 4,
+        .library = "tiles.so", .library_size = 8});
+    save_native("found", &(struct native_spec){
+        .kind = NATIVE_FOUND, .symbol = "cos", .symbol_size = 3, .library = "libm.so.6",
+        .library_size = 9});
 }
 
 /* --- held results ------------------------------------------------------------------------- */
@@ -611,6 +633,7 @@ int main(int argc, char **argv)
     save_streams();
     save_records();
     save_values();
+    save_natives();
     save_texts();
     save_spools();
     save_stores();

@@ -100,7 +100,7 @@ def test_it_needs_no_python(installed, prefix, examples, tmp_path):
 
 
 @pytest.mark.parametrize("command", [(), ("trickle",)], ids=["trickle-vm", "trickle vm"])
-@pytest.mark.parametrize("name", ["native"])
+@pytest.mark.parametrize("name", ["exec", "native"])
 def test_built_in_modules_have_vms_of_their_own(name, command, installed, prefix):
     with supervisor(installed, prefix, "-n", "1", "--rai", name,
                     command=command and installed.program):
