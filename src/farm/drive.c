@@ -282,6 +282,7 @@ static bool serves(const struct trk_work *work, const struct slot *slot)
 static void check_module(struct trk_work *work)
 {
     const struct slot *other = NULL;
+    char option[FARM_RAI_MAX];
     struct list *pos;
 
     list_for_each(pos, &work->farm->slots) {
@@ -296,8 +297,8 @@ static void check_module(struct trk_work *work)
     if (other != NULL) {
         notice_message(work->farm, TRK_NOTICE_MESSAGE, NULL, "%s waits for a VM of the module %s: "
                        "none of those that are there can run it (VM %u on %s is of %s); start some "
-                       "with: trickle vm --rai %s", work->name, work->module, other->info.index,
-                       other->info.host, module_of(other), work->module);
+                       "with: trickle vm%s", work->name, work->module, other->info.index,
+                       other->info.host, module_of(other), farm_rai_option(work->module, option));
     }
 }
 

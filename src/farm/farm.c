@@ -16,6 +16,7 @@
 #include "base/sys.h"
 #include "discovery/discovery_impl.h"
 #include "farm/farm_impl.h"
+#include "rai/modules.h"
 
 int waiter_init(struct waiter *w)
 {
@@ -124,6 +125,15 @@ int farm_usable(struct trk_farm *farm)
     is_closed = farm->is_closed;
     pthread_mutex_unlock(&farm->mutex);
     return is_closed ? fail(TRK_ECLOSED, "the farm is closed") : 0;
+}
+
+const char *farm_rai_option(const char *module, char text[FARM_RAI_MAX])
+{
+    bool is_usual = module[0] == '\0' || strcmp(module, "python") == 0;
+    const char *name = rai_built_in_find(module) != NULL ? module : "PATH.so"; /* who knows where */
+
+    snprintf(text, FARM_RAI_MAX, "%s%s", is_usual ? "" : " --rai ", is_usual ? "" : name);
+    return text;
 }
 
 /* --- turns ---------------- */

@@ -419,6 +419,9 @@ struct trk_farm {
 struct trk_farm *farm_ref(struct trk_farm *farm);
 void farm_unref(struct trk_farm *farm);
 int farm_usable(struct trk_farm *farm); /* 0, TRK_EFORKED, TRK_ECLOSED (with a sentence) */
+/* What is typed behind "trickle vm" for VMs of this module: "", or " --rai ...". */
+#define FARM_RAI_MAX (TRK_MODULE_MAX + 8)
+const char *farm_rai_option(const char *module, char text[FARM_RAI_MAX]);
 void farm_touch(struct trk_farm *farm); /* [f] look at lists and connects at the end of the turn */
 void farm_wake_in(struct trk_farm *farm, uint64_t ms); /* [f] a turn no later than that */
 

@@ -112,7 +112,7 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
     uint32_t leased = 0, failing = 0, wrong = 0;
     bool is_listening = farm->listening[0] != '\0';
     char owner[TRK_VM_TEXT_MAX] = "", note[TRK_VM_TEXT_MAX] = "", more[480] = "";
-    char module[TRK_MODULE_MAX] = "";
+    char module[TRK_MODULE_MAX] = "", rai[FARM_RAI_MAX];
     struct list *pos;
 
     list_for_each(pos, &farm->slots) {
@@ -141,16 +141,17 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
         size_t n = strlen(more);
         snprintf(more + n, sizeof(more) - n, "; %u run another module (%s)", wrong, module);
     }
+    farm_rai_option(farm->module, rai);
     pthread_mutex_lock(&farm->mutex);
     if (live == 0 && leased == 0 && failing == 0 && wrong == 0) {
         snprintf(list->text, sizeof(list->text), "no Trickle VMs answered; start some with: "
-                 "trickle vm%s%s", is_listening ? " --join " : "", farm->listening);
+                 "trickle vm%s%s%s", rai, is_listening ? " --join " : "", farm->listening);
     } else if (list->max == 0) {
         snprintf(list->text, sizeof(list->text), "no Trickle VM is free%s; start more with: "
-                 "trickle vm", more);
+                 "trickle vm%s", more, rai);
     } else {
         snprintf(list->text, sizeof(list->text), "asked for %u VMs, found %u free%s; start more "
-                 "with: trickle vm -n %u", list->max, live, more, list->max - live);
+                 "with: trickle vm%s -n %u", list->max, live, more, rai, list->max - live);
     }
     pthread_mutex_unlock(&farm->mutex);
 }

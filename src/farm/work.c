@@ -134,6 +134,7 @@ static int copy_slots(struct trk_work *work, const struct trk_work_options *opt)
         return 0;
     }
     bool can_run = false;
+    char option[FARM_RAI_MAX];
     work->slots = mem_zalloc(opt->vms_count > 0 ? opt->vms_count : 1, sizeof(struct slot *));
     if (work->slots == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
@@ -147,7 +148,7 @@ static int copy_slots(struct trk_work *work, const struct trk_work_options *opt)
     }
     if (!can_run) {
         return fail(TRK_EINVAL, "none of these VMs runs work of the module %s; start some that do "
-                    "with: trickle vm --rai %s", work->module, work->module);
+                    "with: trickle vm%s", work->module, farm_rai_option(work->module, option));
     }
     return 0;
 }

@@ -124,7 +124,7 @@ START_TEST(fixed_vms_that_cannot_run_it_are_refused)
     opt.vms_count = 1;
     ck_assert_int_eq(trk_work_new(rig.farm, &opt, &work), TRK_EINVAL);
     ck_assert_str_eq(trk_last_error(), "none of these VMs runs work of the module song; start some "
-                                       "that do with: trickle vm --rai song");
+                                       "that do with: trickle vm --rai PATH.so");
     opt.module = "a name that is longer than any module's may be";
     ck_assert_int_eq(trk_work_new(rig.farm, &opt, &work), TRK_EINVAL);
     ck_assert_str_eq(trk_last_error(), "the name of a module has at most 31 bytes");

@@ -99,6 +99,17 @@ def test_it_needs_no_python(installed, prefix, examples, tmp_path):
         assert (done.stdout, done.stderr) == ("41\n", "")
 
 
+@pytest.mark.parametrize("command", [(), ("trickle",)], ids=["trickle-vm", "trickle vm"])
+@pytest.mark.parametrize("name", ["native"])
+def test_built_in_modules_have_vms_of_their_own(name, command, installed, prefix):
+    with supervisor(installed, prefix, "-n", "1", "--rai", name,
+                    command=command and installed.program):
+        vm, = json.loads(installed("vms", "--json").stdout)
+        assert (vm["module"], vm["state"]) == (name, "idle")
+        words = Path(f"/proc/{vm['pid']}/cmdline").read_bytes().split(b"\0")
+        assert words[1:3] == [b"--serve", name.encode()], words
+
+
 def test_it_runs_in_a_sandbox(installed, prefix, examples, tmp_path):
     if shutil.which("bwrap") is None or subprocess.run(
             ["bwrap", "--ro-bind", "/", "/", "--unshare-pid", "--proc", "/proc", "true"],
