@@ -419,22 +419,19 @@ const char exec_fields_doc[] = "exec_fields(element)\n--\n\nThe fields of an ele
 
 PyObject *exec_fields(PyObject *module, PyObject *args)
 {
-    struct trk_exec_bytes *fields;
-    const char *bytes;
-    Py_ssize_t size;
+    struct trk_exec_bytes *fields = NULL;
+    Py_buffer bytes;
     PyObject *list;
     size_t count;
     int rc;
 
-    if (!PyArg_ParseTuple(args, "y#:exec_fields", &bytes, &size)) {
+    if (!PyArg_ParseTuple(args, "y*:exec_fields", &bytes)) {
         return NULL;
     }
-    rc = trk_exec_element_decode(bytes, (size_t)size, &fields, &count);
-    if (rc < 0) {
-        return raise_wrong(module, rc);
-    }
-    list = list_of(fields, count);
+    rc = trk_exec_element_decode(bytes.buf, (size_t)bytes.len, &fields, &count);
+    list = rc < 0 ? raise_wrong(module, rc) : list_of(fields, count);
     trk_free(fields);
+    PyBuffer_Release(&bytes);
     return list;
 }
 
@@ -445,20 +442,18 @@ PyObject *exec_argv(PyObject *module, PyObject *args)
 {
     struct trk_exec_bytes *fields = NULL, *words = NULL;
     struct trk_exec_spec *spec = NULL;
-    const char *spec_bytes, *bytes;
-    Py_ssize_t spec_size, size;
+    Py_buffer spec_bytes, bytes;
     unsigned long long index;
     size_t count, words_count;
     PyObject *list;
     int rc;
 
-    if (!PyArg_ParseTuple(args, "y#y#K:exec_argv", &spec_bytes, &spec_size, &bytes, &size,
-                          &index)) {
+    if (!PyArg_ParseTuple(args, "y*y*K:exec_argv", &spec_bytes, &bytes, &index)) {
         return NULL;
     }
-    rc = trk_exec_spec_decode(spec_bytes, (size_t)spec_size, &spec);
+    rc = trk_exec_spec_decode(spec_bytes.buf, (size_t)spec_bytes.len, &spec);
     if (rc == 0) {
-        rc = trk_exec_element_decode(bytes, (size_t)size, &fields, &count);
+        rc = trk_exec_element_decode(bytes.buf, (size_t)bytes.len, &fields, &count);
     }
     if (rc == 0) {
         rc = trk_exec_argv(spec, fields, count, index, &words, &words_count);
@@ -467,6 +462,8 @@ PyObject *exec_argv(PyObject *module, PyObject *args)
     trk_free(words);
     trk_free(fields);
     trk_free(spec);
+    PyBuffer_Release(&bytes);
+    PyBuffer_Release(&spec_bytes);
     return list;
 }
 
@@ -530,21 +527,18 @@ const char exec_result_doc[] = "exec_result(payload)\n--\n\nHow a command ended,
 PyObject *exec_result(PyObject *module, PyObject *args)
 {
     struct trk_exec_result result;
-    const char *bytes;
-    Py_ssize_t size;
+    Py_buffer bytes;
     PyObject *dict;
     int rc;
 
-    if (!PyArg_ParseTuple(args, "y#:exec_result", &bytes, &size)) {
+    if (!PyArg_ParseTuple(args, "y*:exec_result", &bytes)) {
         return NULL;
     }
-    rc = trk_exec_result_decode(bytes, (size_t)size, &result);
-    if (rc < 0) {
-        return raise_wrong(module, rc);
-    }
-    dict = PyDict_New();
+    rc = trk_exec_result_decode(bytes.buf, (size_t)bytes.len, &result);
+    dict = rc < 0 ? raise_wrong(module, rc) : PyDict_New();
     if (dict != NULL && put_result(dict, &result) < 0) {
         Py_CLEAR(dict);
     }
+    PyBuffer_Release(&bytes);
     return dict;
 }

@@ -245,11 +245,13 @@ def exec_spec(spec: dict[str, Any]) -> bytes:
       stdout_keep, stderr_keep: int bytes kept, default 1 MiB; 0: none, they are only counted"""
 
 def exec_element(fields: list[bytes | str]) -> bytes: ...
-def exec_fields(element: bytes) -> list[bytes]: ...
-def exec_argv(spec: bytes, element: bytes, index: int) -> list[bytes]:
+def exec_fields(element: Any) -> list[bytes]:
+    """element: bytes-like, as in all that read."""
+
+def exec_argv(spec: Any, element: Any, index: int) -> list[bytes]:
     """The command, with the outputs' own names. ValueError: it cannot be made of this element."""
 
-def exec_result(payload: bytes) -> dict[str, Any]:
+def exec_result(payload: Any) -> dict[str, Any]:
     """outcome (str: "ok", "exit", "signal", "timeout", "not started", "bad output", "interrupted",
     "unknown"), exit_status (int or None), signal (int or None), why (str, a sentence, "" when ok),
     started (seconds since 1970), duration (s), cpu (s), rss_max_bytes, left (processes left behind,
