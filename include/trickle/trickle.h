@@ -9,6 +9,7 @@
 #include "trickle/job.h"
 #include "trickle/key.h"
 #include "trickle/rai.h"
+#include "trickle/run.h"
 #include "trickle/view.h"
 #include "trickle/vm.h"
 #include "trickle/work.h"
