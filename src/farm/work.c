@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/sys.h"
 #include "farm/farm_impl.h"
+#include "trickle/run.h"
 
 #define AHEAD 100000u
 #define AHEAD_DURABLE 200000u
