@@ -6,8 +6,11 @@
  * farm that is given a job records each result of a work that has a key before anybody sees it, and
  * gives recorded results back instead of running their elements.
  *
- * Any thread, unless said otherwise. After fork() everything fails with TRK_EFORKED in the
- * child. */
+ * After fork() everything fails with TRK_EFORKED in the child.
+ *
+ * Threads: any thread may call any function here. trk_job_open with argv changes the environment,
+ * so call it before there are threads that read that. trk_job_close and trk_job_finish: one thread,
+ * once, when no other uses the job and the farm that has it is closed. */
 #ifndef TRICKLE_JOB_H
 #define TRICKLE_JOB_H
 
