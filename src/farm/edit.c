@@ -299,18 +299,3 @@ int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
     }
     return rc < 0 ? rc : job_sync(job, ticket);
 }
-
-int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to, uint64_t at,
-               struct ckpt_result *result)
-{
-    uint64_t ticket;
-    int rc = job_read_at(job, from, index, result);
-
-    if (rc == 0) {
-        rc = copy_result(job, result, index, 1, to, at, &ticket);
-        if (rc < 0) {
-            blob_unref(result->value);
-        }
-    }
-    return rc;
-}

@@ -320,6 +320,9 @@ struct attempts; /* what happened to elements, see attempts.c */
 void results_durable(struct trk_farm *farm); /* something may have become durable */
 void results_acknowledge_now(struct slot *slot); /* it is given back */
 void results_told(struct trk_farm *farm);    /* the store has news */
+/* A result that the store has elsewhere becomes one of stage; it is given when it is durable. Takes
+ * the parcel, unless that fails. */
+TRK_MUST_USE int results_adopt(struct parcel *parcel, uint32_t stage);
 
 /* durable.c [p] but where it says otherwise */
 int durable_open(struct trk_work *work, const struct trk_work_options *opt);
@@ -328,7 +331,6 @@ void durable_close(struct trk_work *work);
 TRK_MUST_USE int durable_look(struct trk_work *work, const struct digest *digest,
                               enum block_kind *kind);
 TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
-TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *digest);
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
 
 /* held.c [f]: what VMs have kept for this job */

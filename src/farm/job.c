@@ -414,14 +414,19 @@ int job_sync(struct trk_job *job, uint64_t ticket)
     return rc;
 }
 
-int job_keep_up(struct trk_job *job, uint64_t ticket)
+bool job_is_behind(struct trk_job *job)
 {
     bool is_full;
 
     pthread_mutex_lock(&job->mutex);
     is_full = job->store != NULL && ckpt_store_is_full(job->store);
     pthread_mutex_unlock(&job->mutex);
-    return is_full ? job_sync(job, ticket) : 0;
+    return is_full;
+}
+
+int job_keep_up(struct trk_job *job, uint64_t ticket)
+{
+    return job_is_behind(job) ? job_sync(job, ticket) : 0;
 }
 
 /* Calls a function of store.h on the job's store. */

@@ -112,7 +112,8 @@ TRK_MUST_USE int command_note(struct trk_job *job, const struct command *command
 
 /* Waits until all that was put so far is durable, however long the disk is full. */
 TRK_MUST_USE int job_sync(struct trk_job *job, uint64_t ticket);
-/* The same, but only when the queue is full: for whoever puts much. */
+bool job_is_behind(struct trk_job *job); /* the queue is full */
+/* Waits only when it is behind: for whoever puts much. */
 TRK_MUST_USE int job_keep_up(struct trk_job *job, uint64_t ticket);
 
 #endif

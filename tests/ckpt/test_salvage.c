@@ -521,6 +521,24 @@ START_TEST(a_child_that_dies_or_lies_means_damage)
 }
 END_TEST
 
+/* Ctrl-C goes to all of a terminal's process group: the child would die, and that be damage. */
+START_TEST(a_child_is_not_of_our_process_group)
+{
+    static const char script[] = "#!/bin/sh\nread -r _ _ _ _ group _ < /proc/$$/stat\n"
+                                 "echo bad -4 its group is $group, it is $$\n";
+    char helper[512];
+    struct verify_report report;
+    unsigned group, pid;
+
+    snprintf(helper, sizeof(helper), "%s/helper", rig_job());
+    rig_write(helper, (const uint8_t *)script, sizeof(script) - 1);
+    ck_assert_int_eq(chmod(helper, 0700), 0);
+    ck_assert_int_eq(ckpt_check(rig_job(), helper, &report), TRK_ECORRUPT);
+    ck_assert_int_eq(sscanf(report.why, "its group is %u, it is %u", &group, &pid), 2);
+    ck_assert_msg(group == pid, "expected a group of its own, %s", report.why);
+}
+END_TEST
+
 /* A salvage that fails leaves the damaged file as it was, to be tried again. */
 START_TEST(a_failed_salvage_changes_nothing)
 {
@@ -573,6 +591,7 @@ int main(void)
     tcase_add_test(tc, the_newest_of_a_name_and_what_was_forgotten_hold);
     tcase_add_test(tc, values_in_parts_are_saved_whole_or_not_at_all);
     tcase_add_loop_test(tc, a_child_that_dies_or_lies_means_damage, 0, 4);
+    tcase_add_test(tc, a_child_is_not_of_our_process_group);
     tcase_add_test(tc, a_failed_salvage_changes_nothing);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

@@ -100,7 +100,8 @@ class Machine:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TRICKLE_", "XDG_"))}
         env.update(TRICKLE_RUNTIME=f"{self.root}/run", TRICKLE_HOME=f"{self.root}/state",
                    XDG_CONFIG_HOME=f"{self.root}/config", TRICKLE_DEAD_AFTER="2",
-                   TRICKLE_SUSPECT_AFTER="1", **options.pop("env", {}))
+                   TRICKLE_SUSPECT_AFTER="1")
+        env.update(options.pop("env", {}))
         if BUILD not in Path(words[0]).parents:
             env.pop("LD_PRELOAD", None)  # a sanitizer's: it is not for the system's tools
         options.setdefault("stdin", subprocess.DEVNULL)

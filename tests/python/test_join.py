@@ -326,11 +326,12 @@ def test_another_machine_joins_by_tls_only(joined):
     assert expect_dialed(joined) >= 2 * 3
 
 
-def start_job(lan):
+def start_job(lan, env=()):
     """The program, once its VMs wait for the gate."""
     here, there = lan.machines
     here.write("prog.py", JOB)
-    process = here.begin("run", "--listen", f"{here.address}:{PORT}", "--log", "info", "prog.py")
+    process = here.begin("run", "--listen", f"{here.address}:{PORT}", "--log", "info", "prog.py",
+                         env=dict(env))
     wait_for(lambda: len(set(runs(there))) >= 12, "two elements that wait")
     return process
 
@@ -347,7 +348,9 @@ def finish_job(lan, process):
 
 def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     here, there = joined.machines
-    process = start_job(joined)
+    # Nobody counts as silent, however slow this machine is: that would run elements again.
+    patient = {"TRICKLE_SUSPECT_AFTER": "30", "TRICKLE_DEAD_AFTER": "30"}
+    process = start_job(joined, patient)
     wait_for(lambda: recorded(here) == 10, "ten results")
     process.send_signal(signal.SIGKILL)
     _, first = process.communicate(timeout=30)
@@ -357,7 +360,7 @@ def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     held = there.path("state/held")
     wait_for(lambda: sum(file.is_file() and file.suffix != ".tmp" for file in held.rglob("*")) >= 2,
              "two held results")
-    status, out, err = here.run("resume", "prog-1")  # listens where it did
+    status, out, err = here.run("resume", "prog-1", env=patient)  # listens where it did
     assert (status, out) == (0, JOB_ANSWER), err
     done = runs(there)
     assert set(done) == set(range(20))

@@ -267,3 +267,23 @@ def test_a_child_of_the_program_leaves_the_job_alone(command, tmp_path):
     result = command("run", "--local=1", path)
     assert (result.returncode, result.stdout) == (0, "10\n15\n"), result
     assert json.loads(command("status", "--json", "prog-1").stdout)["state"] == "done"
+
+
+def test_ctrl_c_while_the_job_is_opened_comes_when_it_can_be_resumed(command, tmp_path):
+    program = tmp_path / "early.py"
+    program.write_text("""
+import os, signal
+import trickle._job as job
+opening = job._open
+def interrupted(wanted):
+    opened = opening(wanted)
+    if opened.opened()["epoch"] == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return opened
+job._open = interrupted
+print(forkwork(connect(1), len, ["abc"]))
+""")
+    first = command("run", "--local=1", program)
+    assert first.returncode == 75 and "go on with: trickle resume early-1" in first.stderr, first
+    again = command("resume", "early-1")
+    assert (again.returncode, again.stdout) == (0, "[3]\n"), again
