@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("TRICKLE_BUILD", ROOT / "build")).resolve()
 TRICKLE_VARIABLES = ("RUNTIME", "LAN", "HOSTS", "INSECURE", "MULTICAST", "LOG", "JOB", "RESUME",
-                     "LISTEN")
+                     "LISTEN", "DISCOVERY")
 
 # Jobs of tests, and what VMs hold for them, are nobody else's.
 os.environ["TRICKLE_HOME"] = tempfile.mkdtemp(prefix="trk-home-")

@@ -330,6 +330,7 @@ static int take_stage(struct agent *a, struct blob *body)
         s->timeout_ms = decoded.timeout_ms;
         s->function = decoded.function;
         s->size = decoded.size;
+        memcpy(s->module, decoded.module, sizeof(s->module));
         s->is_durable = (decoded.flags & WIRE_STAGE_DURABLE) != 0;
         memcpy(s->fingerprint, decoded.fingerprint, 16);
         s->body = blob_ref(body);

@@ -70,6 +70,7 @@ struct agent_job {
     uint64_t index;             /* ELEMENT */
     const void *payload;        /* ELEMENT, STAGE: borrowed from body */
     size_t size;
+    char module[TRK_MODULE_MAX]; /* STAGE: that runs it; "": the VM's own */
     uint32_t timeout_ms;        /* ELEMENT: 0: none */
     bool is_last;               /* ELEMENT: the last of its batch that is queued right now */
     bool is_durable;            /* ELEMENT: its stage's results outlive the initiator */

@@ -35,6 +35,7 @@ struct stage {
     struct blob *body; /* the STAGE message until it is taken */
     const void *function;
     size_t size;
+    char module[TRK_MODULE_MAX]; /* that runs it; "": the VM's own */
     bool is_cancelled;
     bool is_durable;
     uint8_t fingerprint[16]; /* durable: of the code */

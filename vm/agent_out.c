@@ -66,6 +66,7 @@ static void next_item(struct agent *a, struct item *item, struct agent_job *job)
         job->stage = s->id;
         job->payload = s->function;
         job->size = s->size;
+        memcpy(job->module, s->module, sizeof(job->module));
         job->body = s->body; /* moved */
         s->body = NULL;
         list_remove(&item->link);

@@ -226,15 +226,14 @@ static char **make_env(char *owner, char *fds)
 /* The command of a VM, behind the one that is to run it. Array for mem_free, entries borrowed. */
 static char **make_argv(const struct supervisor_options *opt)
 {
-    const char *own[] = {opt->exec != NULL ? opt->exec : opt->python,
-                         opt->exec != NULL ? NULL : opt->boot};
+    const size_t own = sizeof(opt->command) / sizeof(opt->command[0]);
     size_t n = 0;
     while (opt->wrap != NULL && opt->wrap[n] != NULL) {
         n++;
     }
-    char **argv = mem_zalloc(n + 3, sizeof(*argv));
-    for (size_t i = 0; argv != NULL && i < n + 2; i++) {
-        argv[i] = i < n ? opt->wrap[i] : (char *)(uintptr_t)own[i - n];
+    char **argv = mem_zalloc(n + own, sizeof(*argv));
+    for (size_t i = 0; argv != NULL && i < n + own; i++) {
+        argv[i] = i < n ? opt->wrap[i] : (char *)(uintptr_t)opt->command[i - n];
     }
     return argv;
 }

@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <stdatomic.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,9 +13,6 @@
 #include "base/fail.h"
 #include "base/sys.h"
 #include "vm/host_impl.h"
-
-/* What a module must have: all up to dump. */
-#define RAI_MODULE_LEAST offsetof(struct trk_rai_module, dump)
 
 static struct host the_host; /* one per process, until it ends */
 static atomic_bool is_serving;
@@ -68,8 +64,8 @@ static int map_page(struct host *h)
 
 static void describe_module(struct host *h)
 {
-    snprintf(h->page->module, sizeof(h->page->module), "%s", h->module->name);
-    snprintf(h->page->version, sizeof(h->page->version), "%s", h->module->version);
+    snprintf(h->page->module, sizeof(h->page->module), "%s", h->own.table.name);
+    snprintf(h->page->version, sizeof(h->page->version), "%s", h->own.table.version);
 }
 
 /* The loop's descriptors are made in there: not where user code will have its own. */
@@ -82,7 +78,7 @@ static int start_net(struct host *h)
     return rc;
 }
 
-static int start(struct host *h)
+static int start(struct host *h, const struct trk_rai_module *module, void *state)
 {
     int rc = take_fds(h);
     if (rc < 0) {
@@ -93,7 +89,6 @@ static int start(struct host *h)
         return rc;
     }
     sys_host_name(h->host_name, sizeof(h->host_name));
-    describe_module(h);
     h->pid = getpid();
     h->memory_limit = h->page->memory_limit;
     h->recycle_after = h->page->recycle_after;
@@ -101,6 +96,11 @@ static int start(struct host *h)
     if (h->agent == NULL || host_compute_init(h) < 0) {
         return fail(TRK_ENOMEM, "out of memory at the start of the VM");
     }
+    rc = host_modules_open(h, module, state);
+    if (rc < 0) {
+        return rc;
+    }
+    describe_module(h);
     agent_use_fences(h->agent, h->page->fences);
     h->compute_thread = pthread_self();
     if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0 ||
@@ -111,27 +111,24 @@ static int start(struct host *h)
     return rc < 0 ? fail(rc, "cannot start the net thread: %s", trk_strerror(rc)) : 0;
 }
 
+bool trk_is_forked(void)
+{
+    return sys_is_forked();
+}
+
 int trk_vm_serve(const struct trk_rai_module *module, void *state)
 {
     static atomic_flag has_served = ATOMIC_FLAG_INIT;
-    /* A module of a later version may be longer, one of an earlier one shorter. */
-    static struct trk_rai_module copy;
     struct host *h = &the_host;
-    if (module->abi != TRK_RAI_ABI || module->size < RAI_MODULE_LEAST) {
-        return fail(TRK_EVERSION, "the RAI module %s is for another version of Trickle",
-                    module->name);
-    }
     if (atomic_flag_test_and_set(&has_served)) {
         return fail(TRK_ECLOSED, "a process can be a VM only once");
     }
-    memcpy(&copy, module, module->size < sizeof(copy) ? module->size : sizeof(copy));
-    h->module = &copy;
-    h->module_state = state;
-    int rc = start(h);
+    int rc = start(h, module, state);
     if (rc < 0) {
         return rc;
     }
     atomic_store(&is_serving, true);
     host_compute(h);
+    host_modules_close(h);
     return 0;
 }

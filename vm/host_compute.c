@@ -44,14 +44,6 @@ struct gather {
     uint8_t payloads[2 * FLUSH_BYTES]; /* below the limit, one more fits */
 };
 
-/* A stage that failed to open: each of its elements is answered with this. */
-struct failed_stage {
-    struct failed_stage *next;
-    uint32_t stage;
-    int status;
-    struct blob *payload;
-};
-
 /* No memory for what keeps a result safe. The process ends: the initiator sees it at once and
  * gives the elements to another VM, which is better than to stumble on. */
 _Noreturn void host_out_of_memory(void)
@@ -211,15 +203,6 @@ static void gather_add(struct gather *g, const struct trk_rai_reply *reply,
 
 /* --- jobs ---------------------------------------------------------------------------- */
 
-static struct failed_stage *failed_find(struct host *h, uint32_t stage)
-{
-    struct failed_stage *f = h->failed;
-    while (f != NULL && f->stage != stage) {
-        f = f->next;
-    }
-    return f;
-}
-
 static void reply_begin(struct host *h, size_t prefix)
 {
     if (rai_reply_begin(&h->reply, prefix) < 0) {
@@ -241,7 +224,7 @@ static void run_request(struct host *h, const struct agent_job *job)
                                           .name = name,
                                           .payload = job->request.payload,
                                           .size = job->request.size};
-        status = h->module->request(h->module_state, &request, &h->reply);
+        status = host_request(h, &request);
         leave_if_forked(h);
     }
     atomic_store(&h->is_running, false);
@@ -256,41 +239,40 @@ static void run_request(struct host *h, const struct agent_job *job)
 
 static void open_stage(struct host *h, const struct agent_job *job)
 {
-    reply_begin(h, 0);
-    int status = h->module->stage_open(h->module_state, job->stage, job->payload, job->size,
-                                       &h->reply);
-    leave_if_forked(h);
-    atomic_store(&h->is_running, false);
-    status = rai_reply_end(&h->reply, status);
-    if (status == TRK_STATUS_OK) {
-        return;
-    }
-    struct failed_stage *f = mem_zalloc(1, sizeof(*f));
-    if (f == NULL) {
+    int status;
+    struct host_stage *stage = mem_zalloc(1, sizeof(*stage));
+    if (stage == NULL) {
         host_out_of_memory();
     }
-    f->stage = job->stage;
-    f->status = status;
-    f->payload = rai_reply_take(&h->reply);
-    f->next = h->failed;
-    h->failed = f;
+    reply_begin(h, 0);
+    stage->number = job->stage;
+    stage->module = host_modules_get(h, job->module, &status);
+    if (stage->module != NULL) {
+        host_modules_enter(h, stage->module);
+        status = stage->module->table.stage_open(stage->module->state, job->stage, job->payload,
+                                                 job->size, &h->reply);
+    }
+    leave_if_forked(h);
+    atomic_store(&h->is_running, false);
+    stage->status = rai_reply_end(&h->reply, status);
+    if (stage->status != TRK_STATUS_OK) {
+        stage->payload = rai_reply_take(&h->reply);
+    }
+    stage->next = h->stages;
+    h->stages = stage;
 }
 
 static void close_stage(struct host *h, const struct agent_job *job)
 {
-    struct failed_stage **at = &h->failed;
-    while (*at != NULL && (*at)->stage != job->stage) {
-        at = &(*at)->next;
-    }
-    if (*at != NULL) {
-        struct failed_stage *f = *at;
-        *at = f->next;
-        blob_unref(f->payload);
-        mem_free(f);
-    } else {
-        h->module->stage_close(h->module_state, job->stage);
+    struct host_stage *stage = host_stage_find(h, job->stage);
+    h->stages = stage->next; /* it is the first now */
+    if (stage->status == TRK_STATUS_OK && stage->module->table.stage_close != NULL) {
+        host_modules_enter(h, stage->module);
+        stage->module->table.stage_close(stage->module->state, job->stage);
         leave_if_forked(h);
     }
+    blob_unref(stage->payload);
+    mem_free(stage);
     atomic_store(&h->is_running, false);
 }
 
@@ -302,19 +284,20 @@ static int run_module(struct host *h, const struct agent_job *job)
         (void)rc; /* the reply remembers it */
         return TRK_STATUS_ERROR;
     }
-    const struct failed_stage *f = h->failed != NULL ? failed_find(h, job->stage) : NULL;
-    if (f != NULL) {
-        int rc = trk_rai_reply_write(&h->reply, f->payload->data, f->payload->size);
+    const struct host_stage *stage = h->run_in;
+    if (stage->status != TRK_STATUS_OK) {
+        int rc = trk_rai_reply_write(&h->reply, stage->payload->data, stage->payload->size);
         (void)rc; /* the reply remembers it */
-        return f->status;
+        return stage->status;
     }
     struct trk_rai_element element = {.stage = job->stage,
                                       .attempt = job->attempt,
                                       .index = job->index,
                                       .payload = job->payload,
                                       .size = job->size};
+    host_modules_enter(h, stage->module);
     host_state_begin(h, job);
-    int status = h->module->run(h->module_state, &element, &h->reply);
+    int status = stage->module->table.run(stage->module->state, &element, &h->reply);
     host_state_end(h);
     return status;
 }
@@ -418,14 +401,8 @@ static uint64_t run_element(struct host *h, const struct agent_job *job, uint64_
 
 static void wait_for_work(struct host *h)
 {
-    const struct trk_rai_module *module = h->module;
-    if (module->wait_begin != NULL) {
-        module->wait_begin(h->module_state);
-    }
+    host_modules_enter(h, NULL);
     while (sem_wait(&h->wake) < 0 && errno == EINTR) {
-    }
-    if (module->wait_end != NULL) {
-        module->wait_end(h->module_state);
     }
 }
 
@@ -450,6 +427,7 @@ static enum next next_job(struct host *h, struct agent_job *job, bool is_drained
             h->run_stage = job->stage;
             h->run_index = job->index;
             h->run_timeout_ms = job->timeout_ms;
+            h->run_in = h->run_is_element ? host_stage_find(h, job->stage) : NULL;
             atomic_store_explicit(&h->is_running, true, memory_order_relaxed);
         } else if (h->gather->count > 0) {
             next = NEXT_FLUSH;

@@ -12,6 +12,7 @@
  *   host_control.c  what the supervisor says: keys, drain, stop
  *   host_leave.c    the ways in which a lease and the process end
  *   host_stop.c     what stops a running element: its timeout, an interrupt
+ *   host_modules.c  the modules of this VM, and which runs what
  *   host_late.c     results that wait behind a long element
  *   host_hold.c     durable results when their initiator has gone
  *   host_state.c    checkpoints inside an element
@@ -55,10 +56,25 @@
 
 struct gather; /* results not sent yet, host_compute.c */
 
+/* A module at work: the VM's own, or a built-in one beside it. */
+struct host_module {
+    struct host_module *next; /* in host.beside */
+    struct trk_rai_module table;
+    void *state;              /* what its functions get */
+};
+
+/* A stage that was opened. */
+struct host_stage {
+    struct host_stage *next;    /* in host.stages */
+    uint32_t number;
+    struct host_module *module; /* that runs its elements */
+    int status;                 /* TRK_STATUS_OK; else each of its elements is answered with it, */
+    struct blob *payload;       /* and this */
+};
+
 struct host {
     /* Fixed after the start. */
-    const struct trk_rai_module *module;
-    void *module_state;
+    struct host_module own; /* the module that this VM is for */
     struct vm_fds fds;
     struct vm_page *page;
     pid_t pid;
@@ -91,7 +107,9 @@ struct host {
     /* Compute thread. */
     struct gather *gather;
     struct trk_rai_reply reply;
-    struct failed_stage *failed; /* stages that failed to open */
+    struct host_module *beside;  /* built-in modules that were used */
+    struct host_stage *stages;   /* that are open, the one asked for last first */
+    bool is_away;                /* the own module was told of a wait */
     uint64_t flushed_ns;         /* when results were sent last */
     uint64_t served;             /* elements run */
     uint64_t recycle_after;      /* elements; 0: any number */
@@ -117,6 +135,7 @@ struct host {
     bool run_is_element, run_is_durable;
     uint32_t run_stage, run_timeout_ms; /* of it; 0: none */
     uint64_t run_index;                 /* of the element */
+    struct host_stage *run_in;          /* of the element */
     uint32_t spooled;                   /* files written under this lease */
     char state_name[SPOOL_NAME_MAX];    /* the file with the state of this element; "": none */
     uint32_t spooled_stage;
@@ -176,6 +195,16 @@ struct host *host_serving(void); /* NULL: this process is no VM */
 
 /* host_late.c */
 void host_late_arm(struct host *h); /* compute thread: an element begins, and results wait */
+
+/* host_modules.c: compute thread, or before there are others */
+TRK_MUST_USE int host_modules_open(struct host *h, const struct trk_rai_module *own, void *state);
+void host_modules_close(struct host *h);
+/* The next function that is called is one of this module (NULL: it waits for something to do). */
+void host_modules_enter(struct host *h, const struct host_module *module);
+/* The module of that name ("": the own one), ready to run; NULL: status and reply say why not. */
+struct host_module *host_modules_get(struct host *h, const char *name, int *status);
+int host_request(struct host *h, const struct trk_rai_request *request); /* as the own module's */
+struct host_stage *host_stage_find(struct host *h, uint32_t number); /* NULL: it is not open */
 
 /* host_compute.c */
 TRK_MUST_USE int host_compute_init(struct host *h);

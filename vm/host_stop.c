@@ -32,14 +32,15 @@ static void dump(struct host *h)
     struct sigevent event = {.sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL};
     struct itimerspec after = {.it_value.tv_nsec = HOST_DUMP_MS * (long)MS_NS};
     timer_t timer;
-    if (h->module->dump == NULL) {
+    const struct host_module *m = h->run_in->module;
+    if (m == NULL || m->table.dump == NULL) {
         return;
     }
     if (timer_create(CLOCK_MONOTONIC, &event, &timer) < 0) {
         return;
     }
     if (timer_settime(timer, 0, &after, NULL) == 0) {
-        h->module->dump(h->module_state);
+        m->table.dump(m->state);
     }
     timer_delete(timer);
 }
@@ -99,8 +100,9 @@ void host_look_at_timeout(struct host *h)
 /* Under the lock. */
 static void ask_to_stop(struct host *h)
 {
-    if (h->module->interrupt != NULL) {
-        h->module->interrupt(h->module_state);
+    const struct host_module *m = h->run_in->module;
+    if (m != NULL && m->table.interrupt != NULL) { /* NULL: what did not open ends at once */
+        m->table.interrupt(m->state);
     }
 }
 

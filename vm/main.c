@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "net/address.h"
 #include "trickle/trickle.h"
+#include "vm/serve.h"
 #include "vm/spool.h"
 #include "vm/supervisor.h"
 
@@ -34,6 +35,7 @@
 #define EXIT_USAGE 2
 #define DAY_SECONDS ((uint64_t)86400)
 #define BOOT "trickle/_boot.py"
+#define NO_PYTHON "; VMs that run commands need no Python: trickle-vm --rai exec"
 
 static const char help[] =
     "Usage: trickle-vm [OPTION]...\n"
@@ -44,7 +46,9 @@ static const char help[] =
     "  -n, --count N           how many VMs (default: one per core)\n"
     "      --python PATH       the Python that runs the VMs, of any version from 3.11 on or of a\n"
     "                          venv (default: " TRICKLE_PYTHON ")\n"
-    "      --rai MODULE        what the VMs run: python\n"
+    "      --rai MODULE        what the VMs are for: python (default); exec or native, which need\n"
+    "                          no Python; or the PATH of a module of others (PATH.so). All VMs\n"
+    "                          run commands (exec) and functions of shared objects (native), too\n"
     "      --listen ADDR[:PORT]\n"
     "                          listen on TCP too, at this numeric address; programs need the\n"
     "                          same key as this user (trickle key)\n"
@@ -78,7 +82,7 @@ static const char help[] =
 
 enum { OPT_PYTHON = 256, OPT_RAI, OPT_LISTEN, OPT_JOIN, OPT_LAN, OPT_INSECURE, OPT_KEY_FILE,
        OPT_RUNTIME, OPT_LOG, OPT_READY_FD, OPT_LISTENING_FD, OPT_MEMORY_LIMIT, OPT_RECYCLE_AFTER,
-       OPT_HOLD_DAYS, OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC };
+       OPT_HOLD_DAYS, OPT_HOLD_BYTES, OPT_DIE_WITH_PARENT, OPT_EXEC, OPT_SERVE };
 
 static const struct option long_options[] = {
     {"count", required_argument, NULL, 'n'},
@@ -99,6 +103,7 @@ static const struct option long_options[] = {
     {"hold-bytes", required_argument, NULL, OPT_HOLD_BYTES},
     {"die-with-parent", no_argument, NULL, OPT_DIE_WITH_PARENT},
     {"exec", required_argument, NULL, OPT_EXEC}, /* for tests: a VM program of one's own */
+    {"serve", required_argument, NULL, OPT_SERVE}, /* of ourselves: be a VM of that module */
     {"help", no_argument, NULL, 'h'},
     {"version", no_argument, NULL, 'V'},
     {NULL, 0, NULL, 0},
@@ -109,11 +114,14 @@ struct arguments {
     struct supervisor_options opt;
     const char *listen; /* ADDR[:PORT] */
     const char *key_file;
+    const char *name;   /* of the interpreter, as given */
+    const char *rai;    /* NULL: python */
+    const char *exec;
     struct auth_watch keys;
     bool is_insecure;
     bool dies_with_parent;
     char listen_host[INET6_ADDRSTRLEN];
-    char python[PATH_MAX], boot[PATH_MAX];
+    char python[PATH_MAX], boot[PATH_MAX], self[PATH_MAX], module[PATH_MAX];
 };
 
 TRK_PRINTF(1, 2)
@@ -181,12 +189,10 @@ static void parse_option(struct arguments *a, int option)
         a->opt.count = parse_number("-n", optarg, 1, VMS_MAX);
         break;
     case OPT_PYTHON:
-        a->opt.python = optarg;
+        a->name = optarg;
         break;
     case OPT_RAI:
-        if (strcmp(optarg, "python") != 0) {
-            usage_error("--rai %s: there is no such module; there is: python", optarg);
-        }
+        a->rai = strcmp(optarg, "python") != 0 ? optarg : NULL;
         break;
     case OPT_LISTEN:
         a->listen = optarg;
@@ -232,8 +238,10 @@ static void parse_option(struct arguments *a, int option)
         a->dies_with_parent = true;
         break;
     case OPT_EXEC:
-        a->opt.exec = optarg;
+        a->exec = optarg;
         break;
+    case OPT_SERVE:
+        exit(serve_module(optarg));
     case 'h':
         fputs(help, stdout);
         exit(0);
@@ -345,14 +353,14 @@ static void find_package(struct arguments *a)
     snprintf(dir, sizeof(dir), "%s/%s", TRICKLE_PKGDIR[0] == '/' ? "" : place, TRICKLE_PKGDIR);
     if (!has_boot(a, dir)) {
         usage_error("Trickle's Python package was not found (%s); install it or set "
-                    "TRICKLE_PKGDIR", a->boot);
+                    "TRICKLE_PKGDIR" NO_PYTHON, a->boot);
     }
 }
 
 /* As a shell would find it, so that a wrong name is told now and not by each VM. */
 static void find_python(struct arguments *a)
 {
-    const char *name = a->opt.python;
+    const char *name = a->name;
     const char *path = strchr(name, '/') != NULL ? NULL : getenv("PATH");
     struct stat st;
     do {
@@ -362,12 +370,45 @@ static void find_python(struct arguments *a)
                              : snprintf(a->python, sizeof(a->python), "%s", name);
         if (n > 0 && (size_t)n < sizeof(a->python) && access(a->python, X_OK) == 0 &&
             stat(a->python, &st) == 0 && S_ISREG(st.st_mode)) {
-            a->opt.python = a->python;
             return;
         }
         path = path != NULL && path[size] == ':' ? path + size + 1 : NULL;
     } while (path != NULL);
-    usage_error("--python %s: there is no such program", name);
+    usage_error("--python %s: there is no such program" NO_PYTHON, name);
+}
+
+/* A VM of such a module is this program again. */
+static void find_module(struct arguments *a)
+{
+    if (!serve_is_module(a->rai)) {
+        usage_error("--rai %s: there is no such module; give python, exec, native, or the path of "
+                    "a shared object (PATH.so)", a->rai);
+    }
+    if (serve_check(a->rai, a->module) < 0) {
+        usage_error("--rai: %s", fail_text());
+    }
+    ssize_t n = readlink("/proc/self/exe", a->self, sizeof(a->self) - 1);
+    if (n <= 0) {
+        usage_error("--rai %s: this program does not find itself: %s", a->rai, strerror(errno));
+    }
+    a->opt.command[0] = a->self;
+    a->opt.command[1] = "--serve";
+    a->opt.command[2] = a->module;
+}
+
+/* What is started for each VM. */
+static void find_command(struct arguments *a)
+{
+    if (a->exec != NULL) {
+        a->opt.command[0] = a->exec;
+    } else if (a->rai != NULL) {
+        find_module(a);
+    } else {
+        find_python(a);
+        find_package(a);
+        a->opt.command[0] = a->python;
+        a->opt.command[1] = a->boot;
+    }
 }
 
 /* Descriptors 0 to 2 are open, and nothing else that we were given goes on to the VMs. */
@@ -395,7 +436,8 @@ static void tidy_fds(void)
 int main(int argc, char **argv)
 {
     static struct arguments a = {
-        .opt = {.python = TRICKLE_PYTHON, .listening_fd = -1, .ready_fd = -1,
+        .name = TRICKLE_PYTHON,
+        .opt = {.listening_fd = -1, .ready_fd = -1,
                 .hold_seconds = SPOOL_DAYS * DAY_SECONDS, .hold_bytes = SPOOL_BYTES}};
     pid_t parent = getppid();
     int option;
@@ -415,11 +457,7 @@ int main(int argc, char **argv)
         }
     }
     check_network(&a);
-    if (a.opt.exec == NULL) {
-        find_python(&a);
-        find_package(&a);
-        a.opt.boot = a.boot;
-    }
+    find_command(&a);
     const char *multicast = getenv("TRICKLE_MULTICAST");
     a.opt.multicast = multicast != NULL && multicast[0] != '\0' ? multicast
                                                                 : DISCOVERY_MULTICAST_DEFAULT;

@@ -230,7 +230,7 @@ static void tell_fd(int *fd, const char *line, int other)
 static void describe_vms(const struct supervisor *sup, char *text, size_t size)
 {
     struct trk_vm_info info;
-    snprintf(text, size, "%s", sup->opt.exec != NULL ? sup->opt.exec : sup->opt.python);
+    snprintf(text, size, "%s", sup->opt.command[0]);
     for (uint32_t i = 0; i < sup->opt.count; i++) {
         child_info(&sup->vms[i], false, &info);
         if (info.version[0] != '\0') {

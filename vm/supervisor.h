@@ -43,9 +43,7 @@
 
 struct supervisor_options {
     uint32_t count;          /* VMs */
-    const char *python;      /* interpreter of the python module */
-    const char *boot;        /* its program: .../trickle/_boot.py */
-    const char *exec;        /* run this instead; NULL: python */
+    const char *command[4];  /* that is a VM: program and arguments, ended by NULL */
     char *const *wrap;       /* a command that runs that one, which is put behind; NULL: none */
     const char *listen_host; /* TCP: numeric, without brackets; "*": all; NULL: none */
     uint16_t listen_port;    /* 0: any */

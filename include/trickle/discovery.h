@@ -44,6 +44,7 @@ struct trk_discovery_module {
     /* True: ask() has reported all there is when it returns (same machine, a list). False:
      * answers come later through process(), the farm waits for quiet. */
     bool is_immediate;
+    /* config and sink are borrowed for the call: copy what is needed later. */
     TRK_MUST_USE int (*open)(const struct trk_discovery_config *config,
                              const struct trk_discovery_sink *sink, void **state);
     TRK_MUST_USE int (*ask)(void *state);
@@ -51,6 +52,10 @@ struct trk_discovery_module {
     void (*process)(void *state); /* reads what came, reports */
     void (*close)(void *state);
 };
+
+/* What a shared object for trickle run --discovery PATH exports: gives its table, which stays
+ * valid. docs/modules.md tells how one is written, built and tried. */
+TRK_API const struct trk_discovery_module *trickle_discovery_module(void);
 
 #ifdef __cplusplus
 }

@@ -64,10 +64,16 @@ struct trk_farm_options {
      * to (trickle vm --join); numeric; without a port, or with 0, a free one. NULL:
      * $TRICKLE_LISTEN; "" or neither: nothing listens. Needs the key, or insecure. */
     const char *listen;
+    /* The path of a shared object with a discovery module of others (discovery.h), which is asked
+     * too; NULL: $TRICKLE_DISCOVERY. */
+    const char *discovery;
+    /* Only VMs whose own RAI module is this are connected to; NULL: of whichever. */
+    const char *module;
 };
 
 /* Starts a farm. On success *out belongs to the caller (trk_farm_close). TRK_EDENIED: lan or listen
- * without a key, or a key file that others can read; TRK_EIO, TRK_EINVAL: cannot listen there. */
+ * without a key, or a key file that others can read; TRK_EIO, TRK_EINVAL: cannot listen there;
+ * TRK_EINVAL, TRK_EVERSION: the discovery module cannot be used. */
 TRK_API TRK_MUST_USE int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt);
 
 /* Ends all leases, waits at most timeout_ms until the VMs have said goodbye and their last
@@ -122,6 +128,7 @@ enum trk_vm_state {
 };
 
 #define TRK_VM_TEXT_MAX 128
+#define TRK_MODULE_MAX 32 /* a module's name, its terminator included */
 
 /* What is known of a VM. A plain value; strings are cut at their size and terminated. */
 struct trk_vm_info {
@@ -134,7 +141,7 @@ struct trk_vm_info {
     uint64_t memory_bytes; /* of the machine */
     uint64_t dropped;      /* connections and frames dropped as garbage, by VM and supervisor */
     char host[TRK_VM_TEXT_MAX];
-    char module[32];              /* RAI module: "python", ... */
+    char module[TRK_MODULE_MAX];  /* RAI module: "python", ... */
     char version[64];             /* of the module's language: "3.11.2" */
     char owner[TRK_VM_TEXT_MAX];  /* "program (pid 1, host)" that holds the lease, or "" */
     char note[TRK_VM_TEXT_MAX];   /* why it is failing, last cause of death, or "" */

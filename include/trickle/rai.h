@@ -47,18 +47,22 @@ struct trk_rai_element {
 };
 
 /* All functions return the status of the answer they wrote (enum trk_status) unless they say
- * otherwise. state is what open gave. */
+ * otherwise. state is what open gave.
+ *
+ * The table only ever grows at its end: size says how much of it a module has, and what it does not
+ * have is as if NULL. A table may end before dump. */
 struct trk_rai_module {
     uint32_t abi;     /* TRK_RAI_ABI */
     uint32_t size;    /* sizeof(struct trk_rai_module) */
     const char *name; /* "python", "exec", ... */
     const char *version; /* of its language, for people and for version checks */
+    /* Optional: without it the VM answers each request with a sentence that it only runs work. */
     int (*request)(void *state, const struct trk_rai_request *req, struct trk_rai_reply *reply);
     /* Makes a function ready; its elements name it by stage. function: from trk_work_options. */
     int (*stage_open)(void *state, uint32_t stage, const void *function, size_t size,
                       struct trk_rai_reply *reply);
     int (*run)(void *state, const struct trk_rai_element *element, struct trk_rai_reply *reply);
-    void (*stage_close)(void *state, uint32_t stage);
+    void (*stage_close)(void *state, uint32_t stage); /* optional */
     /* Around each wait for something to do (the python module releases the GIL). Optional. */
     void (*wait_begin)(void *state);
     void (*wait_end)(void *state);
@@ -66,9 +70,19 @@ struct trk_rai_module {
     void (*interrupt)(void *state);
     /* Net thread: the running element has used up its timeout and its process is about to end.
      * Writes to stderr where the code is stuck (python: the traceback); returns when that is
-     * written, or after 200 ms. Optional; the table of a module without it may end before it. */
+     * written, or after 200 ms. Optional. */
     void (*dump)(void *state);
+    /* Compute thread: makes the state that the others get, before the VM is ready or, of a built-in
+     * module, before its first stage. TRK_STATUS_OK; else why says the reason. Optional: the state
+     * is NULL, or what trk_vm_serve was given. */
+    int (*open)(void **state, struct trk_rai_reply *why);
+    /* Compute thread: the process ends in order, nothing else follows. Optional. */
+    void (*close)(void *state);
 };
+
+/* What a shared object for trickle vm --rai PATH exports: gives its table, which stays valid.
+ * docs/modules.md tells how one is written, built and tried. */
+TRK_API const struct trk_rai_module *trickle_rai_module(void);
 
 #ifdef __cplusplus
 }

@@ -19,8 +19,9 @@ extern "C" {
 /* Serves initiators until the lease that used this process has ended, or the supervisor has
  * gone or asked to stop. Starts the net thread, runs the module's functions on the calling
  * thread. Descriptors and the shared page come from TRICKLE_VM_FDS, which is removed from the
- * environment. Returns 0 when the process should exit in order (exit status 0), or an error
- * with trk_last_error(). May be called once per process. */
+ * environment. state: what the module's functions get; NULL: what its open makes, if it has one.
+ * Returns 0 when the process should exit in order (exit status 0), or an error with
+ * trk_last_error(). May be called once per process. */
 TRK_API TRK_MUST_USE int trk_vm_serve(const struct trk_rai_module *module, void *state);
 
 /* In user code's process: true in a child that user code forked from a VM (or an initiator). */

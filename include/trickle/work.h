@@ -46,6 +46,9 @@ struct trk_work_options {
      * the program ("name", or "function#3"); copied. NULL: its results are not recorded. */
     const char *key;
     uint8_t fingerprint[16]; /* of the code that runs; the same as long as the code is */
+    /* The RAI module that runs it: "exec" and "native" are on every VM, another one is on VMs whose
+     * own module (trk_vm_info.module) it is. NULL or "": each VM's own; copied. */
+    const char *module;
 };
 
 /* Declares the work. Nothing runs before elements are added. For trk_work_free. */

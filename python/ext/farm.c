@@ -94,15 +94,15 @@ static int farm_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     static char *names[] = {"program",   "runtime_dir",   "lan",              "insecure", "hosts",
                             "multicast", "dead_after_ms", "suspect_after_ms", "job",
-                            "listen",    NULL};
+                            "listen",    "discovery",     "module",           NULL};
     struct trk_farm_options opt = {.size = sizeof(opt)};
     int lan = 0, insecure = 0, rc;
     PyObject *dead_after = NULL, *suspect_after = NULL, *job = Py_None;
 
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOOz:Farm", names, &opt.program,
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "|$zzppzzOOOzzz:Farm", names, &opt.program,
                                      &opt.runtime_dir, &lan, &insecure, &opt.hosts,
                                      &opt.multicast, &dead_after, &suspect_after, &job,
-                                     &opt.listen) ||
+                                     &opt.listen, &opt.discovery, &opt.module) ||
         (job != Py_None && get_job(self, job, &opt.job) < 0) ||
         get_u32(dead_after, "dead_after_ms", &opt.dead_after_ms) < 0 ||
         get_u32(suspect_after, "suspect_after_ms", &opt.suspect_after_ms) < 0) {
@@ -485,7 +485,7 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
 enum {
     ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
     ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_KEY, ARG_FINGERPRINT,
-    ARG_COUNT
+    ARG_MODULE, ARG_COUNT
 };
 
 /* Of durable works. */
@@ -531,16 +531,19 @@ static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
         get_bool(arg[ARG_SPECULATE], &opt->speculate) < 0) {
         return -1;
     }
+    if (arg[ARG_MODULE] != NULL && (opt->module = get_text(arg[ARG_MODULE])) == NULL) {
+        return -1;
+    }
     return get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ? -1 : get_identity(arg, opt);
 }
 
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
                        "timeout_ms=0, speculate=False, lazy=False, key=None, "
-                       "fingerprint=None)\n--\n\n"
+                       "fingerprint=None, module='')\n--\n\n"
                        "Declares work: a function for elements to come. With a key its results\n"
                        "are recorded in the farm's job; fingerprint: 16 bytes that stand for the\n"
-                       "code.");
+                       "code. module: that runs it; '': each VM's own.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
@@ -548,7 +551,7 @@ static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nar
     static const char *const names[] = {
         "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
         "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", "lazy",
-        "key",         "fingerprint", NULL};
+        "key",         "fingerprint", "module", NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;
@@ -670,7 +673,7 @@ static PyGetSetDef farm_getset[] = {
 static PyType_Slot farm_slots[] = {
     {Py_tp_doc, "Farm(*, program=None, runtime_dir=None, lan=False, insecure=False, hosts=None, "
                 "multicast=None, dead_after_ms=0, suspect_after_ms=0, job=None, "
-                "listen=None)\n--\n\n"
+                "listen=None, discovery=None, module=None)\n--\n\n"
                 "A farm thread and all it holds."},
     {Py_tp_new, PyType_GenericNew},
     {Py_tp_init, farm_init},

@@ -33,14 +33,16 @@ _trickle.set_exceptions({
     "ECHANGED": errors.ResumeMismatch, "ENOMEM": MemoryError, "ETOOBIG": ValueError})
 
 
-def farm(listen: str | None = None) -> _trickle.Farm:
-    """The farm of this process. listen: where VMs can join, for the first time it is asked for."""
+def farm(listen: str | None = None, module: str | None = "python") -> _trickle.Farm:
+    """The farm of this process. For the first time it is asked for: listen: where VMs can join;
+    module: VMs of which module it is to have (None: any)."""
     global _farm, _listen, _owner, _printed
     if _farm is not None:
         return _with_listen(_farm, listen)
     with _lock:
         if _farm is None:
-            made = _trickle.Farm(program=_program(), job=open_job(), listen=listen)
+            made = _trickle.Farm(program=_program(), job=open_job(), listen=listen,
+                                 module=module)
             _listen = listen
             _owner = os.getpid()
             _printed = allocate_lock()

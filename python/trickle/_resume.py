@@ -34,8 +34,8 @@ were. Of all others that differ the names are shown. What is recorded is not com
   --on-change=redo    works whose code has changed run again
   --keep-env NAME     keep the variable NAME as it is now, also for further resumes; may be repeated
   --local[=N]         start N VMs here for this run, as in trickle run
-  --lan, --hosts LIST, --listen ADDR[:PORT], --insecure, --suspect-after SECONDS,
-  --dead-after SECONDS, --log LEVEL
+  --lan, --hosts LIST, --discovery PATH, --listen ADDR[:PORT], --insecure,
+  --suspect-after SECONDS, --dead-after SECONDS, --log LEVEL
                       as in trickle run; otherwise as the job was started
   --help              this text
 

@@ -42,7 +42,8 @@ class Farm:
                  lan: bool = False, insecure: bool = False, hosts: str | None = None,
                  multicast: str | None = None, dead_after_ms: int = 0,
                  suspect_after_ms: int = 0, job: Job | None = None,
-                 listen: str | None = None) -> None: ...
+                 listen: str | None = None, discovery: str | None = None,
+                 module: str | None = None) -> None: ...
     @property
     def listening(self) -> str | None:
         """"ADDR:PORT" where VMs can join, or None."""
@@ -63,7 +64,8 @@ class Farm:
              vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
              timeout_ms: int = 0, speculate: bool = False, lazy: bool = False,
-             key: str | None = None, fingerprint: bytes | None = None) -> Work: ...
+             key: str | None = None, fingerprint: bytes | None = None,
+             module: str = "") -> Work: ...
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 

@@ -70,6 +70,8 @@ forkwork and forkgen are recorded, and trickle resume goes on where it ended, ho
                   where trickle is there (default: on the PATH there)
   --lan           look for VMs on the local network too; needs a key: trickle key new
   --hosts LIST    look for VMs at these addresses: HOST:PORT,...
+  --discovery PATH
+                  look for VMs by this discovery module of others, too: a shared object
   --listen ADDR[:PORT]
                   let VMs join that connect to here (trickle vm --join), from where nobody can
                   connect to; needs a key, too
@@ -107,6 +109,8 @@ Lists the VMs that answer: host, pid, Python, state and whose they are.
   --json          one JSON list with all that is known of each VM
   --lan           ask on the local network too
   --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --discovery PATH
+                  ask this discovery module of others too: a shared object
   --insecure      allow plain TCP to other hosts
   --log LEVEL     error, warn (default), info or debug
   --help          this text
@@ -124,6 +128,8 @@ where they can.
 
   --lan           ask on the local network too
   --hosts LIST    ask at these addresses too: HOST:PORT,...
+  --discovery PATH
+                  ask this discovery module of others too: a shared object
   --insecure      allow plain TCP to other hosts
   --log LEVEL     error, warn (default), info or debug
   --help          this text
@@ -168,7 +174,7 @@ def parse(args, options, before=None):
 
 
 FARM_OPTIONS = {"--help": "flag", "--lan": "flag", "--insecure": "flag", "--hosts": "value",
-                "--log": "value"}
+                "--discovery": "value", "--log": "value"}
 LISTEN_OPTIONS = {"--listen": "value"}
 TIME_OPTIONS = {"--suspect-after": "value", "--dead-after": "value"}
 JOB_OPTIONS = {"--job": "value", "--no-checkpoint": "flag", "--keep-env": "many"}
@@ -186,6 +192,8 @@ def apply_farm_options(found):
         os.environ["TRICKLE_INSECURE"] = "1"
     if "--hosts" in found:
         os.environ["TRICKLE_HOSTS"] = found["--hosts"]
+    if "--discovery" in found:
+        os.environ["TRICKLE_DISCOVERY"] = os.path.abspath(found["--discovery"])
     if "--listen" in found:
         os.environ["TRICKLE_LISTEN"] = found["--listen"]
 
@@ -306,7 +314,7 @@ def run(found, rest):
     """Runs a program, with the options of trickle run."""
     if "--local" in found:
         vm_count(found["--local"])
-        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS", "TRICKLE_LISTEN"):
+        for name in ("TRICKLE_LAN", "TRICKLE_HOSTS", "TRICKLE_DISCOVERY", "TRICKLE_LISTEN"):
             os.environ.pop(name, None)  # only the VMs of this run, unless an option says more
     apply_farm_options(found)
     apply_times(found)

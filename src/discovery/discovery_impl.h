@@ -12,6 +12,9 @@ extern const struct trk_discovery_module discovery_multicast;
 /* A list of host:port, or files of them. */
 extern const struct trk_discovery_module discovery_hosts;
 
+/* The module of a shared object of others. 0, or TRK_EVERSION, TRK_EINVAL with a sentence. */
+TRK_MUST_USE int discovery_load(struct trk_discovery_module *out, const char *path);
+
 struct auth_keys;
 
 /* What a supervisor tells those who may know. */

@@ -74,6 +74,7 @@ static int open_stage_at(struct trk_work *work, struct slot *slot)
     stage = (struct wire_stage){.stage = work->stage, .timeout_ms = work->timeout_ms,
                                 .flags = work->store_stage != 0 ? WIRE_STAGE_DURABLE : 0,
                                 .function = work->function->data, .size = work->function->size};
+    memcpy(stage.module, work->module, sizeof(stage.module));
     memcpy(stage.fingerprint, work->fingerprint.bytes, sizeof(stage.fingerprint));
     body = wire_stage_encode(&stage);
     if (body == NULL) {
@@ -254,7 +255,7 @@ int drive_step_simple(struct trk_farm *farm, const struct sched_event *ev)
 
 /* --- VMs ---------------- */
 
-static bool serves(const struct trk_work *work, const struct slot *slot)
+static bool is_for(const struct trk_work *work, const struct slot *slot)
 {
     if (work->list != NULL) {
         return vmlist_has(work->list, slot);
@@ -265,6 +266,39 @@ static bool serves(const struct trk_work *work, const struct slot *slot)
         }
     }
     return false;
+}
+
+static const char *module_of(const struct slot *slot)
+{
+    return slot->lease == LEASE_HELD ? slot->vm->info.module : slot->info.module;
+}
+
+static bool serves(const struct trk_work *work, const struct slot *slot)
+{
+    return is_for(work, slot) && work_fits(work, module_of(slot));
+}
+
+/* VMs are there, and none of them can run it. Those that come later may. */
+static void check_module(struct trk_work *work)
+{
+    const struct slot *other = NULL;
+    struct list *pos;
+
+    list_for_each(pos, &work->farm->slots) {
+        const struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->is_joined && is_for(work, slot)) {
+            if (work_fits(work, module_of(slot))) {
+                return;
+            }
+            other = slot;
+        }
+    }
+    if (other != NULL) {
+        notice_message(work->farm, TRK_NOTICE_MESSAGE, NULL, "%s waits for a VM of the module %s: "
+                       "none of those that are there can run it (VM %u on %s is of %s); start some "
+                       "with: trickle vm --rai %s", work->name, work->module, other->info.index,
+                       other->info.host, module_of(other), work->module);
+    }
 }
 
 /* Does any list that is not closed hold a VM of it? */
@@ -359,7 +393,7 @@ void drive_slot_in_list(struct slot *slot, struct trk_vmlist *list)
 
     list_for_each(pos, &list->farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
-        if (work->is_open && work->list == list && slot->is_joined) {
+        if (work->is_open && work->list == list && slot->is_joined && serves(work, slot)) {
             serve(work, slot);
         }
     }
@@ -450,6 +484,7 @@ int drive_open_work(struct trk_work *work)
     work_ref(work);
     work->is_asking = work->store_stage != 0 && farm->hello.epoch > 1;
     drive_serve_all(work);
+    check_module(work);
     farm_touch(farm); /* some of its VMs may have to be leased again */
     return 0;
 }

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/sys.h"
+#include "discovery/discovery_impl.h"
 #include "farm/farm_impl.h"
 #include "trickle/trickle.h"
 
@@ -63,11 +64,6 @@ int waiter_wait(struct waiter *w, int timeout_ms)
 const char *trk_last_error(void)
 {
     return fail_text();
-}
-
-bool trk_is_forked(void)
-{
-    return sys_is_forked();
 }
 
 struct trk_farm *farm_ref(struct trk_farm *farm)
@@ -267,9 +263,7 @@ static void open_on_loop(void *arg)
     farm->pulse.data = farm;
     farm->pulsed_ms = farm->listening_ms = net_loop_now_ms(farm->loop);
     uv_timer_start(&farm->pulse, on_pulse, pulse_ms, pulse_ms);
-    if (find_open(farm) < 0) {
-        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery: %s", fail_text());
-    }
+    find_open(farm);
     join_open(farm);
     control_open(farm);
 }
@@ -302,6 +296,15 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     }
     farm->hosts = option_or_env(opt->hosts, "TRICKLE_HOSTS");
     farm->multicast = option_or_env(opt->multicast, "TRICKLE_MULTICAST");
+    snprintf(farm->module, sizeof(farm->module), "%s", opt->module != NULL ? opt->module : "");
+}
+
+/* The discovery module of others, if one is wanted. */
+static int load_discovery(struct trk_farm *farm, const char *path)
+{
+    path = path != NULL ? path : getenv("TRICKLE_DISCOVERY");
+    farm->has_discovery = path != NULL && path[0] != '\0';
+    return farm->has_discovery ? discovery_load(&farm->discovery, path) : 0;
 }
 
 /* The keys, where something of this farm goes by TCP or multicast. */
@@ -309,7 +312,9 @@ static int load_keys(struct trk_farm *farm, const char *key_file, const char *li
 {
     int rc;
 
-    if (farm->insecure || (!farm->lan && farm->hosts == NULL && listen == NULL)) {
+    bool is_local = !farm->lan && farm->hosts == NULL && !farm->has_discovery && listen == NULL;
+
+    if (farm->insecure || is_local) {
         return 0;
     }
     rc = auth_watch_open(&farm->keys, key_file);
@@ -354,7 +359,8 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
         fail(rc, "%s", why);
         goto fail;
     }
-    if ((rc = load_keys(farm, o.key_file, listen)) < 0 || (rc = make_hello(farm, &o)) < 0 ||
+    if ((rc = load_discovery(farm, o.discovery)) < 0 ||
+        (rc = load_keys(farm, o.key_file, listen)) < 0 || (rc = make_hello(farm, &o)) < 0 ||
         (listen != NULL && (rc = join_listen(farm, listen)) < 0) ||
         (rc = net_loop_new(&farm->loop)) < 0 ||
         (rc = drive_open(farm)) < 0 || (rc = net_loop_post(farm->loop, open_on_loop, farm)) < 0 ||

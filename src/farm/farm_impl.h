@@ -252,6 +252,7 @@ struct trk_work {
     pthread_mutex_t mutex;
     char *name;                /* [c] */
     struct blob *function;     /* [c] body of STAGE but for the number, see drive.c */
+    char module[TRK_MODULE_MAX]; /* [c] that runs it; "": each VM's own */
     struct trk_vmlist *list;   /* [c] elastic: one reference; or NULL */
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
@@ -379,6 +380,8 @@ struct trk_farm {
     char runtime_dir[108];  /* [c] */
     struct wire_hello hello; /* [c] but for purpose */
     struct finder finders[FARM_MODULES_MAX]; /* [f] */
+    bool has_discovery;      /* [c] there is a discovery module of others: */
+    struct trk_discovery_module discovery; /* [c] */
     size_t finders_count;
     uint64_t asked_at_ms;    /* [f] last question; 0: never */
     struct list supervisors; /* [f] */
@@ -422,6 +425,7 @@ struct trk_farm {
     uint64_t wake_at_ns;     /* [f] from the scheduler; 0: none */
     struct waiter *close_waiter; /* [m] */
     char *hosts, *multicast; /* [c] owned */
+    char module[TRK_MODULE_MAX]; /* [c] VMs of this one are leased; "": of any */
 };
 
 /* farm.c */
@@ -435,7 +439,7 @@ void farm_touch(struct trk_farm *farm); /* [f] look at lists and connects at the
 void farm_wake_in(struct trk_farm *farm, uint64_t ms); /* [f] a turn no later than that */
 
 /* find.c [f] */
-int find_open(struct trk_farm *farm);
+void find_open(struct trk_farm *farm);
 void find_ask(struct trk_farm *farm);
 void find_pulse(struct trk_farm *farm); /* asks again now and then for who was lost */
 bool find_is_complete(struct trk_farm *farm); /* all answers are in */
@@ -462,6 +466,8 @@ void join_pulse(struct trk_farm *farm); /* who was called and does not come */
 /* The VM that was called has come. The session's reference is taken, not on an error. */
 TRK_MUST_USE int lease_joined(struct trk_farm *farm, struct slot *slot,
                               struct net_session *session);
+/* Is the farm to have a VM whose own module is this ("": not known yet)? */
+bool lease_is_wanted(const struct trk_farm *farm, const char *module);
 bool slot_is_trying(const struct slot *slot); /* CALLED or TRYING */
 void lease_fill(struct trk_farm *farm); /* gives lists what they lack, starts leases */
 void lease_release_unused(struct trk_farm *farm); /* gives back what no list wants */
@@ -532,6 +538,8 @@ void work_unref(struct trk_work *work);
 void work_put(struct parcel *parcel);              /* [f] recorded: for the program */
 void work_fail(struct trk_work *work, int error);  /* [f] */
 void parcel_free(struct parcel *parcel);
+/* Can a VM whose own module is this ("": not known yet) run it? */
+bool work_fits(const struct trk_work *work, const char *own);
 /* [p] The element that was offered, or else the next one, has to wait for results to be taken. */
 bool work_is_full(struct trk_work *work);
 

@@ -481,7 +481,18 @@ static void on_found(void *ctx, const char *address)
     }
 }
 
+/* That it has gone is seen by its session. */
+static void on_gone(void *ctx, const char *address)
+{
+}
+
 /* --- discovery modules ---------------- */
+
+/* What went wrong there. One of others has no sentences of ours. */
+static const char *finder_error(const struct finder *finder, int error)
+{
+    return finder->module == &finder->farm->discovery ? trk_strerror(error) : fail_text();
+}
 
 static void on_readable(uv_poll_t *poll, int status, int events)
 {
@@ -496,7 +507,7 @@ static int finder_open(struct finder *finder)
     struct trk_farm *farm = finder->farm;
     struct trk_discovery_config config = {.runtime_dir = farm->runtime_dir, .hosts = farm->hosts,
                                           .multicast = farm->multicast};
-    struct trk_discovery_sink sink = {.ctx = finder, .found = on_found};
+    struct trk_discovery_sink sink = {.ctx = finder, .found = on_found, .gone = on_gone};
     int rc, fd;
 
     config.keys = farm->keys.keys.count > 0 ? &farm->keys.keys : NULL;
@@ -535,7 +546,7 @@ static void finder_close(struct finder *finder)
     }
 }
 
-static int finder_add(struct trk_farm *farm, const struct trk_discovery_module *module)
+static void finder_add(struct trk_farm *farm, const struct trk_discovery_module *module)
 {
     struct finder *finder = &farm->finders[farm->finders_count];
     int rc;
@@ -543,8 +554,11 @@ static int finder_add(struct trk_farm *farm, const struct trk_discovery_module *
     finder->farm = farm;
     finder->module = module;
     rc = finder_open(finder);
+    if (rc < 0) {
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "discovery %s cannot start: %s",
+                       module->name, finder_error(finder, rc));
+    }
     farm->finders_count += rc == 0;
-    return rc;
 }
 
 void find_look_at_keys(struct trk_farm *farm)
@@ -584,24 +598,27 @@ static void open_again(struct trk_farm *farm)
     }
 }
 
-int find_open(struct trk_farm *farm)
+void find_open(struct trk_farm *farm)
 {
-    int rc = finder_add(farm, &discovery_local);
-
-    if (rc == 0 && farm->lan) {
-        rc = finder_add(farm, &discovery_multicast);
+    finder_add(farm, &discovery_local);
+    if (farm->lan) {
+        finder_add(farm, &discovery_multicast);
     }
-    if (rc == 0 && farm->hosts != NULL) {
-        rc = finder_add(farm, &discovery_hosts);
+    if (farm->hosts != NULL) {
+        finder_add(farm, &discovery_hosts);
     }
-    return rc;
+    if (farm->has_discovery) {
+        finder_add(farm, &farm->discovery);
+    }
 }
 
 static void finder_ask(struct finder *finder)
 {
     finder->asked_at_ms = now_ms(finder->farm);
-    if (finder->is_open && finder->module->ask(finder->state) < 0) {
-        log_warn("farm", "discovery %s: %s", finder->module->name, fail_text());
+    int rc = finder->is_open ? finder->module->ask(finder->state) : 0;
+
+    if (rc < 0) {
+        log_warn("farm", "discovery %s: %s", finder->module->name, finder_error(finder, rc));
     }
 }
 

@@ -20,10 +20,15 @@
 #define REFUSALS_FEW 5u /* after more nobody waits for a VM, though it is tried on */
 #define PAUSE_MIN_MS 500u /* pulses that are less late than this happen on busy machines */
 
+bool lease_is_wanted(const struct trk_farm *farm, const char *module)
+{
+    return farm->module[0] == '\0' || module[0] == '\0' || strcmp(farm->module, module) == 0;
+}
+
 /* It may be asked for a lease. */
 static bool slot_is_usable(const struct slot *slot)
 {
-    if (slot->sup == NULL) {
+    if (slot->sup == NULL || !lease_is_wanted(slot->sup->farm, slot->info.module)) {
         return false;
     }
     if (slot->info.state == TRK_VM_LEASED) {
@@ -358,6 +363,11 @@ static int on_welcome(struct slot *slot, struct wire_message *msg)
         /* An address that has changed hands: what it says would count as that VM's. */
         lease_refused(vm->farm, slot, RETRY_TCP_MS, "a VM of another supervisor answers there");
         net_count_drop();
+        return TRK_EDENIED;
+    }
+    if (!lease_is_wanted(vm->farm, welcome.vm.module)) { /* it was starting, and nobody knew */
+        memcpy(slot->info.module, welcome.vm.module, sizeof(slot->info.module));
+        lease_refused(vm->farm, slot, RETRY_MS, "a VM of another module");
         return TRK_EDENIED;
     }
     vm->is_welcome = true;

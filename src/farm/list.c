@@ -109,15 +109,19 @@ static uint32_t count_live(const struct trk_vmlist *list)
 static void describe_shortage(struct trk_vmlist *list, uint32_t live)
 {
     struct trk_farm *farm = list->farm;
-    uint32_t leased = 0, failing = 0;
+    uint32_t leased = 0, failing = 0, wrong = 0;
     bool is_listening = farm->listening[0] != '\0';
-    char owner[TRK_VM_TEXT_MAX] = "", note[TRK_VM_TEXT_MAX] = "", more[400] = "";
+    char owner[TRK_VM_TEXT_MAX] = "", note[TRK_VM_TEXT_MAX] = "", more[480] = "";
+    char module[TRK_MODULE_MAX] = "";
     struct list *pos;
 
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->lease == LEASE_FREE && slot->sup != NULL) {
-            if (slot->info.state == TRK_VM_LEASED) {
+            if (!lease_is_wanted(farm, slot->info.module)) {
+                wrong++;
+                memcpy(module, slot->info.module, sizeof(module));
+            } else if (slot->info.state == TRK_VM_LEASED) {
                 leased++;
                 snprintf(owner, sizeof(owner), "%s", slot->info.owner);
             } else if (slot->info.state == TRK_VM_FAILING) {
@@ -133,8 +137,12 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
         size_t n = strlen(more);
         snprintf(more + n, sizeof(more) - n, "; %u fail to start (%s)", failing, note);
     }
+    if (wrong > 0) {
+        size_t n = strlen(more);
+        snprintf(more + n, sizeof(more) - n, "; %u run another module (%s)", wrong, module);
+    }
     pthread_mutex_lock(&farm->mutex);
-    if (live == 0 && leased == 0 && failing == 0) {
+    if (live == 0 && leased == 0 && failing == 0 && wrong == 0) {
         snprintf(list->text, sizeof(list->text), "no Trickle VMs answered; start some with: "
                  "trickle vm%s%s", is_listening ? " --join " : "", farm->listening);
     } else if (list->max == 0) {

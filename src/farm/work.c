@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "base/sys.h"
 #include "farm/farm_impl.h"
+#include "rai/modules.h"
 #include "trickle/run.h"
 
 #define AHEAD 100000u
@@ -122,21 +123,33 @@ static void open_on_loop(void *arg)
     work_unref(work);
 }
 
+bool work_fits(const struct trk_work *work, const char *own)
+{
+    return work->module[0] == '\0' || own[0] == '\0' || strcmp(own, work->module) == 0 ||
+           rai_built_in_find(work->module) != NULL;
+}
+
 static int copy_slots(struct trk_work *work, const struct trk_work_options *opt)
 {
     if (opt->list != NULL) {
         work->list = vmlist_ref(opt->list);
         return 0;
     }
+    bool can_run = false;
     work->slots = mem_zalloc(opt->vms_count > 0 ? opt->vms_count : 1, sizeof(struct slot *));
     if (work->slots == NULL) {
-        return TRK_ENOMEM;
+        return fail(TRK_ENOMEM, "out of memory");
     }
     for (size_t i = 0; i < opt->vms_count; i++) {
         if (opt->vms[i]->farm != work->farm) {
-            return TRK_EINVAL;
+            return fail(TRK_EINVAL, "a VM of another farm");
         }
         work->slots[work->slots_count++] = opt->vms[i]->slot;
+        can_run |= work_fits(work, opt->vms[i]->info.module);
+    }
+    if (!can_run) {
+        return fail(TRK_EINVAL, "none of these VMs runs work of the module %s; start some that do "
+                    "with: trickle vm --rai %s", work->module, work->module);
     }
     return 0;
 }
@@ -162,6 +175,7 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     work->retries = opt->retries;
     work->retry_after_ms = opt->retry_after_ms;
     work->timeout_ms = opt->timeout_ms;
+    snprintf(work->module, sizeof(work->module), "%s", opt->module != NULL ? opt->module : "");
     work->ahead_elements = opt->ahead_elements;
     if (work->ahead_elements == 0) { /* results of durable works come back a sync or two later */
         bool is_durable = farm->job != NULL && opt->key != NULL;
@@ -184,6 +198,9 @@ static int check_options(const struct trk_work_options *opt)
     }
     if (opt->function_size > TRK_ELEMENT_BYTES_MAX) {
         return fail(TRK_ETOOBIG, "the function is %s", trk_strerror(TRK_ETOOBIG));
+    }
+    if (opt->module != NULL && strlen(opt->module) >= TRK_MODULE_MAX) {
+        return fail(TRK_EINVAL, "the name of a module has at most %d bytes", TRK_MODULE_MAX - 1);
     }
     return 0;
 }
@@ -214,12 +231,13 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *options,
         rc = net_loop_post(farm->loop, open_on_loop, work_ref(work));
         if (rc < 0) {
             work_unref(work);
+            fail(rc, "the farm is closed");
         }
     }
     if (rc < 0) {
         durable_close(work);
         work_unref(work);
-        return fail(rc, rc == TRK_EINVAL ? "a VM of another farm" : "%s", trk_strerror(rc));
+        return rc;
     }
     *out = work;
     return 0;

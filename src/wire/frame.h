@@ -22,7 +22,7 @@
 #include "trickle/error.h"
 
 #define WIRE_MAGIC 0x6b54u /* "Tk" */
-#define WIRE_VERSION 2
+#define WIRE_VERSION 3
 #define WIRE_HEADER_BYTES 16
 #define WIRE_BODY_MAX 65536u
 #define WIRE_MESSAGE_MAX (((size_t)1 << 30) + 65536) /* 1 GiB payload and its layout around */

@@ -140,14 +140,16 @@ void wire_reply_head(uint8_t out[WIRE_REPLY_HEAD], uint8_t status);
 struct blob *wire_reply_encode(const struct wire_reply *m);
 TRK_MUST_USE int wire_reply_decode(struct wire_reply *m, const struct blob *body);
 
-/* STAGE: u32 stage, u32 timeout_ms, u32 flags, u32 0, u8[16] fingerprint, function bytes. Answered
- * only when it fails: each element of the stage then gets that failure as its result. */
+/* STAGE: u32 stage, u32 timeout_ms, u32 flags, u32 module_size, u8[16] fingerprint, module,
+ * function bytes. Answered only when it fails: each element of the stage then gets that failure as
+ * its result. */
 enum wire_stage_flag { WIRE_STAGE_DURABLE = 1 }; /* results outlive the initiator */
 struct wire_stage {
     uint32_t stage;
     uint32_t timeout_ms; /* of one element; 0: none */
     uint32_t flags;      /* enum wire_stage_flag */
     uint8_t fingerprint[16]; /* of the code; DURABLE */
+    char module[TRK_MODULE_MAX]; /* RAI module; "": the VM's own */
     const void *function;
     size_t size;
 };

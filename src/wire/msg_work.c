@@ -58,6 +58,18 @@ static void get_id(struct cursor *c, uint8_t id[16])
     }
 }
 
+static void get_module(struct cursor *c, char module[TRK_MODULE_MAX], uint32_t size)
+{
+    const uint8_t *at = size < TRK_MODULE_MAX ? cursor_get(c, size) : NULL;
+
+    memset(module, 0, TRK_MODULE_MAX);
+    if (at == NULL || memchr(at, '\0', size) != NULL) {
+        c->has_failed = true;
+    } else {
+        memcpy(module, at, size);
+    }
+}
+
 /* A buf with room for exactly size bytes: one allocation per message. */
 static void start(struct buf *b, size_t size)
 {
@@ -129,13 +141,16 @@ int wire_reply_decode(struct wire_reply *m, const struct blob *body)
 struct blob *wire_stage_encode(const struct wire_stage *m)
 {
     struct buf b;
+    size_t module_size = strnlen(m->module, sizeof(m->module));
 
-    start(&b, STAGE_HEAD + m->size);
+    assert(module_size < sizeof(m->module));
+    start(&b, STAGE_HEAD + module_size + m->size);
     buf_put_u32(&b, m->stage);
     buf_put_u32(&b, m->timeout_ms);
     buf_put_u32(&b, m->flags);
-    buf_put_u32(&b, 0);
+    buf_put_u32(&b, (uint32_t)module_size);
     buf_put(&b, m->fingerprint, sizeof(m->fingerprint));
+    buf_put(&b, m->module, module_size);
     buf_put(&b, m->function, m->size);
     return buf_take(&b);
 }
@@ -143,12 +158,14 @@ struct blob *wire_stage_encode(const struct wire_stage *m)
 int wire_stage_decode(struct wire_stage *m, const struct blob *body)
 {
     struct cursor c = open_body(body);
+    uint32_t module_size;
 
     m->stage = cursor_get_u32(&c);
     m->timeout_ms = cursor_get_u32(&c);
     m->flags = cursor_get_u32(&c);
-    get_zero32(&c);
+    module_size = cursor_get_u32(&c);
     get_id(&c, m->fingerprint);
+    get_module(&c, m->module, module_size);
     c.has_failed |= (m->flags & ~(uint32_t)WIRE_STAGE_DURABLE) != 0;
     m->function = get_rest(&c, &m->size);
     return finish(&c);

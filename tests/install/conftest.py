@@ -1,18 +1,30 @@
 # SPDX-License-Identifier: MIT
-"""A copy installed outside the tree, in a place it was not configured for."""
+"""An installed copy outside the tree, and an environment that leads to nothing else."""
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from installed import run
+
+def run_command(*args, **options):
+    done = subprocess.run([str(a) for a in args], capture_output=True, text=True, timeout=300,
+                          stdin=subprocess.DEVNULL, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def run():
+    """Runs a command that has to succeed; gives what it printed."""
+    return run_command
 
 
 @pytest.fixture(scope="session")
 def prefix(build):
     directory = Path(tempfile.mkdtemp(prefix="trk-install-"))
-    run("meson", "install", "-C", build, "--no-rebuild", "--destdir", directory)
+    run_command("meson", "install", "-C", build, "--no-rebuild", "--destdir", directory)
     yield next(directory.glob("**/bin")).parent
     shutil.rmtree(directory)
 
@@ -39,8 +51,9 @@ def flags_of(prefix, environment):
     directory = next(prefix.glob("lib/**/pkgconfig"))
 
     def flags(linking):
-        words = run("pkg-config", "--cflags", "--libs", *(["--static"] * (linking == "static")),
-                    "trickle", env=environment | {"PKG_CONFIG_PATH": str(directory)}).split()
+        words = run_command("pkg-config", "--cflags", "--libs",
+                            *(["--static"] * (linking == "static")), "trickle",
+                            env=environment | {"PKG_CONFIG_PATH": str(directory)}).split()
         assert not [word for word in words if word.startswith("-I/usr/local")]
         if linking == "static":
             return [word.replace("-ltrickle", "-l:libtrickle.a") for word in words]

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from installed import run
-
 HERE = Path(__file__).parent
 HEADERS = sorted((HERE.parents[1] / "include/trickle").glob("*.h"))
 STRICT = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
@@ -24,7 +22,8 @@ def library(prefix):
     return next(prefix.glob("lib/**/libtrickle.so"))
 
 
-def names_of(library):
+@pytest.fixture
+def names(library, run):
     return [line.split()[-1] for line in
             run("nm", "-D", "--defined-only", library).splitlines()]
 
@@ -51,7 +50,7 @@ def vms(prefix, environment):
 
 @pytest.mark.parametrize("language, standard", [("c", "c99"), ("c", "c11"), ("c++", "c++17")])
 @pytest.mark.parametrize("header", [path.name for path in HEADERS])
-def test_header_compiles_alone(header, language, standard, prefix, tmp_path):
+def test_header_compiles_alone(run, header, language, standard, prefix, tmp_path):
     source = tmp_path / "alone.c"
     source.write_text(f"#include <trickle/{header}>\n#include <trickle/{header}>\n"
                       "int alone(void);\nint alone(void) { return 0; }\n")
@@ -68,7 +67,7 @@ def test_every_header_is_installed_and_in_the_umbrella(prefix):
 
 
 @pytest.mark.parametrize("linking", ["shared", "static"])
-def test_c_program_is_built_with_pkg_config(linking, flags_of, vms, environment, tmp_path):
+def test_c_program_is_built_with_pkg_config(run, linking, flags_of, vms, environment, tmp_path):
     run("gcc", "-Wall", "-Werror", "-o", tmp_path / "count_vms", HERE / "count_vms.c",
         *flags_of(linking))
     vms()
@@ -77,7 +76,7 @@ def test_c_program_is_built_with_pkg_config(linking, flags_of, vms, environment,
 
 
 @pytest.mark.parametrize("linking", ["shared", "static"])
-def test_cxx_program_runs_a_durable_work(linking, flags_of, vms, installed, build, tmp_path):
+def test_cxx_program_runs_a_durable_work(run, linking, flags_of, vms, installed, build, tmp_path):
     run("g++", "-std=c++17", *STRICT, "-o", tmp_path / "run", HERE / "run.cpp",
         *flags_of(linking))
     vms("--exec", build / "tests/vm/echo_vm")
@@ -89,17 +88,17 @@ def test_cxx_program_runs_a_durable_work(linking, flags_of, vms, installed, buil
     assert re.search(r"squares +done +1000 of 1000", installed("jobs").stdout)
 
 
-def test_library_shows_just_the_recorded_names(library):
+def test_library_shows_just_the_recorded_names(names):
     """symbols.txt is append only while the library is libtrickle.so.0: a name that goes, or means
     something else, breaks programs. New ones: add them there."""
-    assert sorted(names_of(library)) == (HERE / "symbols.txt").read_text().split()
+    assert sorted(names) == (HERE / "symbols.txt").read_text().split()
 
 
-def test_library_needs_no_python(library):
+def test_library_needs_no_python(run, library):
     assert "python" not in run("ldd", library)
 
 
-def test_stripped_library_is_small(library, build, tmp_path):
+def test_stripped_library_is_small(run, library, build, tmp_path):
     options = json.loads(run("meson", "introspect", "--buildoptions", build))
     if [o for o in options if o["name"] == "b_sanitize" and o["value"] != "none"]:
         pytest.skip("a build with sanitizers is no measure")
@@ -117,9 +116,9 @@ def test_page_is_good_roff(header, prefix):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_function_has_its_page(library, prefix):
+def test_every_function_has_its_page(names, prefix):
     """Its name leads to the page of its header, which says what it does and by which threads."""
-    for name in names_of(library):
+    for name in names:
         page = prefix / f"share/man/man3/{name}.3"
         assert page.is_file(), f"man 3 {name}: there is none"
         header = prefix / "share/man" / page.read_text().removeprefix(".so ").strip()

@@ -6,8 +6,6 @@ import subprocess
 
 import pytest
 
-from installed import run
-
 PROGRAM = "import sys\nvms = connect()\nprint(len(vms), sum(forkwork(vms, abs, [-1, 2])))\n"
 pytestmark = pytest.mark.xdist_group("build")
 
@@ -35,7 +33,7 @@ def test_the_installed_package_is_the_one_that_is_used(installed, tmp_path, pref
         assert line.startswith(f"{prefix}/lib/"), result.stdout
 
 
-def test_package_is_imported_by_a_plain_python(prefix, environment, tmp_path):
+def test_package_is_imported_by_a_plain_python(run, prefix, environment, tmp_path):
     package = next(prefix.glob("lib/python3*/*-packages/trickle"))
     assert {p.name for p in package.iterdir()} >= {"__init__.py", "cli.py", "_trickle.abi3.so",
                                                    "_trickle.pyi"}
@@ -44,7 +42,16 @@ def test_package_is_imported_by_a_plain_python(prefix, environment, tmp_path):
     assert run("/usr/bin/python3", "-c", code, env=environment, cwd=tmp_path) == "connect\n"
 
 
-def test_extension_shows_only_its_entry(prefix):
+def test_chaos_for_an_own_program(installed, tmp_path):
+    (tmp_path / "prog.py").write_text("import time\ndef work(x):\n    time.sleep(0.01)\n"
+                                      "    return x\n"
+                                      "print(sum(forkwork(connect(), work, range(300))))\n")
+    result = installed("chaos", "--seed", "1", "--dir", "run", "prog.py", cwd=tmp_path)
+    assert result.returncode == 0 and "trickle chaos: ok: 1 round" in result.stderr, result.stderr
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_extension_shows_only_its_entry(run, prefix):
     extension = next(prefix.glob("lib/python3*/*-packages/trickle/_trickle.abi3.so"))
     names = [line.split()[-1] for line in
              run("nm", "-D", "--defined-only", extension).splitlines()]
@@ -60,7 +67,7 @@ def test_also_installed(name, prefix):
 
 
 @pytest.mark.parametrize("page", ["trickle.1", "trickle-vm.1"])
-def test_manual_page_is_good_roff(page, root):
+def test_manual_page_is_good_roff(run, page, root):
     if shutil.which("groff") is None:
         pytest.skip("groff is not installed")
     done = subprocess.run(["groff", "-man", "-ww", "-z", root / "man" / page],

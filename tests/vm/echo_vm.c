@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* echo_vm.c - a VM without Python: a module that does what the payload says. For tests of the
- * supervisor and of the farm (trickle-vm --exec).
+ * supervisor and of the farm (trickle-vm --exec). ECHO_NAME: what it calls itself.
  *
  *   "sleep MS"   sleeps, unless interrupted     "deaf MS"   the same, but does not heed interrupts
  *   "spin MS"    computes                       "big N"     answers N bytes
@@ -309,7 +309,7 @@ static void on_dump(void *state)
     }
 }
 
-static const struct trk_rai_module module = {.abi = TRK_RAI_ABI,
+static struct trk_rai_module module = {.abi = TRK_RAI_ABI,
                                              .size = sizeof(module),
                                              .name = "echo",
                                              .version = "1",
@@ -322,6 +322,10 @@ static const struct trk_rai_module module = {.abi = TRK_RAI_ABI,
 
 int main(void)
 {
+    const char *name = getenv("ECHO_NAME");
+    if (name != NULL) {
+        module.name = name;
+    }
     if (trk_vm_serve(&module, NULL) < 0) {
         fprintf(stderr, "echo_vm: %s\n", fail_text());
         return 1;

@@ -317,6 +317,33 @@ START_TEST(stage_that_does_not_open_fails_its_elements)
 }
 END_TEST
 
+/* Declares a stage that names its module. */
+static void stage_of(struct client *c, uint32_t stage, const char *module)
+{
+    struct wire_stage m = {.stage = stage, .function = "f", .size = 1};
+    snprintf(m.module, sizeof(m.module), "%s", module);
+    client_send(c, WIRE_STAGE, 0, wire_stage_encode(&m));
+}
+
+START_TEST(stage_of_a_module_that_is_not_there_fails_its_elements_and_no_others)
+{
+    struct client *c = client_lease(&rig, 0, 2);
+    struct got g = {0};
+    const char *payload = "stages";
+    stage_of(c, 1, "echo");
+    stage_of(c, 2, "nowhere");
+    client_run(c, 2, 0, 1, &payload);
+    take_results(c, 2, 1, &g);
+    ck_assert_uint_eq(g.last_status, TRK_STATUS_ERROR);
+    ck_assert_str_eq(g.last, "this VM has no module nowhere: its own is echo");
+    client_note(c, WIRE_CANCEL, (struct wire_note){.stage = 2});
+    g = run_one(c, 0, payload, g.seq);
+    ck_assert_uint_eq(g.last_status, TRK_STATUS_OK);
+    ck_assert_str_eq(g.last, "1"); /* that one was opened, and the other not closed */
+    client_bye(c);
+}
+END_TEST
+
 START_TEST(what_has_not_started_can_be_recalled)
 {
     struct client *c = client_lease(&rig, 0, 2);
@@ -490,6 +517,7 @@ int main(void)
     tcase_add_test(tc, results_do_not_wait_for_a_long_element);
     tcase_add_test(tc, large_results_stand_between_small_ones);
     tcase_add_test(tc, stage_that_does_not_open_fails_its_elements);
+    tcase_add_test(tc, stage_of_a_module_that_is_not_there_fails_its_elements_and_no_others);
     tcase_add_test(tc, what_has_not_started_can_be_recalled);
     tcase_add_test(tc, interrupted_code_stops_and_the_vm_stays);
     tcase_add_test(tc, code_that_ignores_the_interrupt_costs_its_vm);

@@ -110,7 +110,7 @@ static struct blob *body_reply(void)
 static struct blob *body_stage(void)
 {
     struct wire_stage m = {.stage = 9, .timeout_ms = 1500, .flags = WIRE_STAGE_DURABLE,
-                           .function = "lambda x: x", .size = 11};
+                           .module = "python", .function = "lambda x: x", .size = 11};
 
     fill_id(m.fingerprint, 11);
     return wire_stage_encode(&m);

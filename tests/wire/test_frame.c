@@ -141,7 +141,7 @@ START_TEST(header_survives)
     uint8_t bytes[WIRE_HEADER_BYTES];
 
     wire_header_put(bytes, &in);
-    ck_assert_mem_eq(bytes, "Tk\2\x11\3\0\0\0\x98\xba\xdc\xfe\0\0\1\0", 16);
+    ck_assert_mem_eq(bytes, "Tk\3\x11\3\0\0\0\x98\xba\xdc\xfe\0\0\1\0", 16);
     ck_assert_int_eq(wire_header_get(&out, bytes, 65536), 0);
     ck_assert_uint_eq(out.type, in.type);
     ck_assert_uint_eq(out.flags, in.flags);

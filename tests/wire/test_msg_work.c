@@ -98,10 +98,12 @@ END_TEST
 START_TEST(stage_carries_all_of_it)
 {
     struct wire_stage in = {.stage = 7, .timeout_ms = 9, .flags = WIRE_STAGE_DURABLE,
-                            .fingerprint = "sixteen bytes ..", .function = "code", .size = 4}, out;
+                            .fingerprint = "sixteen bytes ..", .module = "exec",
+                            .function = "code", .size = 4}, out;
     struct blob *body = wire_stage_encode(&in);
 
     ck_assert_int_eq(wire_stage_decode(&out, body), 0);
+    ck_assert_str_eq(out.module, "exec");
     ck_assert_uint_eq(out.stage, 7);
     ck_assert_uint_eq(out.timeout_ms, 9);
     ck_assert_uint_eq(out.size, 4);
@@ -110,6 +112,29 @@ START_TEST(stage_carries_all_of_it)
     ck_assert_mem_eq(out.fingerprint, in.fingerprint, 16);
     body->data[8] = 2; /* a flag that we do not know would be misread */
     ck_assert_int_eq(wire_stage_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+}
+END_TEST
+
+START_TEST(module_of_a_stage_is_a_name)
+{
+    struct wire_stage in = {.stage = 7, .module = "exec", .function = "code", .size = 4}, out;
+    struct blob *body = wire_stage_encode(&in);
+
+    body->data[12] = 9; /* longer than what is there */
+    ck_assert_int_eq(wire_stage_decode(&out, body), TRK_ECORRUPT);
+    body->data[12] = 4;
+    body->data[33] = '\0'; /* in the middle of it */
+    ck_assert_int_eq(wire_stage_decode(&out, body), TRK_ECORRUPT);
+    blob_unref(body);
+    in.function = "a function that is longer than any name of a module may be";
+    in.size = strlen(in.function);
+    body = wire_stage_encode(&in);
+    body->data[12] = TRK_MODULE_MAX; /* its terminator would have no room */
+    ck_assert_int_eq(wire_stage_decode(&out, body), TRK_ECORRUPT);
+    body->data[12] = TRK_MODULE_MAX - 1;
+    ck_assert_int_eq(wire_stage_decode(&out, body), 0);
+    ck_assert_uint_eq(strlen(out.module), TRK_MODULE_MAX - 1);
     blob_unref(body);
 }
 END_TEST
@@ -354,6 +379,7 @@ int main(void)
     tcase_add_test(tc, unknown_operations_and_statuses_are_refused);
     tcase_add_test(tc, reply_head_is_what_encode_writes);
     tcase_add_test(tc, stage_carries_all_of_it);
+    tcase_add_test(tc, module_of_a_stage_is_a_name);
     tcase_add_test(tc, held_carries_all_of_it);
     tcase_add_loop_test(tc, held_is_checked, 0, sizeof(bad_held) / sizeof(bad_held[0]));
     tcase_add_test(tc, held_state_has_no_status);
