@@ -104,7 +104,7 @@ static int start(struct host *h, const struct trk_rai_module *module, void *stat
     agent_use_fences(h->agent, h->page->fences);
     h->compute_thread = pthread_self();
     if (pthread_mutex_init(&h->lock, NULL) != 0 || sem_init(&h->wake, 0, 0) < 0 ||
-        sem_init(&h->state_wake, 0, 0) < 0) {
+        sem_init(&h->answer_wake, 0, 0) < 0) {
         return fail(TRK_EIO, "cannot make a lock");
     }
     rc = start_net(h);

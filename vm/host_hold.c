@@ -190,7 +190,7 @@ int host_spool_state(struct host *h)
     }
     h->state_error = rc;
     agent_state_done(h->agent, state.seq); /* it is not worth waiting for any more */
-    sem_post(&h->state_wake);
+    sem_post(&h->answer_wake);
     return rc;
 }
 

@@ -16,6 +16,7 @@
  *   host_late.c     results that wait behind a long element
  *   host_hold.c     durable results when their initiator has gone
  *   host_state.c    checkpoints inside an element
+ *   host_blob.c     bytes that work names by content
  *
  * There is one host per process and it is never freed: the process ends with it, and the net
  * thread keeps watch until the last moment (a finaliser that hangs, a supervisor that is gone). */
@@ -141,7 +142,10 @@ struct host {
     uint32_t spooled_stage;
     uint64_t spooled_index;
     int state_error;                    /* the last state is safe nowhere: why */
-    sem_t state_wake;                   /* posted when something has become of a state */
+    struct digest wanted;               /* the blob that the compute thread waits for */
+    bool is_wanting;                    /* it does */
+    struct blob *wanted_body;           /* the BLOB that has come for it, or NULL */
+    sem_t answer_wake;                  /* posted when something has become of a state or blob */
 
     /* Written by the compute thread without the lock, set under it. */
     atomic_bool is_running; /* inside a function of the module */
@@ -189,6 +193,9 @@ int host_spool_state(struct host *h);
 /* host_state.c: compute thread */
 void host_state_begin(struct host *h, const struct agent_job *job);
 void host_state_end(struct host *h);
+
+/* host_blob.c: net thread. TRK_ECORRUPT: drop the connection. */
+TRK_MUST_USE int host_blob_come(struct host *h, struct blob *body);
 
 /* host.c */
 struct host *host_serving(void); /* NULL: this process is no VM */

@@ -105,6 +105,7 @@ void host_lease_end(struct host *h, bool has_vanished)
     pthread_mutex_lock(&h->lock);
     struct net_session *s = h->session;
     h->session = NULL;
+    sem_post(&h->answer_wake); /* nobody sends a blob any more */
     bool goes_on = s != NULL && host_hold_begin(h, has_vanished);
     bool can_stay = s != NULL && !goes_on && agent_release(h->agent) &&
                     h->leaving == WIRE_END_UNKNOWN;

@@ -179,13 +179,18 @@ static void on_holder_message(struct peer *p, struct wire_message *msg)
     struct wire_note cancel;
     uint8_t type = msg->type;
     bool is_to_stop = is_interrupt(msg, &cancel);
+    int rc = type == WIRE_BLOB ? host_blob_come(h, msg->body) : 0;
     pthread_mutex_lock(&h->lock);
-    int rc = agent_message(h->agent, msg, &has_out, &out);
+    if (type == WIRE_BLOB) {
+        blob_unref(msg->body);
+    } else {
+        rc = agent_message(h->agent, msg, &has_out, &out);
+    }
     bool has_timeout = type == WIRE_RUN && agent_timeout_ms(h->agent) != 0;
     host_wake(h);
     pthread_mutex_unlock(&h->lock);
     if (type == WIRE_STATE_DONE) {
-        sem_post(&h->state_wake);
+        sem_post(&h->answer_wake);
     }
     if (rc < 0) {
         log_warn("vm", "%s from %s: %s; connection dropped", wire_type_name(type),

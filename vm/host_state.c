@@ -115,7 +115,7 @@ int trk_vm_checkpoint_wait(void)
         if (is_done) {
             break;
         }
-        if (sem_wait(&h->state_wake) < 0 && errno == EINTR) {
+        if (sem_wait(&h->answer_wake) < 0 && errno == EINTR) {
             return TRK_AGAIN;
         }
     }

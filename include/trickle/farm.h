@@ -223,6 +223,15 @@ TRK_API TRK_MUST_USE int trk_call_wait_any(struct trk_call *const *calls, size_t
 TRK_API bool trk_call_is_done(const struct trk_call *call);
 TRK_API void trk_call_free(struct trk_call *call); /* NULL is fine; an answer due is dropped */
 
+/* --- blobs ---------------------------------------------------------------------------- */
+
+/* Registers bytes that work names by their content, such as a shared object (native.h): a VM whose
+ * machine lacks them asks for them when it needs them, whenever it joins. They are copied and stay
+ * until the farm is closed; the same bytes are kept once. digest: out, XXH3-128 of them. Any
+ * thread. TRK_ETOOBIG over 1 GiB; TRK_ENOMEM. */
+TRK_API TRK_MUST_USE int trk_farm_blob(struct trk_farm *farm, const void *bytes, size_t size,
+                                       uint8_t digest[16]);
+
 /* --- notices ------------------------------------------------------------------------- */
 
 enum trk_notice_kind {

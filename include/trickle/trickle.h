@@ -22,6 +22,7 @@
 #include "trickle/farm.h"
 #include "trickle/job.h"
 #include "trickle/key.h"
+#include "trickle/native.h"
 #include "trickle/rai.h"
 #include "trickle/run.h"
 #include "trickle/view.h"

@@ -51,6 +51,20 @@ TRK_API TRK_MUST_USE int trk_vm_checkpoint_wait(void);
  * until the next checkpoint or the end of the element; TRK_END: there is none. */
 TRK_API TRK_MUST_USE int trk_vm_restore(const void **bytes, size_t *size);
 
+/* --- bytes that work names by content --------------------------------------------------- *
+ *
+ * On the thread that called trk_vm_serve, inside a function of the module. */
+
+/* The blob that the program has registered under that digest (trk_farm_blob), from this machine's
+ * cache ($XDG_CACHE_HOME/trickle/blobs), or else from the program: waits for it.
+ *   0            *fd is a descriptor of a file with these bytes, to read and to run, the caller's
+ *   TRK_END      the program has not registered it
+ *   TRK_ECLOSED  the program has gone
+ *   TRK_ECORRUPT it was damaged on its way
+ *   TRK_EINVAL   not the thread that runs the module, or no VM
+ *   TRK_EIO (no memory to keep it in), TRK_EFORKED */
+TRK_API TRK_MUST_USE int trk_vm_blob(const uint8_t digest[16], int *fd);
+
 #ifdef __cplusplus
 }
 #endif

@@ -83,6 +83,25 @@ static int make_parents(const char *path)
     return 0;
 }
 
+/* A directory of the user's that the XDG specification names by a variable, and where it is
+ * without: the first part is returned, or NULL, and *end follows it. */
+static const char *user_dir(const char *variable, const char *otherwise, const char **end)
+{
+    const char *name = getenv(variable);
+    struct passwd *pw;
+
+    *end = "/trickle";
+    if (name != NULL && name[0] == '/') { /* others do not count, as it wants it */
+        return name;
+    }
+    *end = otherwise;
+    name = getenv("HOME");
+    if ((name == NULL || name[0] != '/') && (pw = getpwuid(geteuid())) != NULL) {
+        name = pw->pw_dir;
+    }
+    return name;
+}
+
 static int home_name(char *path, size_t size)
 {
     const char *name = getenv("TRICKLE_HOME"), *end = "";
@@ -90,19 +109,7 @@ static int home_name(char *path, size_t size)
     int n;
 
     if (name == NULL || name[0] == '\0') {
-        name = getenv("XDG_STATE_HOME");
-        end = "/trickle";
-        if (name != NULL && name[0] != '/') {
-            name = NULL; /* as its specification wants it */
-        }
-    }
-    if (name == NULL || name[0] == '\0') {
-        struct passwd *pw;
-        name = getenv("HOME");
-        if ((name == NULL || name[0] != '/') && (pw = getpwuid(geteuid())) != NULL) {
-            name = pw->pw_dir;
-        }
-        end = "/.local/state/trickle";
+        name = user_dir("XDG_STATE_HOME", "/.local/state/trickle", &end);
     }
     if (name == NULL || name[0] == '\0' ||
         (name[0] != '/' && getcwd(here, sizeof(here)) == NULL)) {
@@ -171,6 +178,18 @@ int ckpt_home(char *path, size_t size, char *notice, size_t notice_size)
         rc = fail(TRK_EIO, "cannot make %s: %s", path, strerror(errno));
     }
     return rc == 0 ? check_home(path) : rc;
+}
+
+int ckpt_cache(char *path, size_t size)
+{
+    const char *end, *name = user_dir("XDG_CACHE_HOME", "/.cache/trickle", &end);
+    int n = name != NULL ? snprintf(path, size, "%s%s", name, end) : -1;
+
+    if (n < 0 || (size_t)n >= size || n >= HOME_PATH_MAX || path[0] != '/') {
+        return fail(TRK_EIO, "there is no directory for a cache: set HOME or XDG_CACHE_HOME");
+    }
+    n = make_parents(path);
+    return n == 0 ? ckpt_private_dir(path) : n;
 }
 
 static bool is_name(const char *name)

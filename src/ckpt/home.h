@@ -15,6 +15,9 @@
  * ("" otherwise). Made, with 0700, when missing. 0; TRK_EDENIED: open to others or not ours;
  * TRK_EIO; fail_text. */
 TRK_MUST_USE int ckpt_home(char *path, size_t size, char *notice, size_t notice_size);
+/* $XDG_CACHE_HOME/trickle, else ~/.cache/trickle, made with 0700 when missing. TRK_EDENIED, TRK_EIO,
+ * TRK_EFULL. */
+TRK_MUST_USE int ckpt_cache(char *path, size_t size);
 /* home/jobs/name, made when missing. TRK_EINVAL: not a name. */
 TRK_MUST_USE int ckpt_job_dir(const char *home, const char *name, char *path, size_t size);
 /* The directory itself: made with 0700, refused when it is a link or another user's. */

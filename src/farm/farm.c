@@ -80,6 +80,7 @@ static void farm_free(struct trk_farm *farm)
         net_loop_free(farm->loop);
     }
     notice_free_all(farm);
+    blobs_free(farm);
     find_free(farm);
     while ((node = list_pop_front(&farm->slots)) != NULL) {
         struct slot *slot = container_of(node, struct slot, node);
@@ -280,6 +281,7 @@ static void farm_init(struct trk_farm *farm, const struct trk_farm_options *opt)
     list_init(&farm->listings);
     list_init(&farm->orders);
     list_init(&farm->injections);
+    list_init(&farm->blobs);
     list_init(&farm->puts);
     list_init(&farm->syncing);
     list_init(&farm->answers);

@@ -7,6 +7,8 @@
  *   list.c   connect and lists as the program sees them      (any thread + farm thread)
  *   call.c   requests and waiting for their answers          (any thread + farm thread)
  *   inject.c what was injected, replayed to new incarnations (farm thread)
+ *   blobs.c  bytes that VMs ask for by their digest          (any thread + farm thread)
+ *   native.c names functions of shared objects               (any thread)
  *   work.c   the program's side of a stage                   (one calling thread)
  *   run.c    a whole work in one call, with callbacks         (one calling thread)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
@@ -401,6 +403,7 @@ struct trk_farm {
     struct list orders;      /* [f] */
     uint32_t next_order;     /* [f] */
     struct list injections;  /* [f] */
+    struct list blobs;       /* [m] */
     struct sched *sched;     /* [f] */
     struct ckpt *ckpt;       /* [f] recorder of works without a job */
     struct list puts;        /* [f] parcels given to ckpt, in order */
@@ -510,6 +513,12 @@ void inject_replay_list(struct trk_farm *farm, struct slot *slot, struct trk_vml
 void inject_forget_list(struct trk_farm *farm, struct trk_vmlist *list);
 void inject_forget_slot(struct trk_farm *farm, const struct slot *slot); /* given back */
 void inject_free_all(struct trk_farm *farm);
+
+/* blobs.c */
+/* Registers the shared object in a file: see trk_farm_blob. */
+TRK_MUST_USE int blobs_put_object(struct trk_farm *farm, const char *path, uint8_t digest[16]);
+TRK_MUST_USE int blobs_on_want(struct trk_vm *vm, const struct blob *body); /* [f] */
+void blobs_free(struct trk_farm *farm); /* with the farm */
 
 /* drive.c [f] */
 int drive_open(struct trk_farm *farm);

@@ -424,6 +424,9 @@ static void vm_on_message(struct net_session *session, void *user, struct wire_m
     } else if (msg->type == WIRE_STATE && vm->farm->job != NULL) {
         rc = states_on_message(vm->slot, msg->body);
         blob_unref(msg->body);
+    } else if (msg->type == WIRE_WANT) {
+        rc = blobs_on_want(vm, msg->body);
+        blob_unref(msg->body);
     } else {
         rc = msg->type == WIRE_BYE ? on_bye(vm->slot) : TRK_ECORRUPT;
         blob_unref(msg->body);

@@ -22,6 +22,7 @@ static bool is_control(uint8_t type)
     case WIRE_HELD_DONE:
     case WIRE_HELD_ASK:
     case WIRE_STATE_DONE:
+    case WIRE_WANT:
         return true;
     case WIRE_REQUEST:
     case WIRE_REPLY:
@@ -34,6 +35,7 @@ static bool is_control(uint8_t type)
     case WIRE_HELD:
     case WIRE_HELD_END:
     case WIRE_DIAL:
+    case WIRE_BLOB:
     case WIRE_STATE: /* it must not overtake a RUN, nor a RUN it */
     case WIRE_TYPE_COUNT:
         break;

@@ -8,7 +8,7 @@
  * Callbacks come on the loop thread. Sending is for any thread: when nothing is queued the
  * sender writes to the socket itself (a wake-up of the loop thread costs more than the write),
  * what does not fit is queued and written by the loop. Control messages (PING, PONG, ACK, RECALL,
- * RECALLED, CANCEL, BYE) are queued ahead of everything else and go between fragments; HELLO and
+ * RECALLED, CANCEL, WANT, BYE) are queued ahead of everything else and go between fragments; HELLO and
  * WELCOME go with them, so that nothing overtakes a greeting. Beware: a BYE overtakes what is
  * queued; net_session_close with flush does not.
  *

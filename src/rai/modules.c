@@ -11,6 +11,7 @@
 #define SIZE_LEAST offsetof(struct trk_rai_module, dump) /* the first version had no more */
 
 const struct trk_rai_module *const rai_built_in[] = {
+    &rai_native,
     NULL,
 };
 

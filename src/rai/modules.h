@@ -5,6 +5,8 @@
 
 #include "trickle/rai.h"
 
+extern const struct trk_rai_module rai_native; /* native.c */
+
 /* Beside its own module each VM runs these; NULL ends them. */
 extern const struct trk_rai_module *const rai_built_in[];
 

@@ -55,6 +55,11 @@ int rai_reply_begin(struct trk_rai_reply *r, size_t prefix_size)
     return 0;
 }
 
+void rai_reply_clear(struct trk_rai_reply *r)
+{
+    truncate_reply(r, r->start);
+}
+
 const uint8_t *rai_reply_bytes(const struct trk_rai_reply *r)
 {
     return r->buf.blob->data + r->start;

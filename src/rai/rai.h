@@ -24,6 +24,7 @@ TRK_MUST_USE int rai_reply_begin(struct trk_rai_reply *r, size_t prefix_size);
 /* The answer so far, borrowed until the next call. */
 const uint8_t *rai_reply_bytes(const struct trk_rai_reply *r);
 size_t rai_reply_size(const struct trk_rai_reply *r);
+void rai_reply_clear(struct trk_rai_reply *r); /* the answer so far, and what went wrong with it */
 /* What becomes of the answer when the module has returned status: a writing error, or a status
  * that does not exist, turns it into a TRK_STATUS_ERROR sentence. Returns the status to send. */
 int rai_reply_end(struct trk_rai_reply *r, int status);

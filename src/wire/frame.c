@@ -47,7 +47,8 @@ static const char *const type_names[WIRE_TYPE_COUNT] = {
     [WIRE_OUTPUT] = "OUTPUT", [WIRE_DEATH] = "DEATH",
     [WIRE_HELD] = "HELD",     [WIRE_HELD_DONE] = "HELD_DONE", [WIRE_HELD_ASK] = "HELD_ASK",
     [WIRE_HELD_END] = "HELD_END", [WIRE_STATE] = "STATE",   [WIRE_STATE_DONE] = "STATE_DONE",
-    [WIRE_JOIN] = "JOIN",     [WIRE_DIAL] = "DIAL",
+    [WIRE_JOIN] = "JOIN",     [WIRE_DIAL] = "DIAL",       [WIRE_WANT] = "WANT",
+    [WIRE_BLOB] = "BLOB",
 };
 
 const char *wire_type_name(uint8_t type)

@@ -56,6 +56,8 @@ enum wire_type {
     WIRE_STATE_DONE, /* it is recorded */
     WIRE_JOIN,      /* first message of a supervisor or VM that dials in to an initiator */
     WIRE_DIAL,      /* to such a supervisor: let this VM dial in */
+    WIRE_WANT,      /* a VM lacks a blob that its work names by content */
+    WIRE_BLOB,      /* here it is; or nobody knows it */
     WIRE_TYPE_COUNT
 };
 

@@ -10,6 +10,7 @@
  *   -> HELLO(lease)     <- WELCOME (accepted, info of the VM) | refused, then closed
  *   -> REQUEST, STAGE, RUN, ACK, RECALL, CANCEL, PING ...      <- REPLY, RESULT, RECALLED, PONG
  *   -> STATE before the RUN of an element that has one   <- STATE, and -> STATE_DONE when recorded
+ *   <- WANT(digest) of what a stage names and this machine lacks   -> BLOB, or that none is known
  *   -> BYE and close: the lease ends. The VM restarts if anything was asked of it.
  *   <- BYE: the VM is about to leave: all it had not started has been handed back by RECALLED,
  *      what runs is finished first; it closes after the last result.
@@ -228,6 +229,24 @@ struct wire_state {
 };
 struct blob *wire_state_encode(const struct wire_state *m);
 TRK_MUST_USE int wire_state_decode(struct wire_state *m, const struct blob *body);
+
+/* WANT: u8[16] digest. */
+struct blob *wire_want_encode(const uint8_t digest[16]);
+TRK_MUST_USE int wire_want_decode(uint8_t digest[16], const struct blob *body);
+
+/* BLOB: u8[16] digest, u8 is_known, u8[3] 0, bytes. Bytes that are not known are none. Whether they
+ * are those of the digest is for whoever keeps them. */
+#define WIRE_BLOB_HEAD 20
+struct wire_blob {
+    uint8_t digest[16]; /* XXH3-128 of the bytes */
+    bool is_known;
+    const void *bytes;
+    size_t size;
+};
+/* For writers that have the bytes in place behind it: the head. */
+void wire_blob_head(uint8_t out[WIRE_BLOB_HEAD], const uint8_t digest[16], bool is_known);
+struct blob *wire_blob_encode(const struct wire_blob *m);
+TRK_MUST_USE int wire_blob_decode(struct wire_blob *m, const struct blob *body);
 
 /* ACK, RECALL, RECALLED, CANCEL, HELD_*, STATE_DONE: fixed layouts in one struct.
  *   ACK       seq: all RESULT messages up to seq are recorded

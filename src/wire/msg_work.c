@@ -372,6 +372,51 @@ int wire_state_decode(struct wire_state *m, const struct blob *body)
     return finish_element(&c, m->index, m->size);
 }
 
+struct blob *wire_want_encode(const uint8_t digest[16])
+{
+    return blob_dup(digest, 16);
+}
+
+int wire_want_decode(uint8_t digest[16], const struct blob *body)
+{
+    struct cursor c = open_body(body);
+
+    get_id(&c, digest);
+    return finish(&c);
+}
+
+void wire_blob_head(uint8_t out[WIRE_BLOB_HEAD], const uint8_t digest[16], bool is_known)
+{
+    memset(out, 0, WIRE_BLOB_HEAD);
+    memcpy(out, digest, 16);
+    out[16] = is_known;
+}
+
+struct blob *wire_blob_encode(const struct wire_blob *m)
+{
+    struct buf b;
+    uint8_t head[WIRE_BLOB_HEAD];
+
+    start(&b, sizeof(head) + m->size);
+    wire_blob_head(head, m->digest, m->is_known);
+    buf_put(&b, head, sizeof(head));
+    buf_put(&b, m->bytes, m->size);
+    return buf_take(&b);
+}
+
+int wire_blob_decode(struct wire_blob *m, const struct blob *body)
+{
+    struct cursor c = open_body(body);
+    uint8_t is_known;
+
+    get_id(&c, m->digest);
+    is_known = cursor_get_u8(&c);
+    get_zero24(&c);
+    m->is_known = is_known == 1;
+    m->bytes = get_rest(&c, &m->size);
+    return is_known > 1 || (is_known == 0 && m->size > 0) ? TRK_ECORRUPT : finish(&c);
+}
+
 /* u32 stage, u32 count, u32 flag, u32 0, u64 first, u64 seq */
 struct blob *wire_note_encode(const struct wire_note *m)
 {

@@ -169,6 +169,22 @@ static struct blob *body_join(void)
     return wire_join_encode(&m);
 }
 
+static struct blob *body_want(void)
+{
+    uint8_t digest[16];
+
+    fill_id(digest, 23);
+    return wire_want_encode(digest);
+}
+
+static struct blob *body_blob(void)
+{
+    struct wire_blob m = {.is_known = true, .bytes = "\x7f" "ELF", .size = 4};
+
+    fill_id(m.digest, 24);
+    return wire_blob_encode(&m);
+}
+
 #define AGAIN(kind)                                                        \
     static int again_##kind(const struct blob *body, struct blob **again) \
     {                                                                      \
@@ -191,6 +207,19 @@ AGAIN(note)
 AGAIN(held)
 AGAIN(state)
 AGAIN(join)
+AGAIN(blob)
+
+static int again_want(const struct blob *body, struct blob **again)
+{
+    uint8_t digest[16];
+    int rc = wire_want_decode(digest, body);
+
+    if (rc == 0 && again != NULL) {
+        *again = wire_want_encode(digest);
+        rc = *again != NULL ? 0 : TRK_ENOMEM;
+    }
+    return rc;
+}
 
 static int again_vms(const struct blob *body, struct blob **again)
 {
@@ -272,6 +301,8 @@ static const struct {
     [SAMPLE_HELD] = {"held", body_held, again_held, true, true},
     [SAMPLE_STATE] = {"state", body_state, again_state, true, true},
     [SAMPLE_JOIN] = {"join", body_join, again_join, false, false},
+    [SAMPLE_WANT] = {"want", body_want, again_want, false, true},
+    [SAMPLE_BLOB] = {"blob", body_blob, again_blob, true, true},
 };
 
 const char *sample_name(enum sample_kind kind)

@@ -23,6 +23,8 @@ enum sample_kind {
     SAMPLE_HELD,
     SAMPLE_STATE,
     SAMPLE_JOIN,
+    SAMPLE_WANT,
+    SAMPLE_BLOB,
     SAMPLE_KIND_COUNT
 };
 

@@ -215,6 +215,43 @@ START_TEST(state_carries_all_of_it)
 }
 END_TEST
 
+START_TEST(want_is_a_digest_and_no_more)
+{
+    static const uint8_t in[16] = "of what is asked";
+    uint8_t out[16];
+    struct blob *body = wire_want_encode(in), *other = blob_dup(in, 15);
+
+    ck_assert_int_eq(wire_want_decode(out, body), 0);
+    ck_assert_mem_eq(out, in, 16);
+    ck_assert_int_eq(wire_want_decode(out, other), TRK_ECORRUPT);
+    blob_unref(body);
+    blob_unref(other);
+}
+END_TEST
+
+START_TEST(blob_carries_all_of_it)
+{
+    struct wire_blob in = {.digest = "of all its bytes", .is_known = true, .bytes = "code",
+                           .size = 4}, out;
+    struct blob *body = wire_blob_encode(&in);
+
+    ck_assert_uint_eq(body->size, WIRE_BLOB_HEAD + 4);
+    ck_assert_int_eq(wire_blob_decode(&out, body), 0);
+    ck_assert(out.is_known);
+    ck_assert_mem_eq(out.digest, in.digest, 16);
+    ck_assert_uint_eq(out.size, 4);
+    ck_assert_mem_eq(out.bytes, "code", 4);
+    body->data[16] = 2;
+    ck_assert_int_eq(wire_blob_decode(&out, body), TRK_ECORRUPT);
+    body->data[16] = 0; /* nobody knows it, and here it is */
+    ck_assert_int_eq(wire_blob_decode(&out, body), TRK_ECORRUPT);
+    body->size = WIRE_BLOB_HEAD;
+    ck_assert_int_eq(wire_blob_decode(&out, body), 0);
+    ck_assert(!out.is_known);
+    blob_unref(body);
+}
+END_TEST
+
 START_TEST(run_carries_its_elements)
 {
     static const struct wire_part parts[] = {{"one", 3}, {NULL, 0}, {"three", 5}};
@@ -384,6 +421,8 @@ int main(void)
     tcase_add_loop_test(tc, held_is_checked, 0, sizeof(bad_held) / sizeof(bad_held[0]));
     tcase_add_test(tc, held_state_has_no_status);
     tcase_add_test(tc, state_carries_all_of_it);
+    tcase_add_test(tc, want_is_a_digest_and_no_more);
+    tcase_add_test(tc, blob_carries_all_of_it);
     tcase_add_test(tc, run_carries_its_elements);
     tcase_add_test(tc, run_sums_are_not_fooled);
     tcase_add_test(tc, run_that_claims_more_sizes_than_it_has_is_refused);
