@@ -2,7 +2,8 @@
 /* mandelbrot_tile.c - the function that VMs run for mandelbrot.c: a shared object of its own, which
  * links nothing.
  *
- *     cc -shared -fPIC -O2 -o mandelbrot_tile.so mandelbrot_tile.c $(pkg-config --cflags trickle) */
+ *     cc -shared -fPIC -O2 $(pkg-config --cflags trickle) -o mandelbrot_tile.so \
+ *        mandelbrot_tile.c */
 #include <string.h>
 
 #include <trickle/native.h>

@@ -160,8 +160,8 @@ def program_text(name: str, run: dict[str, Any], found: dict[str, Any]) -> str:
 def macs(environment: Any) -> dict[str, str]:
     """As digests, for a program that is not Python's: what its note has."""
     import hmac
-    return {name: hmac.new(b"trickle env", os.fsencode(environment[name]), "sha256").hexdigest()[:16]
-            for name in digests(environment)}
+    return {name: hmac.new(b"trickle env", os.fsencode(environment[name]),
+                           "sha256").hexdigest()[:16] for name in digests(environment)}
 
 
 def environment_of(run: dict[str, Any], keep: list[str]) -> dict[str, str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""examples/mandelbrot.c: a durable job in C of 100,000 tiles, whose VMs and itself are killed, gives
+"""examples/mandelbrot.c, a durable job in C of 100,000 tiles: killed, its VMs and itself, it gives
 the picture that it computes without VMs."""
 import hashlib
 import json
@@ -16,7 +16,7 @@ from jobs_rig import wait_for  # noqa: E402
 from supervisors import Supervisor  # noqa: E402
 
 TILES = 100_000
-SIZE = ["-w", "1600", "-h", "1000", "-t", "4", "-i", "2000"]  # some seconds
+SIZE = ["-w", "1600", "-h", "1000", "-t", "4", "-i", "800"]  # some seconds
 
 
 @pytest.fixture
