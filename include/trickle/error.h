@@ -4,7 +4,9 @@
  * 0 is success. Negative numbers are failures: pass them up unchanged. Positive
  * numbers (TRK_AGAIN and the like) are answers that belong to the contract of the
  * function that returns them; its caller must deal with them.
- * Numbers end up in logs and stores: append only, never renumber. */
+ * Numbers end up in logs and stores: append only, never renumber.
+ *
+ * Threads: trk_strerror: any thread. */
 #ifndef TRICKLE_ERROR_H
 #define TRICKLE_ERROR_H
 
@@ -56,7 +58,7 @@ enum trk_answer {
     TRK_FULL = 3,  /* no room now: take results first, then offer the same element again */
 };
 
-/* The text for an error number; a constant string, never NULL. Any thread. */
+/* The text for an error number; a constant string, never NULL. */
 TRK_API const char *trk_strerror(int error);
 
 #ifdef __cplusplus

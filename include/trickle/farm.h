@@ -2,10 +2,20 @@
 /* farm.h - the initiator: a farm of VMs, handles of VMs, requests to one VM.
  *
  * A farm owns one thread with one event loop; it finds VMs, holds sessions with them
- * and schedules work. Functions here may be called from any thread unless they say
- * otherwise; those that wait return TRK_AGAIN when their timeout passes or a signal
- * arrives, so that the caller can look at signals and call again.
- * After fork() every function fails with TRK_EFORKED in the child.
+ * and schedules work. There is no state beside it: a process may have several farms. Functions
+ * that wait return TRK_AGAIN when their timeout passes or a signal arrives, so that the caller can
+ * look at signals and call again. After fork() every function fails with TRK_EFORKED in the child.
+ *
+ * Structs of options begin with their size: set it to their sizeof and all else that you do not
+ * need to 0. A program that was built for an older or a newer Trickle is so told from others: what
+ * it does not have counts as 0, what only it has must be 0, else TRK_EVERSION. Structs that Trickle
+ * fills have no size: they change only with the version in the library's name.
+ *
+ * Threads: any thread may call any function here, at any time until the object that it is given has
+ * been freed or closed. trk_farm_close, trk_farm_unref, trk_vmlist_free, trk_vm_unref,
+ * trk_call_free, trk_notice_free and trk_vms_list_free: one thread, once, as the last that uses the
+ * object. trk_last_error: of the thread that calls it. A call, a list and the farm's notices are
+ * waited for by one thread at a time each.
  *
  * Model: G. Benson, A. Fedosov, "Python-based Distributed Programming with Trickle",
  * PDPTA 2007, sections 2 and 4. */

@@ -6,8 +6,11 @@
  * farm that is given a job records each result of a work that has a key before anybody sees it, and
  * gives recorded results back instead of running their elements.
  *
- * Any thread, unless said otherwise. After fork() everything fails with TRK_EFORKED in the
- * child. */
+ * After fork() everything fails with TRK_EFORKED in the child.
+ *
+ * Threads: any thread may call any function here. trk_job_open with argv changes the environment,
+ * so call it before there are threads that read that. trk_job_close and trk_job_finish: one thread,
+ * once, when no other uses the job and the farm that has it is closed. */
 #ifndef TRICKLE_JOB_H
 #define TRICKLE_JOB_H
 
@@ -36,6 +39,12 @@ struct trk_job_options {
     bool must_exist;      /* TRK_EINVAL when there is none */
     enum trk_on_change on_change;
     bool retry_failed;    /* recorded failures do not count: their elements run again */
+    /* The program's own command line, as main() has it, or 0 and NULL. With it, `trickle resume`
+     * can run the program again: argv, working directory, and the environment that matters are
+     * noted. TRICKLE_JOB, when set, is then the job's name in place of name; what trickle resume
+     * asks for goes before the options here. Both variables are taken out of the environment. */
+    int argc;
+    char *const *argv;
 };
 
 /* What opening found. */
@@ -56,6 +65,18 @@ TRK_API TRK_MUST_USE int trk_job_open(struct trk_job **out, const struct trk_job
 /* Makes all that was put durable and gives the lock back. Close the farm that uses it first.
  * TRK_EIO: the disk did not take all of it. NULL is fine. */
 TRK_API int trk_job_close(struct trk_job *job);
+
+/* How a program that runs jobs ends: main() returns one of them. */
+enum trk_exit {
+    TRK_EXIT_DONE = 0,
+    TRK_EXIT_FAILED = 1,
+    TRK_EXIT_STOPPED = 75, /* not done: trickle resume goes on */
+};
+/* The end of a program's job: notes how it ended, for trickle jobs, and closes it as trk_job_close
+ * does. rc: how it went: 0; TRK_ECANCELLED or TRK_AGAIN: it was stopped; any other: it failed.
+ * Returns what main() should return, an enum trk_exit; TRK_EXIT_FAILED with trk_last_error() also
+ * when the disk did not take all of it. job NULL (there never was one): the same number. */
+TRK_API int trk_job_finish(struct trk_job *job, int rc);
 
 /* Named values of a job. */
 enum trk_note {

@@ -3,8 +3,10 @@
  *
  * The secret in it makes machines one farm: whoever holds it runs code as the user whose VMs have
  * it. Nothing here makes a key unless its name says so. Two keys are there while keys are
- * rotated: the first is offered, both are accepted. Any thread. Negative answers come with a
- * sentence (trk_last_error) that says what to type. */
+ * rotated: the first is offered, both are accepted. Negative answers come with a sentence
+ * (trk_last_error) that says what to type.
+ *
+ * Threads: any thread. */
 #ifndef TRICKLE_KEY_H
 #define TRICKLE_KEY_H
 

@@ -4,7 +4,10 @@
  * A module is a table of functions. The VM's compute thread calls all of them, one at a time,
  * except interrupt, which comes from the net thread while the compute thread may be anywhere.
  * The operations are those of the 2007 paper's RAI server (section 4: inject, call, getattr,
- * delete), plus setattr, fetch, and run: one element of work. */
+ * delete), plus setattr, fetch, and run: one element of work.
+ *
+ * Threads: trk_rai_reply_write: the compute thread, in the function of the module that was given
+ * the reply. */
 #ifndef TRICKLE_RAI_H
 #define TRICKLE_RAI_H
 

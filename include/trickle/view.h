@@ -7,7 +7,10 @@
  * can kill whoever maps it. What only the running program knows (what runs where since when) is
  * asked of it by trk_view_ask.
  *
- * One thread at a time per view. The process that has a job open looks at it by its own trk_job. */
+ * The process that has a job open looks at it by its own trk_job.
+ *
+ * Threads: one thread at a time per view, several may have views of their own. Functions that are
+ * not given a view: any thread. */
 #ifndef TRICKLE_VIEW_H
 #define TRICKLE_VIEW_H
 

@@ -3,7 +3,10 @@
  *
  * The supervisor (trickle-vm) starts a process per VM with its sockets as inherited
  * descriptors, named by TRICKLE_VM_FDS in the environment. That process calls
- * trk_vm_serve() from the thread that is to compute. */
+ * trk_vm_serve() from the thread that is to compute.
+ *
+ * Threads: trk_vm_serve: once in a process. trk_is_forked: any thread. Checkpoints: only the thread
+ * that called trk_vm_serve, from inside the module's run. */
 #ifndef TRICKLE_VM_H
 #define TRICKLE_VM_H
 

@@ -6,7 +6,10 @@
  * into them. Elements run on whichever VM is free; when a VM is lost its unfinished elements
  * run on another.
  *
- * Threads: one thread at a time may use a trk_work. */
+ * trk_work_run (run.h) does what is below for a source and a sink.
+ *
+ * Threads: one thread at a time may use a trk_work. trk_work_attempts, trk_attempts_free and
+ * trk_work_stop (run.h): any thread, at any time before trk_work_free. */
 #ifndef TRICKLE_WORK_H
 #define TRICKLE_WORK_H
 

@@ -358,5 +358,5 @@ def _sweep(own: str | None) -> None:
 def _sweep_one(other: str) -> None:
     from ._look import Look
     look = Look(other)
-    if look.state == "done" and look.failed == 0:
+    if look.state == "done" and look.failed == 0 and look.run.get("kind") in ("run", "python"):
         look.remove()

@@ -57,6 +57,11 @@ class Look:
         return {0: "done", EXIT_STOPPED: "stopped"}.get(status, "failed")
 
     @property
+    def is_program(self) -> bool:
+        """Of a program that is not Python's (job.h), whose results are just bytes."""
+        return self.run.get("kind") == "program"
+
+    @property
     def is_real(self) -> bool:
         """Else it is a directory where nothing has begun yet."""
         return self.info["has_store"] or self.info["is_running"] or self.info["is_damaged"]

@@ -2,8 +2,8 @@
 """trickle resume: takes the place of the program that ran the job.
 
 What the job's note "run" says is put together again - arguments, directory, environment, hash
-seed - and executed in this process, with TRICKLE_RESUME telling the program's side (_job.py) which
-job it is to open and how.
+seed - and executed in this process, with TRICKLE_RESUME telling the program's side (_job.py, for
+programs that are not Python's src/farm/command.c) which job it is to open and how.
 """
 from __future__ import annotations
 
@@ -118,14 +118,15 @@ def recover(job: Look) -> dict[str, Any]:
 
 def again(job: Look, run: dict[str, Any], found: dict[str, Any], asked: dict[str, str]) -> None:
     """Runs the program in place of this process."""
-    if run["kind"] == "python" and "--local" in found:
-        raise UsageError(f"the program of {job.name} is run by Python itself, which starts no VMs; "
-                         "start some with: trickle vm")
+    if run["kind"] != "run" and "--local" in found:
+        raise UsageError(f"the program of {job.name} is not run by trickle run, so it starts no "
+                         "VMs; start some with: trickle vm")
     if run.get("is_interactive"):
         raise UsageError(f"the job {job.name} was run from a Python shell; run it there again with "
                          f"trickle.job({job.name!r})")
     environment = environment_of(run, found.get("--keep-env", []))
-    environment["TRICKLE_RESUME"] = resume_text(job.name, run, found)
+    environment["TRICKLE_RESUME"] = (program_text if run["kind"] == "program"
+                                     else resume_text)(job.name, run, found)
     argv = list(run["argv"])
     if run["kind"] in ("run", "map"):
         options = dict(run["options"]) | {
@@ -153,12 +154,28 @@ def option_words(options: dict[str, Any]) -> list[str]:
             for value in (values if isinstance(values, list) else [values])]
 
 
+def kept_names(run: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    return sorted({*run.get("keep_env", ()), *found.get("--keep-env", ())})
+
+
 def resume_text(name: str, run: dict[str, Any], found: dict[str, Any]) -> str:
     import json
-    kept = [*run.get("keep_env", ()), *found.get("--keep-env", ())]
     return json.dumps({"name": name, "on_change": found.get("--on-change", "refuse"),
                        "retry_failed": "--retry-failed" in found,
-                       "keep_env": sorted(set(kept))})
+                       "keep_env": kept_names(run, found)})
+
+
+def program_text(name: str, run: dict[str, Any], found: dict[str, Any]) -> str:
+    """The same for a program that is not Python's: words; TRICKLE_JOB has the name."""
+    return " ".join([found.get("--on-change", "refuse"),
+                     "retry" if "--retry-failed" in found else "-", *kept_names(run, found)])
+
+
+def macs(environment: Any) -> dict[str, str]:
+    """As digests, for a program that is not Python's: what its note has."""
+    import hmac
+    return {name: hmac.new(b"trickle env", os.fsencode(environment[name]),
+                           "sha256").hexdigest()[:16] for name in digests(environment)}
 
 
 def environment_of(run: dict[str, Any], keep: list[str]) -> dict[str, str]:
@@ -168,8 +185,9 @@ def environment_of(run: dict[str, Any], keep: list[str]) -> dict[str, str]:
            if name not in old and (not is_kept(name) or name in keep)}
     own |= {name: value for name, value in old.items() if name not in keep}
     own |= {name: os.environ[name] for name in keep if name in os.environ}
-    now, before = digests(own), run.get("others", {})
-    skip = {*run.get("keep_env", ()), *keep}
+    now = macs(own) if run["kind"] == "program" else digests(own)
+    before = run.get("others", {})
+    skip = {*run.get("keep_env", ()), *keep, *old}
     differ = sorted(name for name in {*now, *before} - skip if now.get(name) != before.get(name))
     if differ:
         sys.stderr.write("[trickle: environment variables that differ from those of the job's "

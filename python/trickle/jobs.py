@@ -13,7 +13,7 @@ from time import monotonic, sleep, time
 
 from . import _trickle
 from ._job import TROUBLE, find_fsck
-from ._look import Look
+from ._look import ASK_SECONDS, Look
 from .cli import EXIT_FAILED, UsageError, parse
 
 TYPE_CHECKING = False
@@ -64,9 +64,11 @@ Prints the recorded results of a job, a line each, in the order of elements; als
 They are unpickled here, with the program's own modules; where that cannot be they are shown raw.
 Of a job of trickle map: what its commands wrote to standard output.
 
+Those of a program in C are bytes: shown as text where they are text.
+
   --json         a line of JSON each: index, status ("ok", "exception", "error"), attempt, and
                  value; or repr where a value has no JSON; or pickle (base64) where it cannot be
-                 unpickled. Of commands: index, status ("ok", "failed", "error"), attempt, element,
+                 unpickled; or base64, of bytes that are no text. Of commands: index, status ("ok", "failed", "error"), attempt, element,
                  outcome, why, exit_status, signal, duration, cpu, stdout, stderr, ...; what
                  is not UTF-8 as stdout_base64
   --pickle FILE  writes them as a pickled dict: index -> value, of failed ones the exception
@@ -77,8 +79,9 @@ Exit status: 0, 1 when something cannot be read, 2 for wrong usage.
     "cancel": """\
 usage: trickle cancel JOB
 
-Stops a running job in order: its program gets KeyboardInterrupt, as by Ctrl-C. What is recorded
-stays, and trickle resume JOB goes on. Waits until it has stopped.
+Stops a running job in order: its program gets KeyboardInterrupt, as by Ctrl-C (one that is not
+Python's: SIGTERM). What is recorded stays, and trickle resume JOB goes on. Waits until it has
+stopped.
 
 Exit status: 0 when it has stopped, 1 when it did not run or does not stop, 2 for wrong usage.
 """,
@@ -359,6 +362,7 @@ def command_why(args: list[str]) -> int:
 
 
 STATUS = ("ok", "exception", "error")
+FAILED_WITH_TEXT = 2  # the status of a failure whose payload is a sentence
 
 
 def print_why(job: Look, stage: dict[str, Any], index: int, runs: list[dict[str, Any]],
@@ -383,7 +387,7 @@ def print_why(job: Look, stage: dict[str, Any], index: int, runs: list[dict[str,
         elif status == 0:
             print(f"  attempt {attempt} gave its result: {bytes_text(len(payload))}")
         else:
-            print(f"  it failed, in attempt {attempt}: {failure_text(status, payload)}")
+            print(f"  it failed, in attempt {attempt}: {failure_text(job, status, payload)}")
     elif not is_known:
         print(f"  there is no such element: {stage['added']} are known so far")
     elif not running:
@@ -391,9 +395,13 @@ def print_why(job: Look, stage: dict[str, Any], index: int, runs: list[dict[str,
                                           f"; go on with: trickle resume {job.name}"))
 
 
-def failure_text(status: int, payload: bytes) -> str:
-    from ._codec import failure, first_line
-    return first_line(failure(status, payload))
+def failure_text(job: Look, status: int, payload: bytes) -> str:
+    return failure_line(job, value_of(job, status, payload))
+
+
+def failure_line(job: Look, error: BaseException) -> str:
+    from ._codec import first_line
+    return str(error).split("\n", 1)[0] if job.is_program else first_line(error)
 
 
 # --- results --------------------------------------------------------------------------------------
@@ -411,29 +419,45 @@ def results_of(job: Look, stage: dict[str, Any]) -> Iterator[tuple[int, int, int
 def use_modules_of(job: Look) -> None:
     """Values may be instances of the program's own classes."""
     program = job.run.get("program")
-    if program and os.path.isabs(program):
+    if program and os.path.isabs(program) and not job.is_program:
         sys.path.insert(0, os.path.dirname(os.path.realpath(program)))
 
 
-def value_of(status: int, payload: bytes) -> Any:
+def value_of(job: Look, status: int, payload: bytes) -> Any:
     """May raise anything."""
     from ._codec import failure, loads_value
+    if job.is_program:  # it has bytes, and its failures are sentences
+        return payload if status == 0 else failure(FAILED_WITH_TEXT, payload)
     if status == 0:
         return _trickle.decode(payload, loads_value)
     return failure(status, payload)
 
 
-def result_json(index: int, status: int, attempt: int, payload: bytes) -> dict[str, Any]:
+def result_json(job: Look, index: int, status: int, attempt: int, payload: bytes,
+                ) -> dict[str, Any]:
     line: dict[str, Any] = {"index": index, "status": STATUS[status], "attempt": attempt}
     try:
-        value = value_of(status, payload)
+        value = value_of(job, status, payload)
     except Exception as error:
         from base64 import b64encode
         return line | {"pickle": b64encode(payload).decode(), "why": str(error)}
     if status != 0:
-        from ._codec import first_line
-        return line | {"error": first_line(value)}
+        return line | {"error": failure_line(job, value)}
+    if job.is_program:
+        from base64 import b64encode
+        text = text_of(payload)
+        return line | ({"value": text} if text is not None
+                       else {"base64": b64encode(payload).decode()})
     return line | ({"value": value} if is_plain(value) else {"repr": repr(value)})
+
+
+def text_of(payload: bytes) -> str | None:
+    """What can be shown as it is, on a line; else None."""
+    try:
+        text = payload.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.isprintable() else None
 
 
 def is_plain(value: Any) -> bool:
@@ -447,12 +471,14 @@ def is_plain(value: Any) -> bool:
     return value is None or type(value) in (bool, int, str)
 
 
-def result_line(index: int, status: int, payload: bytes) -> str:
+def result_line(job: Look, index: int, status: int, payload: bytes) -> str:
     try:
-        value = value_of(status, payload)
+        value = value_of(job, status, payload)
         if status != 0:
-            from ._codec import first_line
-            return f"{index}: failed: {first_line(value)}"
+            return f"{index}: failed: {failure_line(job, value)}"
+        if job.is_program:
+            value = text_of(payload)
+            return f"{index}: {payload!r}" if value is None else f"{index}: {value}"
         return f"{index}: {value!r}"
     except Exception as error:
         return f"{index}: {len(payload)} bytes that cannot be shown ({error})"
@@ -476,9 +502,9 @@ def command_results(args: list[str]) -> int:
             return write_pickle(job, stage, found["--pickle"])
         for index, status, attempt, payload in results_of(job, stage):
             if "--json" in found:
-                print_json(result_json(index, status, attempt, payload), None)
+                print_json(result_json(job, index, status, attempt, payload), None)
             else:
-                print(result_line(index, status, payload))
+                print(result_line(job, index, status, payload))
     except TROUBLE as error:
         sys.stderr.write(f"trickle: {error}\n")
         return EXIT_FAILED
@@ -503,7 +529,7 @@ def write_pickle(job: Look, stage: dict[str, Any], path: str) -> int:
     values = {}
     for index, status, _, payload in results_of(job, stage):
         try:
-            values[index] = value_of(status, payload)
+            values[index] = value_of(job, status, payload)
         except Exception as error:
             sys.stderr.write(f"trickle: the result of element {index} cannot be unpickled here: "
                              f"{error}\n")
@@ -534,17 +560,18 @@ def command_cancel(args: list[str]) -> int:
     if not job.info["is_running"]:
         sys.stderr.write(f"trickle: nobody runs the job {job.name}: it is {job.state}\n")
         return EXIT_FAILED
-    if job.ask("cancel") is None:
-        sys.stderr.write(f"trickle: the job {job.name} is run by {job.holder()}, which cannot be "
-                         "reached from here; end that process\n")
-        return EXIT_FAILED
+    is_told = job.ask("cancel") is not None  # one that just dies may not get to answer
     holder, epoch = job.info["pid"], job.info["epoch"]
-    until = monotonic() + CANCEL_SECONDS
+    until = monotonic() + (CANCEL_SECONDS if is_told else ASK_SECONDS)
     while monotonic() < until:
         sleep(POLL_SECONDS)
         info = job.view.info()
         if not info["is_running"] or (info["pid"], info["epoch"]) != (holder, epoch):
             return 0
+    if not is_told:
+        sys.stderr.write(f"trickle: the job {job.name} is run by {job.holder()}, which cannot be "
+                         "reached from here; end that process\n")
+        return EXIT_FAILED
     sys.stderr.write(f"trickle: the job {job.name} was told to stop, but {job.holder()} still runs "
                      "it; end that process\n")
     return EXIT_FAILED

@@ -5,7 +5,9 @@
  * and says on its standard output how far it is and at last what it found. Only that last line
  * counts: it may die in whatever way, and whoever waits for children in this process may take its
  * exit status. One that says nothing for a minute is ended. */
+#include <dlfcn.h>
 #include <errno.h>
+#include <limits.h>
 #include <stdbool.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -15,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -29,14 +32,63 @@
 
 extern char **environ;
 
-static const char *helper_name(const char *helper)
+/* Where the code of this library is: its file, or that of the program it is part of. */
+static bool own_place(char *path, size_t size)
+{
+    Dl_info info;
+    ssize_t n;
+
+    if (dladdr((void *)&own_place, &info) != 0 && info.dli_fname[0] == '/') {
+        return snprintf(path, size, "%s", info.dli_fname) < (int)size;
+    }
+    n = readlink("/proc/self/exe", path, size - 1);
+    path[n > 0 ? n : 0] = '\0';
+    return n > 0;
+}
+
+/* Somebody else's is not run. */
+static bool is_ours(const char *path)
+{
+    struct stat st;
+
+    return stat(path, &st) == 0 && (st.st_uid == 0 || st.st_uid == geteuid()) &&
+           access(path, X_OK) == 0;
+}
+
+/* In a copy that is not where it was built for, or not installed: the bin directory beside one
+ * that this library is in, or the build directory that it is in. */
+static bool find_near(char *found, size_t size)
+{
+    static const char *const places[] = {"bin/trickle-fsck", "src/ckpt/trickle-fsck"};
+    char path[PATH_MAX];
+    char *slash;
+
+    if (!own_place(path, sizeof(path))) {
+        return false;
+    }
+    for (int up = 0; up < 3 && (slash = strrchr(path, '/')) != NULL; up++) {
+        *slash = '\0';
+        for (size_t i = 0; i < 2; i++) {
+            if (snprintf(found, size, "%s/%s", path, places[i]) < (int)size &&
+                is_ours(found)) {
+                return true;
+            }
+        }
+    }
+    return false;
+}
+
+static const char *helper_name(const char *helper, char *near, size_t size)
 {
     const char *named = getenv("TRICKLE_FSCK");
 
     if (helper != NULL) {
         return helper;
     }
-    return named != NULL && named[0] != '\0' ? named : CKPT_FSCK;
+    if (named != NULL && named[0] != '\0') {
+        return named;
+    }
+    return access(CKPT_FSCK, X_OK) < 0 && find_near(near, size) ? near : CKPT_FSCK;
 }
 
 /* The child, with nothing of ours but a pipe as its output; in a process group of its own, because
@@ -129,8 +181,8 @@ static int verdict(const char *line, struct verify_report *report)
 
 int ckpt_check(const char *dir, const char *helper, struct verify_report *report)
 {
-    const char *name = helper_name(helper);
-    char last[1024];
+    char last[1024], near[PATH_MAX];
+    const char *name = helper_name(helper, near, sizeof(near));
     int fds[2], code;
     pid_t pid;
     bool is_told;

@@ -31,7 +31,8 @@ struct ckpt_body; /* a value that arrives in parts */
 
 struct ckpt_store_options {
     const char *dir;           /* the job's own, see home.h; made when missing */
-    const char *helper;        /* trickle-fsck; NULL: $TRICKLE_FSCK, else where it is installed */
+    const char *helper;        /* trickle-fsck; NULL: $TRICKLE_FSCK, else where it is installed,
+                                  or near this library */
     void (*notify)(void *ctx); /* on the store thread: something has changed, call poll; or NULL */
     void *ctx;
     size_t queue_bytes;        /* full above this; 0: 64 MiB */

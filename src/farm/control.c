@@ -16,13 +16,13 @@
  *   cancel    "ok", and then SIGTERM to this process */
 #include <inttypes.h>
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "base/buf.h"
 #include "base/fail.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/sys.h"
@@ -94,43 +94,12 @@ void busy_done(struct slot *slot, uint32_t stage, uint64_t first, uint64_t count
 
 /* --- JSON ---------------- */
 
-static void put_format(struct buf *b, const char *format, ...) TRK_PRINTF(2, 3);
-
-static void put_format(struct buf *b, const char *format, ...)
-{
-    char text[512];
-    va_list args;
-    int n;
-
-    va_start(args, format);
-    n = vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    buf_put(b, text, n > 0 && (size_t)n < sizeof(text) ? (size_t)n : 0);
-}
-
-static void put_text(struct buf *b, const char *text)
-{
-    buf_put_u8(b, '"');
-    for (; *text != '\0'; text++) {
-        unsigned char c = (unsigned char)*text;
-        if (c == '"' || c == '\\') {
-            buf_put_u8(b, '\\');
-            buf_put_u8(b, c);
-        } else if (c < 0x20) {
-            put_format(b, "\\u%04x", c);
-        } else {
-            buf_put_u8(b, c);
-        }
-    }
-    buf_put_u8(b, '"');
-}
-
 static void put_seconds(struct buf *b, const char *name, uint64_t since_ns)
 {
     uint64_t now = sys_now_ns();
 
-    put_format(b, "\"%s\":%.3f", name,
-               since_ns == 0 || now < since_ns ? 0.0 : (double)(now - since_ns) / 1e9);
+    json_put(b, "\"%s\":", name);
+    json_put_seconds(b, since_ns == 0 || now < since_ns ? 0 : now - since_ns);
 }
 
 static const char *yes_no(bool yes)
@@ -151,20 +120,20 @@ static void put_work(struct buf *b, struct trk_work *work)
     pthread_mutex_lock(&work->mutex);
     progress = work->progress;
     pthread_mutex_unlock(&work->mutex);
-    put_format(b, "{\"stage\":");
+    json_put(b, "{\"stage\":");
     if (work->store_stage != 0) {
-        put_format(b, "%u", work->store_stage);
+        json_put(b, "%u", work->store_stage);
     } else {
-        put_format(b, "null");
+        json_put(b, "null");
     }
-    put_format(b, ",\"name\":");
-    put_text(b, work->name);
-    put_format(b, ",\"added\":%" PRIu64 ",\"is_closed\":%s,\"done\":%" PRIu64
-               ",\"restored\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"reissued\":%" PRIu64
-               ",\"vms\":%u,", info.added, yes_no(info.is_closed), progress.done,
-               progress.restored, progress.failed, info.reissued, info.vms);
+    json_put(b, ",\"name\":");
+    json_put_text(b, work->name);
+    json_put(b, ",\"added\":%" PRIu64 ",\"is_closed\":%s,\"done\":%" PRIu64
+             ",\"restored\":%" PRIu64 ",\"failed\":%" PRIu64 ",\"reissued\":%" PRIu64
+             ",\"vms\":%u,", info.added, yes_no(info.is_closed), progress.done,
+             progress.restored, progress.failed, info.reissued, info.vms);
     put_seconds(b, "seconds", work->opened_ns);
-    put_format(b, "}");
+    json_put(b, "}");
 }
 
 static const char *state_name(const struct slot *slot)
@@ -187,29 +156,29 @@ static void put_busy(struct buf *b, const struct slot *slot)
     for (uint32_t i = 0; queued > 0 && i < busy->count; i++) {
         struct trk_work *work = drive_work_of(farm, busy->runs[i].stage);
         if (work != NULL) { /* else it was cancelled */
-            put_format(b, ",\"stage\":%s", work->store_stage == 0 ? "null" : "");
+            json_put(b, ",\"stage\":%s", work->store_stage == 0 ? "null" : "");
             if (work->store_stage != 0) {
-                put_format(b, "%u", work->store_stage);
+                json_put(b, "%u", work->store_stage);
             }
-            put_format(b, ",\"work\":");
-            put_text(b, work->name);
-            put_format(b, ",\"element\":%" PRIu64 ",\"queued\":%" PRIu64 ",",
-                       busy->runs[i].first, queued - 1);
+            json_put(b, ",\"work\":");
+            json_put_text(b, work->name);
+            json_put(b, ",\"element\":%" PRIu64 ",\"queued\":%" PRIu64 ",",
+                     busy->runs[i].first, queued - 1);
             put_seconds(b, "seconds", busy->since_ns);
             return;
         }
     }
-    put_format(b, ",\"stage\":null,\"work\":null,\"element\":null,\"queued\":0,\"seconds\":0");
+    json_put(b, ",\"stage\":null,\"work\":null,\"element\":null,\"queued\":0,\"seconds\":0");
 }
 
 static void put_vm(struct buf *b, const struct slot *slot)
 {
-    put_format(b, "{\"host\":");
-    put_text(b, slot->vm->info.host);
-    put_format(b, ",\"index\":%u,\"pid\":%u,\"state\":\"%s\"", slot->vm->info.index,
-               slot->vm->info.pid, state_name(slot));
+    json_put(b, "{\"host\":");
+    json_put_text(b, slot->vm->info.host);
+    json_put(b, ",\"index\":%u,\"pid\":%u,\"state\":\"%s\"", slot->vm->info.index,
+             slot->vm->info.pid, state_name(slot));
     put_busy(b, slot);
-    put_format(b, "}");
+    json_put(b, "}");
 }
 
 static void put_store(struct buf *b, struct trk_job *job)
@@ -217,11 +186,12 @@ static void put_store(struct buf *b, struct trk_job *job)
     struct trk_job_state state;
 
     trk_job_get_state(job, &state);
-    put_format(b, "{\"syncs\":%" PRIu64 ",\"sync_seconds\":%.3f,\"queued_bytes\":%" PRIu64
-               ",\"is_paused\":%s,\"text\":", state.syncs, (double)state.sync_ns / 1e9,
-               state.queued_bytes, yes_no(state.is_paused));
-    put_text(b, state.text);
-    put_format(b, "}");
+    json_put(b, "{\"syncs\":%" PRIu64 ",\"sync_seconds\":", state.syncs);
+    json_put_seconds(b, state.sync_ns);
+    json_put(b, ",\"queued_bytes\":%" PRIu64 ",\"is_paused\":%s,\"text\":", state.queued_bytes,
+             yes_no(state.is_paused));
+    json_put_text(b, state.text);
+    json_put(b, "}");
 }
 
 static void answer_status(struct trk_farm *farm, struct buf *b)
@@ -229,28 +199,28 @@ static void answer_status(struct trk_farm *farm, struct buf *b)
     const char *comma = "";
     struct list *pos;
 
-    put_format(b, "{\"pid\":%ld,\"epoch\":%u,\"works\":[", (long)getpid(), farm->job->epoch);
+    json_put(b, "{\"pid\":%ld,\"epoch\":%u,\"works\":[", (long)getpid(), farm->job->epoch);
     list_for_each(pos, &farm->works) {
         struct trk_work *work = container_of(pos, struct trk_work, node);
         if (work->is_open) {
-            put_format(b, "%s", comma);
+            json_put(b, "%s", comma);
             put_work(b, work);
             comma = ",";
         }
     }
-    put_format(b, "],\"vms\":[");
+    json_put(b, "],\"vms\":[");
     comma = "";
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot_is_live(slot)) {
-            put_format(b, "%s", comma);
+            json_put(b, "%s", comma);
             put_vm(b, slot);
             comma = ",";
         }
     }
-    put_format(b, "],\"store\":");
+    json_put(b, "],\"store\":");
     put_store(b, farm->job);
-    put_format(b, "}");
+    json_put(b, "}");
 }
 
 static const char *outcome_name(uint32_t outcome)
@@ -263,17 +233,17 @@ static const char *outcome_name(uint32_t outcome)
 
 static void put_attempt(struct buf *b, const struct trk_attempt *a)
 {
-    put_format(b, "{\"attempt\":%u,\"outcome\":\"%s\",\"host\":", a->attempt,
-               outcome_name(a->outcome));
-    put_text(b, a->vm_host);
-    put_format(b, ",\"index\":%u,\"pid\":%u,\"started_ms\":%" PRIu64 ",\"duration_ns\":%" PRIu64
-               ",\"signal\":%d,\"exit_status\":%d,\"rss_max_bytes\":%" PRIu64 ",\"output\":\"",
-               a->vm_index, a->vm_pid, a->started_ms, a->duration_ns, a->signal, a->exit_status,
-               a->rss_max_bytes);
+    json_put(b, "{\"attempt\":%u,\"outcome\":\"%s\",\"host\":", a->attempt,
+             outcome_name(a->outcome));
+    json_put_text(b, a->vm_host);
+    json_put(b, ",\"index\":%u,\"pid\":%u,\"started_ms\":%" PRIu64 ",\"duration_ns\":%" PRIu64
+             ",\"signal\":%d,\"exit_status\":%d,\"rss_max_bytes\":%" PRIu64 ",\"output\":\"",
+             a->vm_index, a->vm_pid, a->started_ms, a->duration_ns, a->signal, a->exit_status,
+             a->rss_max_bytes);
     for (size_t i = 0; i < a->output_size; i++) {
-        put_format(b, "%02x", (unsigned char)a->output[i]);
+        json_put(b, "%02x", (unsigned char)a->output[i]);
     }
-    put_format(b, "\"}");
+    json_put(b, "\"}");
 }
 
 /* "STAGE INDEX", the stage as the store counts. */
@@ -283,7 +253,7 @@ static void answer_attempts(struct trk_farm *farm, const char *argument, struct 
     unsigned stage = 0;
     struct list *pos;
 
-    put_format(b, "[");
+    json_put(b, "[");
     if (sscanf(argument, "%u %llu", &stage, &index) == 2 && stage != 0) {
         list_for_each(pos, &farm->works) {
             struct trk_work *work = container_of(pos, struct trk_work, node);
@@ -294,14 +264,14 @@ static void answer_attempts(struct trk_farm *farm, const char *argument, struct 
                 continue;
             }
             for (size_t i = 0; i < count; i++) {
-                put_format(b, "%s", i > 0 ? "," : "");
+                json_put(b, "%s", i > 0 ? "," : "");
                 put_attempt(b, &attempts[i]);
             }
             trk_attempts_free(attempts, count);
             break;
         }
     }
-    put_format(b, "]");
+    json_put(b, "]");
 }
 
 /* --- sessions ---------------- */
@@ -364,7 +334,7 @@ static int on_request(struct client *c, const struct wire_message *msg)
     } else if (is_verb(&request, "attempts")) {
         answer_attempts(farm, argument, &b);
     } else {
-        put_format(&b, is_cancel ? "ok" : "there is no such request");
+        json_put(&b, is_cancel ? "ok" : "there is no such request");
         reply.status = is_cancel ? TRK_STATUS_OK : TRK_STATUS_ERROR;
     }
     if (b.has_failed) {

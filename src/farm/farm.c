@@ -17,6 +17,9 @@
 #include "discovery/discovery_impl.h"
 #include "farm/farm_impl.h"
 #include "rai/modules.h"
+#include "trickle/trickle.h"
+
+#define OPTIONS_MAX 4096 /* a larger struct of options is one whose size was never set */
 
 int waiter_init(struct waiter *w)
 {
@@ -31,6 +34,12 @@ void waiter_fini(struct waiter *w)
 void waiter_post(struct waiter *w)
 {
     sem_post(&w->sem);
+}
+
+void waiter_drain(struct waiter *w)
+{
+    while (sem_trywait(&w->sem) == 0) {
+    }
 }
 
 int waiter_wait(struct waiter *w, int timeout_ms)
@@ -111,6 +120,28 @@ void trk_farm_unref(struct trk_farm *farm)
     if (farm != NULL && !sys_is_forked()) {
         farm_unref(farm);
     }
+}
+
+int options_copy(void *out, size_t known, const void *in)
+{
+    const uint8_t *bytes = in;
+    size_t size;
+
+    memcpy(&size, in, sizeof(size));
+    if (size < sizeof(size) || size > OPTIONS_MAX) {
+        return fail(TRK_EINVAL, "the options do not say their size: set .size to the sizeof of "
+                    "their struct");
+    }
+    for (size_t i = known; i < size; i++) {
+        if (bytes[i] != 0) {
+            return fail(TRK_EVERSION, "the program was built for a newer Trickle than this one, "
+                        TRK_VERSION ", and uses what only that has");
+        }
+    }
+    memset(out, 0, known);
+    memcpy(out, in, size < known ? size : known);
+    memcpy(out, &known, sizeof(known));
+    return 0;
 }
 
 int farm_usable(struct trk_farm *farm)
@@ -321,11 +352,8 @@ int trk_farm_new(struct trk_farm **out, const struct trk_farm_options *opt)
     char why[256];
     int rc;
 
-    if (opt != NULL) {
-        if (opt->size > sizeof(o)) {
-            return fail(TRK_EVERSION, "the program was built for a newer Trickle");
-        }
-        memcpy(&o, opt, opt->size);
+    if (opt != NULL && (rc = options_copy(&o, sizeof(o), opt)) < 0) {
+        return rc;
     }
     if (sys_is_forked()) {
         return fail(TRK_EFORKED, "Trickle was used after fork: start a new process instead");

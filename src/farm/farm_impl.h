@@ -11,6 +11,7 @@
  *   native.c names functions of shared objects               (any thread)
  *   work.c   the program's side of a stage                   (one calling thread)
  *   kept.c   elements whose bytes are in the store           (both)
+ *   run.c    a whole work in one call, with callbacks         (one calling thread)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
  *   held.c   what machines hold for a job from when no initiator was there (farm thread)
  *   states.c checkpoints inside elements                     (farm thread)
@@ -65,6 +66,7 @@ void waiter_fini(struct waiter *w);
 /* 0: posted; TRK_AGAIN: the timeout passed or a signal came. timeout_ms < 0: no timeout. */
 int waiter_wait(struct waiter *w, int timeout_ms);
 void waiter_post(struct waiter *w);
+void waiter_drain(struct waiter *w); /* posts that nobody has waited for do not count */
 
 /* One discovery module at work. */
 struct finder {
@@ -245,6 +247,15 @@ struct parcel {
     bool is_restored;       /* from the store: the scheduler does not know of it */
 };
 
+/* Between two calls of trk_work_run. */
+struct run_state {
+    const void *element;  /* the source's, when has_element: there was no room for it yet */
+    size_t element_size;  /* the same */
+    bool has_element;
+    bool is_ended;        /* the source has no more */
+    uint32_t feed_max, take_max; /* elements of one go: as many as take a few milliseconds */
+};
+
 /* One stage. [p]: the one program thread that uses it; [w]: under work->mutex. */
 struct trk_work {
     struct list node;          /* [f] farm->works */
@@ -284,9 +295,14 @@ struct trk_work {
     size_t heap_count, heap_cap;
     atomic_size_t held_bytes;  /* elements not recorded and results not taken */
 
+    struct run_state run;      /* [p] of trk_work_run, between its calls */
+    bool is_interrupted;       /* [p] a signal ended the last wait */
+    atomic_bool is_stopped;    /* trk_work_stop was called */
+    struct waiter waiter;      /* posted while is_waiting, and by trk_work_stop */
+
     struct list ready;         /* [w] parcels for the program */
     int error;                 /* [w] the work cannot go on */
-    struct waiter *waiter;     /* [w] */
+    bool is_waiting;           /* [w] the program, for parcels */
     uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
     uint64_t elements;         /* [w] all of them, once the end is known */
     uint64_t closed_after;     /* [w] results taken when the end was known */
@@ -441,6 +457,9 @@ struct trk_farm {
 /* farm.c */
 struct trk_farm *farm_ref(struct trk_farm *farm);
 void farm_unref(struct trk_farm *farm);
+/* Copies the options of a program that was built for an older or a newer Trickle: what it does not
+ * have is zero, what it has beyond ours must be. in begins with its size_t size. */
+TRK_MUST_USE int options_copy(void *out, size_t known, const void *in);
 int farm_usable(struct trk_farm *farm); /* 0, TRK_EFORKED, TRK_ECLOSED (with a sentence) */
 /* What is typed behind "trickle vm" for VMs of this module: "", or " --rai ...". */
 #define FARM_RAI_MAX (TRK_MODULE_MAX + 8)

@@ -152,8 +152,9 @@ static void describe(struct trk_job *job, const struct ckpt_opened *found, const
              found->text);
 }
 
-int trk_job_open(struct trk_job **out, const struct trk_job_options *opt,
-                 struct trk_job_opened *opened)
+/* With opt as options_copy and the command line have made it. */
+static int open_job(struct trk_job **out, const struct trk_job_options *opt,
+                    struct trk_job_opened *opened)
 {
     struct ckpt_store_options store = {.notify = on_durable};
     char dir[HOME_PATH_MAX + HOME_NAME_MAX + 16], notice[1024];
@@ -161,12 +162,6 @@ int trk_job_open(struct trk_job **out, const struct trk_job_options *opt,
     struct trk_job *job;
     int rc;
 
-    if (sys_is_forked()) {
-        return fail(TRK_EFORKED, "Trickle was used after fork: start a new process instead");
-    }
-    if (opt->size != sizeof(*opt)) {
-        return fail(TRK_EVERSION, "the program was built for another Trickle");
-    }
     rc = find_dir(opt, dir, sizeof(dir), notice, sizeof(notice));
     if (rc == 0 && opt->must_exist && is_missing(dir)) {
         rc = no_job(opt->name);
@@ -199,6 +194,34 @@ int trk_job_open(struct trk_job **out, const struct trk_job_options *opt,
     describe(job, &found, notice, opened);
     *out = job;
     return 0;
+}
+
+int trk_job_open(struct trk_job **out, const struct trk_job_options *options,
+                 struct trk_job_opened *opened)
+{
+    struct trk_job_options opt;
+    struct command command;
+    struct trk_job *job = NULL;
+    int rc;
+
+    if (sys_is_forked()) {
+        return fail(TRK_EFORKED, "Trickle was used after fork: start a new process instead");
+    }
+    if ((rc = options_copy(&opt, sizeof(opt), options)) < 0 ||
+        (opt.argv != NULL && (rc = command_read(&command, &opt)) < 0)) {
+        return rc;
+    }
+    if (opt.name == NULL) {
+        return fail(TRK_EINVAL, "the job has no name: set name, or TRICKLE_JOB");
+    }
+    rc = open_job(&job, &opt, opened);
+    if (rc == 0 && opt.argv != NULL && (rc = command_note(job, &command, &opt)) < 0) {
+        trk_job_close(job);
+    }
+    if (rc == 0) {
+        *out = job;
+    }
+    return rc;
 }
 
 int trk_job_close(struct trk_job *job)

@@ -109,6 +109,17 @@ TRK_MUST_USE int job_put_record(struct trk_job *job, enum ckpt_kind kind, const 
 /* A work record of elements first, first + 1, ... */
 TRK_MUST_USE int job_put_work(struct trk_job *job, uint32_t stage, uint64_t first,
                               const struct value_work *work, uint64_t *ticket);
+/* command.c: a program that trickle resume can run again. */
+struct command {
+    char name[128];  /* TRICKLE_JOB, or "" */
+    char keep[4096]; /* variables that are kept for further resumes, a space before each */
+};
+/* Takes TRICKLE_JOB and TRICKLE_RESUME from the environment into opt, whose name may then point
+ * into command. */
+TRK_MUST_USE int command_read(struct command *command, struct trk_job_options *opt);
+TRK_MUST_USE int command_note(struct trk_job *job, const struct command *command,
+                              const struct trk_job_options *opt);
+
 /* Waits until all that was put so far is durable, however long the disk is full. */
 TRK_MUST_USE int job_sync(struct trk_job *job, uint64_t ticket);
 bool job_is_behind(struct trk_job *job); /* the queue is full */

@@ -3,6 +3,7 @@
  *
  * In a resumed job recorded results come before live ones, in the order in which they were
  * recorded, and each only when the program has added its element again. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -125,24 +126,21 @@ static int take_ready(struct trk_work *work)
 
 static void wait_ready(struct trk_work *work, int timeout_ms)
 {
-    struct waiter waiter;
-
-    if (waiter_init(&waiter) < 0) {
-        return;
-    }
+    work->is_interrupted = false;
     pthread_mutex_lock(&work->mutex);
-    if (list_is_empty(&work->ready) && work->error == 0) {
-        work->waiter = &waiter;
+    waiter_drain(&work->waiter); /* of what came when the last wait had just ended ... */
+    if (list_is_empty(&work->ready) && work->error == 0 && !atomic_load(&work->is_stopped)) {
+        work->is_waiting = true; /* ... before is_stopped is looked at: it is set, then posted */
         pthread_mutex_unlock(&work->mutex);
         if (work->lazy && (timeout_ms < 0 || timeout_ms > LAZY_MS)) {
             timeout_ms = LAZY_MS;
         }
-        waiter_wait(&waiter, timeout_ms);
+        errno = 0;
+        work->is_interrupted = waiter_wait(&work->waiter, timeout_ms) != 0 && errno == EINTR;
         pthread_mutex_lock(&work->mutex);
-        work->waiter = NULL;
+        work->is_waiting = false;
     }
     pthread_mutex_unlock(&work->mutex);
-    waiter_fini(&waiter);
 }
 
 static void take_one(struct trk_work *work, struct trk_result *out)
@@ -214,6 +212,9 @@ int trk_work_next(struct trk_work *work, int timeout_ms, struct trk_result *out)
         return fail(TRK_EFORKED, "Trickle was used after fork");
     }
     for (bool has_waited = false;; has_waited = true) {
+        if (atomic_load_explicit(&work->is_stopped, memory_order_relaxed)) {
+            return fail(TRK_ECANCELLED, "the work was stopped");
+        }
         if (work->current != NULL && work->current->at == work->current->count) {
             rc = finish_current(work);
         }

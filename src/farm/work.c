@@ -13,6 +13,7 @@
 #include "base/sys.h"
 #include "farm/farm_impl.h"
 #include "rai/modules.h"
+#include "trickle/run.h"
 
 #define AHEAD 100000u
 #define AHEAD_DURABLE 200000u
@@ -55,6 +56,7 @@ void work_unref(struct trk_work *work)
     blob_unref(work->function);
     attempts_free(work->attempts);
     pthread_mutex_destroy(&work->mutex);
+    waiter_fini(&work->waiter);
     farm_unref(work->farm);
     mem_free(work->opened);
     mem_free(work->slots);
@@ -75,9 +77,9 @@ void parcel_free(struct parcel *parcel)
 /* Under the work's mutex. */
 static void wake(struct trk_work *work)
 {
-    if (work->waiter != NULL) {
-        waiter_post(work->waiter);
-        work->waiter = NULL;
+    if (work->is_waiting) {
+        waiter_post(&work->waiter);
+        work->is_waiting = false;
     }
 }
 
@@ -157,10 +159,12 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
 {
     struct trk_work *work = mem_zalloc(1, sizeof(*work));
 
-    if (work == NULL) {
+    if (work == NULL || waiter_init(&work->waiter) < 0) {
+        mem_free(work);
         return NULL;
     }
     atomic_init(&work->refs, 1);
+    atomic_init(&work->is_stopped, false);
     work->farm = farm_ref(farm);
     pthread_mutex_init(&work->mutex, NULL);
     list_init(&work->node);
@@ -189,17 +193,8 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     return work;
 }
 
-int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, struct trk_work **out)
+static int check_options(const struct trk_work_options *opt)
 {
-    struct trk_work *work;
-    int rc = farm_usable(farm);
-
-    if (rc < 0) {
-        return rc;
-    }
-    if (opt->size != sizeof(*opt)) {
-        return fail(TRK_EVERSION, "the program was built for another Trickle");
-    }
     if (opt->list == NULL && opt->vms_count == 0) {
         return fail(TRK_EINVAL, "no VMs to run on: connect() gives some");
     }
@@ -208,6 +203,20 @@ int trk_work_new(struct trk_farm *farm, const struct trk_work_options *opt, stru
     }
     if (opt->module != NULL && strlen(opt->module) >= TRK_MODULE_MAX) {
         return fail(TRK_EINVAL, "the name of a module has at most %d bytes", TRK_MODULE_MAX - 1);
+    }
+    return 0;
+}
+
+int trk_work_new(struct trk_farm *farm, const struct trk_work_options *options,
+                 struct trk_work **out)
+{
+    struct trk_work_options copy, *opt = &copy;
+    struct trk_work *work;
+    int rc = farm_usable(farm);
+
+    if (rc < 0 || (rc = options_copy(&copy, sizeof(copy), options)) < 0 ||
+        (rc = check_options(opt)) < 0) {
+        return rc;
     }
     work = work_new(farm, opt);
     if (work == NULL) {
@@ -575,6 +584,12 @@ static void free_on_loop(void *arg)
 {
     drive_forget_work(arg);
     work_unref(arg);
+}
+
+void trk_work_stop(struct trk_work *work)
+{
+    atomic_store(&work->is_stopped, true);
+    waiter_post(&work->waiter); /* sem_post may be called in a signal handler */
 }
 
 void trk_work_cancel(struct trk_work *work, bool interrupt)

@@ -43,3 +43,19 @@ def installed(trickle_command, environment, prefix):
     trickle_command.env = environment
     trickle_command.program = [str(prefix / "bin/trickle")]
     return trickle_command
+
+
+@pytest.fixture
+def flags_of(prefix, environment):
+    """What pkg-config says for that way of linking, and what makes the library be found."""
+    directory = next(prefix.glob("lib/**/pkgconfig"))
+
+    def flags(linking):
+        words = run_command("pkg-config", "--cflags", "--libs",
+                            *(["--static"] * (linking == "static")), "trickle",
+                            env=environment | {"PKG_CONFIG_PATH": str(directory)}).split()
+        assert not [word for word in words if word.startswith("-I/usr/local")]
+        if linking == "static":
+            return [word.replace("-ltrickle", "-l:libtrickle.a") for word in words]
+        return [*words, f"-Wl,-rpath,{directory.parent}"]
+    return flags

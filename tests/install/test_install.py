@@ -1,10 +1,8 @@
 # SPDX-License-Identifier: MIT
 """An installed copy outside the tree, in a place it was not configured for, works: the command,
 the VMs, the Python package, and a C program that is built with pkg-config."""
-import os
 import shutil
 import subprocess
-from pathlib import Path
 
 import pytest
 
@@ -44,32 +42,6 @@ def test_package_is_imported_by_a_plain_python(run, prefix, environment, tmp_pat
     assert run("/usr/bin/python3", "-c", code, env=environment, cwd=tmp_path) == "connect\n"
 
 
-@pytest.mark.parametrize("linking", ["shared", "static"])
-def test_c_program_is_built_with_pkg_config(run, linking, prefix, installed, tmp_path):
-    directory = next(prefix.glob("lib/**/pkgconfig"))
-    environment = installed.env | {"PKG_CONFIG_PATH": str(directory)}
-    flags = run("pkg-config", "--cflags", "--libs", *(["--static"] * (linking == "static")),
-                "trickle", env=environment).split()
-    assert not [flag for flag in flags if flag.startswith("-I/usr/local")]
-    if linking == "static":
-        flags = [flag.replace("-ltrickle", "-l:libtrickle.a") for flag in flags]
-    else:
-        flags.append(f"-Wl,-rpath,{directory.parent}")
-    source = Path(__file__).parent / "count_vms.c"
-    run("gcc", "-Wall", "-Werror", "-o", tmp_path / "count_vms", source, *flags)
-    read, write = os.pipe()
-    vms = subprocess.Popen([prefix / "bin/trickle-vm", "-n", "2", "--ready-fd", str(write)],
-                           env=installed.env, pass_fds=[write], stdin=subprocess.DEVNULL)
-    os.close(write)
-    try:
-        assert os.read(read, 1) != b""
-        assert run(tmp_path / "count_vms", env=installed.env) == "2 python\n"
-    finally:
-        os.close(read)
-        vms.terminate()
-        vms.wait(timeout=10)
-
-
 def test_chaos_for_an_own_program(installed, tmp_path):
     (tmp_path / "prog.py").write_text("import time\ndef work(x):\n    time.sleep(0.01)\n"
                                       "    return x\n"
@@ -77,13 +49,6 @@ def test_chaos_for_an_own_program(installed, tmp_path):
     result = installed("chaos", "--seed", "1", "--dir", "run", "prog.py", cwd=tmp_path)
     assert result.returncode == 0 and "trickle chaos: ok: 1 round" in result.stderr, result.stderr
     assert (tmp_path / "run/report.html").is_file()
-
-
-def test_library_shows_only_the_public_names(run, prefix):
-    library = next(prefix.glob("lib/**/libtrickle.so"))
-    names = [line.split()[-1] for line in
-             run("nm", "-D", "--defined-only", library).splitlines()]
-    assert names and [name for name in names if not name.startswith("trk_")] == []
 
 
 def test_extension_shows_only_its_entry(run, prefix):
