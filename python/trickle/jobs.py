@@ -63,14 +63,14 @@ usage: trickle results [--json | --pickle FILE] [--stage STAGE] JOB
 Prints the recorded results of a job, a line each, in the order of elements; also while it runs.
 They are unpickled here, with the program's own modules; where that cannot be they are shown raw.
 Of a job of trickle map: what its commands wrote to standard output.
-
 Those of a program in C are bytes: shown as text where they are text.
 
   --json         a line of JSON each: index, status ("ok", "exception", "error"), attempt, and
                  value; or repr where a value has no JSON; or pickle (base64) where it cannot be
-                 unpickled; or base64, of bytes that are no text. Of commands: index, status ("ok", "failed", "error"), attempt, element,
-                 outcome, why, exit_status, signal, duration, cpu, stdout, stderr, ...; what
-                 is not UTF-8 as stdout_base64
+                 unpickled; or base64, of bytes that are no text. Of commands: index, status
+                 ("ok", "failed", "error"), attempt, element, outcome, why, exit_status,
+                 signal, duration, cpu, stdout, stderr, ...; what is not UTF-8 as
+                 stdout_base64
   --pickle FILE  writes them as a pickled dict: index -> value, of failed ones the exception
   --stage STAGE  of which work, where there are several: its name or number
 
