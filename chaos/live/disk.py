@@ -225,6 +225,8 @@ class Damage(InitiatorFault):
         if not self.is_there(world) or not os.path.exists(world.disk.store()):
             return None
         event = self.kill(world)
+        if event is None:
+            return None
         pages = 1 + int(self.whom[0] ** 3 * 20)
         return {**event, "detail": damage(world.disk.store(), pages, world.random)}
 

@@ -214,12 +214,14 @@ class InitiatorFault(Fault):
             not any(rival[1] is world.program for rival in world.rivals) and \
             world.now() - world.program.started >= SOON_SECONDS * self.whom[0] ** 2
 
-    def kill(self, world):
-        world.program.is_counted = True  # its end was ours
+    def kill(self, world, detail="SIGKILL"):
+        """None: it had ended by itself, and is not to be started again for us."""
         pid = world.program.pid
         send(pid, signal.SIGKILL)
-        world.program.process.wait()
-        return {"machine": world.machines[0].name, "vm": None, "pid": pid}
+        if world.program.process.wait() != -signal.SIGKILL:
+            return None
+        world.program.is_counted = True  # its end was ours
+        return {"machine": world.machines[0].name, "vm": None, "pid": pid, "detail": detail}
 
 
 class InitiatorKill(InitiatorFault):
@@ -232,11 +234,11 @@ class InitiatorKill(InitiatorFault):
         if not self.is_there(world):
             return None
         if "at" not in self.item or self.whom[1] < 1 - POWER_PART:
-            return {**self.kill(world), "detail": "SIGKILL"}
+            return self.kill(world)
         send(world.program.pid, signal.SIGSTOP)  # it does not see them go
         for _, _, pid, _ in world.all_vms():
             send(pid, signal.SIGKILL)
-        return {**self.kill(world), "detail": "SIGKILL, with all VMs"}
+        return self.kill(world, "SIGKILL, with all VMs")
 
     def stop(self, world):
         crash = None
@@ -273,7 +275,7 @@ class InitiatorTwice(InitiatorFault):
             return None
         self.is_killed = self.whom[1] < 0.5
         if self.is_killed:
-            return {**self.kill(world), "detail": "by two at once"}
+            return self.kill(world, "by two at once")
         self.resume_beside(world)
         return {"machine": world.machines[0].name, "vm": None, "pid": world.program.pid,
                 "detail": "while it runs"}
