@@ -45,18 +45,22 @@ class Checks:
 
 
 class Output:
-    """What a run of the program has printed."""
+    """What a run of the program has printed. An hour has hundreds of these, that say the same.
 
-    def __init__(self, path):
+    texts: {line: itself}, had: {(stage, index): when a run first had it, in monotonic ns}; those
+    of all runs."""
+
+    def __init__(self, path, texts, had):
         self.lines = []         # without the times at which the program had the results
-        self.had = {}           # (stage, index): when, in monotonic ns
         self.calls = []         # lines about calls beside the work
         text = path.read_bytes().decode("utf-8", "replace")
         for line in text.split("\n")[:-1]:  # the last one was not written to its end
             if line.startswith("R "):
                 line, _, ns = line.rpartition(" ")
                 _, stage, index, _ = line.split(" ", 3)
-                self.had.setdefault((stage, int(index)), int(ns))
+                element = stage, int(index)
+                had[element] = min(had.get(element, 1 << 62), int(ns))
+            line = texts.setdefault(line, line)
             (self.calls if line.startswith("C ") else self.lines).append(line)
 
     @property
@@ -67,7 +71,8 @@ class Output:
 def judge(evidence, store, reason, stages, checks):
     """All checks of the work itself. reason: why the run ended, "" well. stages: by name."""
     checks.add("the job ends", [reason] if reason else [], "the program to end with status 0")
-    outputs = [Output(path) for _, path in evidence.outputs()]
+    texts, had = {}, {}
+    outputs = [Output(path, texts, had) for _, path in evidence.outputs()]
     while len(outputs) > 1 and outputs[-2].is_whole and not outputs[-1].lines:
         outputs.pop()  # the job was done when the program was killed, and this run was told so
     final = outputs[-1] if outputs else None
@@ -77,7 +82,7 @@ def judge(evidence, store, reason, stages, checks):
         check_same(evidence, outputs, checks)
         check_store(evidence, store, final, stages, checks)
     check_attempts(evidence, final, checks)
-    known = known_records(evidence, outputs)
+    known = known_records(evidence, had)
     again = ran_again(evidence, known)
     checks.add("nothing recorded runs again", again, "no attempt of what had been recorded")
     check_rivals(evidence, checks)
@@ -231,13 +236,9 @@ def check_attempts(evidence, final, checks):
     checks.add("each result comes from an attempt", problems, "an attempt that ended, for each")
 
 
-def known_records(evidence, outputs):
+def known_records(evidence, had):
     """{(stage, index): when it was recorded at the latest, seconds}"""
-    known = {}
-    for output in outputs:
-        for element, ns in output.had.items():
-            at = evidence.since_start(ns)
-            known[element] = min(known.get(element, at), at)
+    known = {element: evidence.since_start(ns) for element, ns in had.items()}
     for at, stage, indices in evidence.recorded():
         for index in indices:
             known[stage, index] = min(known.get((stage, index), at), at)
