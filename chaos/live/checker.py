@@ -17,6 +17,7 @@ have stopped it:
     resumed program knows what is recorded, so for it there is no grace.
 """
 import collections
+import json
 import statistics
 
 from live import workloads
@@ -86,6 +87,7 @@ def judge(evidence, store, reason, stages, checks):
     again = ran_again(evidence, known)
     checks.add("nothing recorded runs again", again, "no attempt of what had been recorded")
     check_rivals(evidence, checks)
+    check_strangers(evidence, checks)
     return known, final
 
 
@@ -302,6 +304,28 @@ def check_rivals(evidence, checks):
                 not (rival["is_done"] and rival["status"] == 0):
             problems.append(f"status {rival['status']} at fault {fault['id']}")
     checks.add("one of two resumes is refused", problems, "status 1 or 2 of one of them")
+
+
+PAST_MODES = "past the modes of directories"  # in the detail of such a fault
+
+
+def check_strangers(evidence, checks):
+    """Another user of the machine gets no connection, or one that is closed without a word. One
+    that was ended before it began has said nothing."""
+    problems = []
+    for fault in evidence.faults:
+        if fault["kind"] != "hostile.other_user":
+            continue
+        try:
+            text = (evidence.dir / f"logs/hostile-{fault['id']}.log").read_text()
+            told = json.loads(text) if text else {}
+        except (OSError, ValueError) as error:
+            problems.append(f"fault {fault['id']} has not told: {error}")
+            continue
+        let_in = "received_bytes" if PAST_MODES in fault["detail"] else "connections"
+        if told.get(let_in, 0) > 0:
+            problems.append(f"{told[let_in]} {let_in} at fault {fault['id']}")
+    checks.add("another user is kept out", problems, "no connection, or no answer")
 
 
 def spread(values):

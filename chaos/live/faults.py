@@ -17,7 +17,7 @@ import subprocess
 
 from live.machine import read_file, send, state_of
 
-ROOMS = ("network", "hostile", "disk", "clock")
+ROOMS = ("network", "hostile", "stranger", "disk", "clock")
 WEIGHTS = {"vm.kill": 6, "vm.stop": 3, "vm.term": 1, "vm.segv": 2, "vm.abort": 2, "vm.memory": 0.5,
            "vm.loop": 0.5, "vm.add": 1, "vm.brittle": 1, "vm.drain": 1, "supervisor.kill": 1,
            "initiator.kill": 3, "initiator.stop": 1, "initiator.twice": 1}
