@@ -159,9 +159,11 @@ class Job:
             self.show(stage, result)
             if stage.kind in ("first", "crawl"):
                 seen.append(result)
+            if not self.is_new(result):
+                continue
             if calls is not None and place % CALL_PERIOD == 0:
                 calls.one(place)
-            if stage.slow_ms and self.is_new(result):
+            if stage.slow_ms:
                 time.sleep(stage.slow_ms / 1000)
         if stage.kind == "first":
             self.before = seen
@@ -169,8 +171,8 @@ class Job:
             self.page.say("C", *(f"{how}:{n}" for how, n in calls.counts.items()))
 
     def is_new(self, result):
-        """Was it made in this run? What was recorded before is not looked at for long again: there
-        may be an hour of it."""
+        """Was it made in this run? What was recorded before does not take its time again: there may
+        be an hour of it."""
         return isinstance(result, trickle.WorkFailed) or result[3] >= self.begun
 
     def show(self, stage, result):
