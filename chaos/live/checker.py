@@ -87,6 +87,7 @@ def judge(evidence, store, reason, stages, checks):
     again = ran_again(evidence, known)
     checks.add("nothing recorded runs again", again, "no attempt of what had been recorded")
     check_rivals(evidence, checks)
+    check_terms(evidence, checks)
     check_strangers(evidence, checks)
     return known, final
 
@@ -304,6 +305,23 @@ def check_rivals(evidence, checks):
                 not (rival["is_done"] and rival["status"] == 0):
             problems.append(f"status {rival['status']} at fault {fault['id']}")
     checks.add("one of two resumes is refused", problems, "status 1 or 2 of one of them")
+
+
+# How a program may end that was sent SIGTERM: stopped, with a word how to go on; at once, before it
+# had its job; it was killed because it took too long; or was just done. What its disk makes of it
+# while that fails is another matter.
+TERM_ENDS = (75, -15, 130, -9, 0)
+
+
+def check_terms(evidence, checks):
+    ends = {it["pid"]: it["status"] for it in evidence.programs if it["what"] == "end"}
+    bad = [(it["t"], evidence.healed.get(it["id"], evidence.end)) for it in evidence.faults
+           if it["kind"].startswith("disk.")]
+    problems = [f"status {ends[it['pid']]} at fault {it['id']}" for it in evidence.faults
+                if it["kind"] == "initiator.term" and ends.get(it["pid"], 0) not in TERM_ENDS and
+                not any(since <= evidence.healed.get(it["id"], evidence.end) and it["t"] <= until
+                        for since, until in bad)]
+    checks.add("SIGTERM ends the program in order", problems, "that it says how to go on")
 
 
 PAST_MODES = "past the modes of directories"  # in the detail of such a fault

@@ -162,7 +162,7 @@ class Run:
         status = program.process.returncode
         self.world.emit({"event": "program", "what": "end", "pid": program.pid, "status": status,
                          "number": program.number})
-        if program.is_counted:
+        if program.is_counted and status != 0:
             return  # we ended it, and it goes on when that is taken back
         if self.world.disk is not None and self.world.disk.excuses(program):
             return  # it goes on when its disk does
