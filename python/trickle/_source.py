@@ -25,6 +25,8 @@ FUTURE_MASK = 0x1FF0000  # the compiler flags of `from __future__ import ...`
 CO_NESTED = 0x10
 START_DIRECTORY = os.getcwd() if os.path.isdir(".") else "/"
 DEFS = ("FunctionDef", "AsyncFunctionDef")
+IMPORTS = ("Import", "ImportFrom")
+KEPT = (*DEFS, *IMPORTS, "Lambda")  # nodes of a file that are asked for again and again
 COMPREHENSIONS = ("listcomp", "setcomp", "dictcomp", "genexpr")
 
 
@@ -106,6 +108,15 @@ class SourceFile:
         self.tree = compile(text, filename, "exec", ONLY_AST, True)
         self.text = text
         self.codes: dict[tuple[str, int], list[CodeType]] | None = None
+        self.kept: list[tuple[str, Any]] | None = None
+
+    def nodes(self, kinds: tuple[str, ...]) -> list[Any]:
+        """Those of some of the KEPT kinds, in order. A program may have thousands of works, and
+        each looks for the code of its function."""
+        if self.kept is None:
+            self.kept = [(kind_of(node), node) for node in walk(self.tree)
+                         if kind_of(node) in KEPT]
+        return [node for kind, node in self.kept if kind in kinds]
 
     def has(self, wanted: CodeType) -> bool:
         """Is this code in the file as it is now?"""
@@ -250,9 +261,8 @@ def of_function(function: FunctionType) -> Snippet | None:
     flags = code.co_flags & FUTURE_MASK
     if code.co_name == "<lambda>":
         return _of_lambda(file, code, flags)
-    for node in walk(file.tree):
-        if kind_of(node) in DEFS and node.name == code.co_name and (
-                first_line_of(node) == code.co_firstlineno):
+    for node in file.nodes(DEFS):
+        if node.name == code.co_name and first_line_of(node) == code.co_firstlineno:
             return Snippet(node.name, code.co_filename, code.co_firstlineno,
                            file.segment(code.co_firstlineno, node.end_lineno), flags,
                            bool(node.decorator_list))
@@ -264,8 +274,8 @@ def _of_lambda(file: SourceFile, code: CodeType, flags: int) -> Snippet | None:
     that is not exactly one."""
     places = [p for p in code.co_positions() if None not in p and p[2:] != (0, 0)]
     found: list[Any] = []
-    for node in walk(file.tree):
-        if kind_of(node) != "Lambda" or node.lineno != code.co_firstlineno:
+    for node in file.nodes(("Lambda",)):
+        if node.lineno != code.co_firstlineno:
             continue
         body = node.body
         begin, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
