@@ -160,7 +160,7 @@ class Picture:
             self.put(f'<path class="edge" d="M{LEFT - 22} {top}V{bottom}"/>')
         if self.row_height >= 9:
             for row, y in self.y_of.items():
-                name = ("?" if row.vm is None else str(row.vm)) + "…" * (len(row.vms) > 1)
+                name = "?" if row.vm is None else str(row.vm) if len(row.vms) == 1 else ""
                 self.put(f'<text class="row" x="{LEFT - 5}" y="{y + self.row_height / 2 + 3.5:g}">'
                          f"{escape(name)}</text>")
 
