@@ -262,7 +262,7 @@ class InitiatorTerm(InitiatorFault):
                 "detail": "SIGTERM"}
 
     def stop(self, world):
-        send(world.program.pid, signal.SIGKILL)
+        world.program.process.kill()  # nobody, if it has ended
         if world.program.process.wait() != 0:  # else it was just done
             world.start_program()
 
