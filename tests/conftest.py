@@ -57,10 +57,9 @@ class Command:
         self.program = [str(BUILD / "trickle")]
 
     def start(self, *args, **options):
-        options.setdefault("env", self.env)
-        return subprocess.Popen([*self.program, *map(str, args)], text=True,
-                                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                stderr=subprocess.PIPE, **options)
+        usual = {"env": self.env, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE,
+                 "stderr": subprocess.PIPE}
+        return subprocess.Popen([*self.program, *map(str, args)], text=True, **usual | options)
 
     def __call__(self, *args, timeout=60, **options):
         process = self.start(*args, **options)

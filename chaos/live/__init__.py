@@ -16,6 +16,7 @@
     own        a user's own program instead of the workloads
     rounds     trickle chaos: such a program, round after round
     shim       what the preloaded library does to disks and clocks: disk and clock tell it
+    stranger   another user of the machine, at its unix sockets
     history    reads a folder for the report: figures counts, timeline draws, report writes
     leftovers  processes, sockets, shared memory; memory and descriptors over time
 """

@@ -17,6 +17,7 @@ have stopped it:
     resumed program knows what is recorded, so for it there is no grace.
 """
 import collections
+import json
 import statistics
 
 from live import workloads
@@ -45,18 +46,22 @@ class Checks:
 
 
 class Output:
-    """What a run of the program has printed."""
+    """What a run of the program has printed. An hour has hundreds of these, that say the same.
 
-    def __init__(self, path):
+    texts: {line: itself}, had: {(stage, index): when a run first had it, in monotonic ns}; those
+    of all runs."""
+
+    def __init__(self, path, texts, had):
         self.lines = []         # without the times at which the program had the results
-        self.had = {}           # (stage, index): when, in monotonic ns
         self.calls = []         # lines about calls beside the work
         text = path.read_bytes().decode("utf-8", "replace")
         for line in text.split("\n")[:-1]:  # the last one was not written to its end
             if line.startswith("R "):
                 line, _, ns = line.rpartition(" ")
                 _, stage, index, _ = line.split(" ", 3)
-                self.had.setdefault((stage, int(index)), int(ns))
+                element = stage, int(index)
+                had[element] = min(had.get(element, 1 << 62), int(ns))
+            line = texts.setdefault(line, line)
             (self.calls if line.startswith("C ") else self.lines).append(line)
 
     @property
@@ -67,7 +72,8 @@ class Output:
 def judge(evidence, store, reason, stages, checks):
     """All checks of the work itself. reason: why the run ended, "" well. stages: by name."""
     checks.add("the job ends", [reason] if reason else [], "the program to end with status 0")
-    outputs = [Output(path) for _, path in evidence.outputs()]
+    texts, had = {}, {}
+    outputs = [Output(path, texts, had) for _, path in evidence.outputs()]
     while len(outputs) > 1 and outputs[-2].is_whole and not outputs[-1].lines:
         outputs.pop()  # the job was done when the program was killed, and this run was told so
     final = outputs[-1] if outputs else None
@@ -77,10 +83,12 @@ def judge(evidence, store, reason, stages, checks):
         check_same(evidence, outputs, checks)
         check_store(evidence, store, final, stages, checks)
     check_attempts(evidence, final, checks)
-    known = known_records(evidence, outputs)
+    known = known_records(evidence, had)
     again = ran_again(evidence, known)
     checks.add("nothing recorded runs again", again, "no attempt of what had been recorded")
     check_rivals(evidence, checks)
+    check_terms(evidence, checks)
+    check_strangers(evidence, checks)
     return known, final
 
 
@@ -231,13 +239,9 @@ def check_attempts(evidence, final, checks):
     checks.add("each result comes from an attempt", problems, "an attempt that ended, for each")
 
 
-def known_records(evidence, outputs):
+def known_records(evidence, had):
     """{(stage, index): when it was recorded at the latest, seconds}"""
-    known = {}
-    for output in outputs:
-        for element, ns in output.had.items():
-            at = evidence.since_start(ns)
-            known[element] = min(known.get(element, at), at)
+    known = {element: evidence.since_start(ns) for element, ns in had.items()}
     for at, stage, indices in evidence.recorded():
         for index in indices:
             known[stage, index] = min(known.get((stage, index), at), at)
@@ -301,6 +305,45 @@ def check_rivals(evidence, checks):
                 not (rival["is_done"] and rival["status"] == 0):
             problems.append(f"status {rival['status']} at fault {fault['id']}")
     checks.add("one of two resumes is refused", problems, "status 1 or 2 of one of them")
+
+
+# How a program may end that was sent SIGTERM: stopped, with a word how to go on; at once, before it
+# had its job; it was killed because it took too long; or was just done. What its disk makes of it
+# while that fails is another matter.
+TERM_ENDS = (75, -15, 130, -9, 0)
+
+
+def check_terms(evidence, checks):
+    ends = {it["pid"]: it["status"] for it in evidence.programs if it["what"] == "end"}
+    bad = [(it["t"], evidence.healed.get(it["id"], evidence.end)) for it in evidence.faults
+           if it["kind"].startswith("disk.")]
+    problems = [f"status {ends[it['pid']]} at fault {it['id']}" for it in evidence.faults
+                if it["kind"] == "initiator.term" and ends.get(it["pid"], 0) not in TERM_ENDS and
+                not any(since <= evidence.healed.get(it["id"], evidence.end) and it["t"] <= until
+                        for since, until in bad)]
+    checks.add("SIGTERM ends the program in order", problems, "that it says how to go on")
+
+
+PAST_MODES = "past the modes of directories"  # in the detail of such a fault
+
+
+def check_strangers(evidence, checks):
+    """Another user of the machine gets no connection, or one that is closed without a word. One
+    that was ended before it began has said nothing."""
+    problems = []
+    for fault in evidence.faults:
+        if fault["kind"] != "hostile.other_user":
+            continue
+        try:
+            text = (evidence.dir / f"logs/hostile-{fault['id']}.log").read_text()
+            told = json.loads(text) if text else {}
+        except (OSError, ValueError) as error:
+            problems.append(f"fault {fault['id']} has not told: {error}")
+            continue
+        let_in = "received_bytes" if PAST_MODES in fault["detail"] else "connections"
+        if told.get(let_in, 0) > 0:
+            problems.append(f"{told[let_in]} {let_in} at fault {fault['id']}")
+    checks.add("another user is kept out", problems, "no connection, or no answer")
 
 
 def spread(values):

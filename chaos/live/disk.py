@@ -11,6 +11,7 @@ the VMs there hold.
     disk.damage       the program is killed, bytes of its store are flipped, and it is resumed: the
                       damage has to be found and told, what is lost runs again, and no result is
                       ever a wrong one
+    disk.held         the same with what VMs of all machines hold for it while it is away
 
 A resumed program that finds a full or failing disk may refuse with a sentence and end; Disk.excuses
 says so, and the program is started again when the disk is well.
@@ -225,11 +226,36 @@ class Damage(InitiatorFault):
         if not self.is_there(world) or not os.path.exists(world.disk.store()):
             return None
         event = self.kill(world)
+        if event is None:
+            return None
         pages = 1 + int(self.whom[0] ** 3 * 20)
         return {**event, "detail": damage(world.disk.store(), pages, world.random)}
 
     def stop(self, world):
         world.start_program()
+
+
+class HeldDamage(Damage):
+    """Of each file that VMs have written for the program that is gone: nothing was recorded yet, so
+    nothing may be missing or wrong."""
+    kind, weight, durations = "disk.held", 0.5, [(0.2, 3.0)]
+    needs = frozenset({"vm", "initiator"})
+
+    def start(self, world):
+        return self.kill(world, "what VMs hold for it") if self.is_there(world) else None
+
+    def stop(self, world):
+        for path in held(world):
+            try:
+                damage(path, 1 + int(self.whom[0] ** 3 * 20), world.random)
+            except FileNotFoundError:
+                pass  # its supervisor has just thrown it away
+        world.start_program()
+
+
+def held(world):
+    return sorted(path for machine in world.machines for path in
+                  machine.home.glob("held/*/*.held"))
 
 
 def damage(path, pages, random):
@@ -247,4 +273,4 @@ def damage(path, pages, random):
     return f"pages {', '.join(map(str, chosen))} of {count}"
 
 
-FAULTS = (Full, Slow, Failing, ReadError, Damage)
+FAULTS = (Full, Slow, Failing, ReadError, Damage, HeldDamage)

@@ -17,10 +17,10 @@ import subprocess
 
 from live.machine import read_file, send, state_of
 
-ROOMS = ("network", "hostile", "disk", "clock")
+ROOMS = ("network", "hostile", "stranger", "disk", "clock")
 WEIGHTS = {"vm.kill": 6, "vm.stop": 3, "vm.term": 1, "vm.segv": 2, "vm.abort": 2, "vm.memory": 0.5,
            "vm.loop": 0.5, "vm.add": 1, "vm.brittle": 1, "vm.drain": 1, "supervisor.kill": 1,
-           "initiator.kill": 3, "initiator.stop": 1, "initiator.twice": 1}
+           "initiator.kill": 3, "initiator.term": 1, "initiator.stop": 1, "initiator.twice": 1}
 VMS_MAX = 10       # vm.add adds none beyond
 SOON_SECONDS = 2.0  # in which a program that was resumed may be hit again, early or late
 CRASH_PART = 0.5    # of the kills of the program, followed by one at a chosen instant
@@ -210,16 +210,18 @@ class InitiatorFault(Fault):
         """It runs, and is not just being resumed by two; most of these wait until it has done
         something."""
         return world.program is not None and world.program.is_alive and \
-            state_of(world.program.pid) in ("R", "S", "D") and \
+            not world.program.is_counted and state_of(world.program.pid) in ("R", "S", "D") and \
             not any(rival[1] is world.program for rival in world.rivals) and \
             world.now() - world.program.started >= SOON_SECONDS * self.whom[0] ** 2
 
-    def kill(self, world):
-        world.program.is_counted = True  # its end was ours
+    def kill(self, world, detail="SIGKILL"):
+        """None: it had ended by itself, and is not to be started again for us."""
         pid = world.program.pid
         send(pid, signal.SIGKILL)
-        world.program.process.wait()
-        return {"machine": world.machines[0].name, "vm": None, "pid": pid}
+        if world.program.process.wait() != -signal.SIGKILL:
+            return None
+        world.program.is_counted = True  # its end was ours
+        return {"machine": world.machines[0].name, "vm": None, "pid": pid, "detail": detail}
 
 
 class InitiatorKill(InitiatorFault):
@@ -232,11 +234,11 @@ class InitiatorKill(InitiatorFault):
         if not self.is_there(world):
             return None
         if "at" not in self.item or self.whom[1] < 1 - POWER_PART:
-            return {**self.kill(world), "detail": "SIGKILL"}
+            return self.kill(world)
         send(world.program.pid, signal.SIGSTOP)  # it does not see them go
         for _, _, pid, _ in world.all_vms():
             send(pid, signal.SIGKILL)
-        return {**self.kill(world), "detail": "SIGKILL, with all VMs"}
+        return self.kill(world, "SIGKILL, with all VMs")
 
     def stop(self, world):
         crash = None
@@ -244,6 +246,25 @@ class InitiatorKill(InitiatorFault):
             what = CRASHES[int(self.whom[0] * len(CRASHES))]
             crash = f"{what}:{int(500 ** (self.whom[1] / CRASH_PART))}"
         world.start_program(crash=crash)
+
+
+class InitiatorTerm(InitiatorFault):
+    """It has its job, and time to end in order, and is resumed; where it takes too long it is
+    killed."""
+    kind = "initiator.term"
+
+    def start(self, world):
+        if not self.is_there(world) or not world.program.has_begun(world):
+            return None
+        world.program.is_counted = True
+        send(world.program.pid, signal.SIGTERM)
+        return {"machine": world.machines[0].name, "vm": None, "pid": world.program.pid,
+                "detail": "SIGTERM"}
+
+    def stop(self, world):
+        world.program.process.kill()  # nobody, if it has ended
+        if world.program.process.wait() != 0:  # else it was just done
+            world.start_program()
 
 
 class InitiatorStop(InitiatorFault):
@@ -273,7 +294,7 @@ class InitiatorTwice(InitiatorFault):
             return None
         self.is_killed = self.whom[1] < 0.5
         if self.is_killed:
-            return {**self.kill(world), "detail": "by two at once"}
+            return self.kill(world, "by two at once")
         self.resume_beside(world)
         return {"machine": world.machines[0].name, "vm": None, "pid": world.program.pid,
                 "detail": "while it runs"}
@@ -292,7 +313,7 @@ class InitiatorTwice(InitiatorFault):
 
 
 OWN = (VmKill, VmTerm, VmStop, VmSegv, VmAbort, VmMemory, VmLoop, VmAdd, VmBrittle, VmDrain,
-       SupervisorKill, InitiatorKill, InitiatorStop, InitiatorTwice)
+       SupervisorKill, InitiatorKill, InitiatorTerm, InitiatorStop, InitiatorTwice)
 
 
 def durations(dead_after):
@@ -300,7 +321,8 @@ def durations(dead_after):
     short, long = (0.05 * dead_after, 0.8 * dead_after), (1.3 * dead_after, 2.5 * dead_after)
     return {"vm.stop": [short, long], "vm.drain": [(0.1, 1.0)], "vm.brittle": [(0.5, 2.0)],
             "supervisor.kill": [(0.0, 1.5)],
-            "initiator.kill": [(0.0, 0.2), (0.2, 2.0)], "initiator.stop": [short, long],
+            "initiator.kill": [(0.0, 0.2), (0.2, 2.0)], "initiator.term": [(2.0, 5.0)],
+            "initiator.stop": [short, long],
             "initiator.twice": [(0.0, 0.3)],
             **{kind: [(3.0, 3.0)] for kind in ("vm.segv", "vm.abort", "vm.memory", "vm.loop")}}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import Counter
 
-from .history import AGAIN, CUT, FIRST, TWICE
+from .history import AGAIN, CUT, FAILS, FIRST, TWICE
 
 ENDS_VM = {"vm.kill", "vm.segv", "vm.abort"}  # at once
 SILENCES_VM = {"vm.stop"}
@@ -40,7 +40,7 @@ def wasted_percent(history):
         took = table.end[i] - table.begin[i]
         if table.kind[i] in (FIRST, AGAIN):
             useful += took
-        else:
+        elif table.kind[i] != FAILS:
             wasted += took
     return 100 * wasted / (useful + wasted) if useful + wasted > 0 else None
 
@@ -53,9 +53,17 @@ def throughput(history, bins):
         return counts
     table = history.attempts
     for i in range(len(table)):
-        if table.kind[i] != CUT:
+        if table.kind[i] not in (CUT, FAILS):
             counts[min(bins - 1, max(0, int(table.end[i] / width)))] += 1
     return [count / width for count in counts]
+
+
+def ceiling(rates):
+    """Where an axis of rates ends: at the highest one or, where few are far above all others, so
+    that one can see the others."""
+    usual = percentile([rate for rate in rates if rate > 0], 0.95) or 0
+    most = max(rates, default=0)
+    return most if most <= 4 * usual else 1.5 * usual
 
 
 class Losses:

@@ -13,9 +13,12 @@ import json
 import os
 from array import array
 
+from . import workloads
+
 # How an attempt ended, and whether it counted; the order is that of drawing, later ones on top.
-FIRST, AGAIN, TWICE, CUT = range(4)
-CLASS_NAMES = {FIRST: "ran once", AGAIN: "ran again", TWICE: "ended twice", CUT: "cut off"}
+FIRST, AGAIN, TWICE, CUT, FAILS = range(5)
+CLASS_NAMES = {FIRST: "ran once", AGAIN: "ran again", TWICE: "ended twice", CUT: "cut off",
+               FAILS: "fails as it should"}
 
 
 class Life:
@@ -59,7 +62,7 @@ class Attempts:
         self.end = array("d")     # negative: it has no end line
         self.key = array("q")     # stage number << 40 | index
         self.life = array("i")    # number of the life it ran in
-        self.kind = array("b")    # FIRST, AGAIN, TWICE or CUT
+        self.kind = array("b")    # FIRST, AGAIN, ...
         self.stages = []          # names of stages by their number
 
     def __len__(self):
@@ -244,6 +247,16 @@ def classify(history):
             at += 1
         if at - start > 1:
             classify_element(table, sorted(order[start:at], key=table.begin.__getitem__))
+    set_apart(table)
+
+
+def set_apart(table):
+    """What is cut off because its element cannot be computed, and was made for that."""
+    poisons = {number for number, name in enumerate(table.stages) if name.startswith("poison-")}
+    for i in range(len(table)):
+        stage, index = table.key[i] >> 40, table.key[i] & (1 << 40) - 1
+        if table.kind[i] == CUT and stage in poisons and workloads.poison(index):
+            table.kind[i] = FAILS
 
 
 def classify_element(table, tries):

@@ -186,6 +186,10 @@ class Initiator:
     def is_alive(self):
         return self.process.poll() is None
 
+    def has_begun(self, world):
+        """It has printed something."""
+        return (world.dir / f"output/program-{self.number}.out").stat().st_size > 0
+
 
 class World:
     """All that a fault may touch."""

@@ -20,6 +20,7 @@ BASE_SECONDS = 60.0
 UNKNOWN_SECONDS = 3600.0  # that it may take where nobody knows how long it takes undisturbed
 FAULTS_LEAST = 10.0    # about so many there are, however short it is
 UNDISTURBED = "output/undisturbed.out"
+TOLD_DONE = f"[trickle: {machine.JOB} is done: ".encode()  # how `trickle resume` begins
 
 
 def run_undisturbed(world, words):
@@ -75,14 +76,24 @@ def results_of(store):
     return found
 
 
+def last_output(seen):
+    """Of the last run that ran the job; None: there is none. One that was killed when its job was
+    done is resumed by one that only says so."""
+    outputs = seen.outputs()
+    while len(outputs) > 1 and outputs[-1][1].stat().st_size == 0 and TOLD_DONE in (
+            seen.dir / f"logs/program-{outputs[-1][0]}.log").read_bytes():
+        outputs.pop()
+    return outputs[-1][1] if outputs else None
+
+
 def judge(world, reason, checks):
     """The checks that can be made of any program."""
     seen = evidence.Evidence(world.dir)
     checks.add("the job ends", [reason] if reason else [], "the program to end with status 0")
-    outputs = seen.outputs()
-    if outputs:
+    path = last_output(seen)
+    if path is not None:
         wanted = lines_of(world.dir / UNDISTURBED, world.is_unordered)
-        got = lines_of(outputs[-1][1], world.is_unordered)
+        got = lines_of(path, world.is_unordered)
         at = next((at for at, (one, other) in enumerate(zip(wanted, got)) if one != other),
                   min(len(wanted), len(got)))
         checks.add("the output is the same", [] if wanted == got else [

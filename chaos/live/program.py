@@ -99,6 +99,7 @@ class Job:
     def __init__(self, folder, seed, workload, deadline, elements):
         self.folder, self.seed, self.workload = folder, seed, workload
         self.deadline, self.elements = deadline, elements
+        self.begun = time.monotonic_ns()
         self.page = Page()
         self.vms = trickle.connect(timeout=CONNECT_SECONDS)
         self.before = []  # the results of the last "first" stage
@@ -158,6 +159,8 @@ class Job:
             self.show(stage, result)
             if stage.kind in ("first", "crawl"):
                 seen.append(result)
+            if not self.is_new(result):
+                continue
             if calls is not None and place % CALL_PERIOD == 0:
                 calls.one(place)
             if stage.slow_ms:
@@ -166,6 +169,11 @@ class Job:
             self.before = seen
         if calls is not None:
             self.page.say("C", *(f"{how}:{n}" for how, n in calls.counts.items()))
+
+    def is_new(self, result):
+        """Was it made in this run? What was recorded before does not take its time again: there may
+        be an hour of it."""
+        return isinstance(result, trickle.WorkFailed) or result[3] >= self.begun
 
     def show(self, stage, result):
         if isinstance(result, trickle.WorkFailed):

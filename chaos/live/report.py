@@ -14,7 +14,7 @@ from collections import Counter
 from html import escape
 
 from . import figures, timeline
-from .history import AGAIN, CLASS_NAMES, CUT, TWICE, History
+from .history import AGAIN, CLASS_NAMES, CUT, FAILS, TWICE, History
 
 TEXT_WIDTH = 96
 SPARKS = " ▁▂▃▄▅▆▇█"
@@ -95,9 +95,9 @@ class Report:
                 words = TOTAL_NAMES.get(name, name.removesuffix("_percent").replace("_", " "))
                 found.append((words, number(value) + unit))
         kinds = Counter(self.history.attempts.kind)
-        found += [(CLASS_NAMES[kind], number(kinds[kind])) for kind in (AGAIN, TWICE, CUT)]
+        found += [(CLASS_NAMES[kind], number(kinds[kind])) for kind in (AGAIN, TWICE, CUT, FAILS)]
         if self.history.duration > 0 and len(self.history.attempts):
-            rate = (len(self.history.attempts) - kinds[CUT]) / self.history.duration
+            rate = (len(self.history.attempts) - kinds[CUT] - kinds[FAILS]) / self.history.duration
             found.append(("ended per second", number(rate)))
         return found
 
@@ -117,9 +117,9 @@ class Report:
 
 
 def spark(rates):
-    most = max(rates, default=0) or 1
-    return "".join(SPARKS[0 if rate <= 0 else max(1, round(rate / most * (len(SPARKS) - 1)))]
-                   for rate in rates)
+    most = figures.ceiling(rates) or 1
+    steps = [round(min(rate / most, 1) * (len(SPARKS) - 1)) for rate in rates]
+    return "".join(SPARKS[max(step, 1) if rate > 0 else 0] for rate, step in zip(rates, steps))
 
 
 def columns(pairs, width):
@@ -176,11 +176,13 @@ STYLE = """
 :root { color-scheme: light dark; --back: #fff; --text: #1b1f24; --dim: #667079; --rule: #dfe3e8;
   --box: #f5f7f9; --life: #dde3e9; --e0: #5b8db8; --e1: #f0a02c; --e2: #b04fc0; --e3: #d9412f;
   --end: #a30f18; --stop: #8a6500; --come: #1d7a3c; --net: #2f77c0; --disk: #8a5a2b;
-  --clock: #6b52c8; --hostile: #a13a7a; --initiator: #d6006c; --good: #1d7a3c; --bad: #b3121d; }
+  --clock: #6b52c8; --hostile: #a13a7a; --initiator: #d6006c; --good: #1d7a3c; --bad: #b3121d;
+  --e4: #b9a3a0; }
 @media (prefers-color-scheme: dark) { :root { --back: #14181c; --text: #e4e8ec; --dim: #98a2ac;
   --rule: #30373e; --box: #1d2329; --life: #2c343c; --e0: #5a93c4; --e1: #f0a93f; --e2: #cb7bd9;
   --e3: #f0604e; --end: #ff7a72; --stop: #e0b548; --come: #58c07c; --net: #63a8ee; --disk: #c99663;
-  --clock: #a491f2; --hostile: #dd80b8; --initiator: #ff5fa8; --good: #58c07c; --bad: #ff7a72; } }
+  --clock: #a491f2; --hostile: #dd80b8; --initiator: #ff5fa8; --good: #58c07c; --bad: #ff7a72;
+  --e4: #7d6c6a; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 1320px; padding: 18px 24px 40px; background: var(--back);
   color: var(--text); font: 14px/1.45 system-ui, "DejaVu Sans", sans-serif; }
@@ -210,6 +212,7 @@ svg .label { font-size: 9.5px; paint-order: stroke; stroke: var(--back); stroke-
 .grid { stroke: var(--rule); stroke-width: .6; fill: none; } .edge { stroke: var(--dim); }
 .life { fill: var(--life); } .program { fill: var(--dim); opacity: .75; }
 .e0 { fill: var(--e0); } .e1 { fill: var(--e1); } .e2 { fill: var(--e2); } .e3 { fill: var(--e3); }
+.e4 { fill: var(--e4); }
 .f { fill: var(--end); opacity: .85; } .g-net { fill: var(--net); } .g-disk { fill: var(--disk); }
 .g-clock { fill: var(--clock); } .g-hostile { fill: var(--hostile); }
 .g-initiator { fill: var(--initiator); }
@@ -225,7 +228,7 @@ svg .label { font-size: 9.5px; paint-order: stroke; stroke: var(--back); stroke-
 LEGEND = (
     [(f'<rect class="{timeline.CLASSES[kind]}" width="14" height="12"/>', text) for kind, text in (
         (0, "element"), (1, "run again after a loss"), (2, "ended twice (duplicate)"),
-        (3, "cut off"))] +
+        (3, "cut off"), (4, "cannot be computed"))] +
     [('<rect class="life" width="14" height="12"/>', "a VM's process"),
      ('<path class="s s-end" d="M3 2l8 8m0-8l-8 8"/>', "killed, crashed, out of memory"),
      ('<path class="s s-stop" d="M3 2v8M7 2v8M3 6H14"/>', "stopped, until it goes on"),

@@ -162,7 +162,7 @@ class Run:
         status = program.process.returncode
         self.world.emit({"event": "program", "what": "end", "pid": program.pid, "status": status,
                          "number": program.number})
-        if program.is_counted:
+        if program.is_counted and status != 0:
             return  # we ended it, and it goes on when that is taken back
         if self.world.disk is not None and self.world.disk.excuses(program):
             return  # it goes on when its disk does
@@ -194,21 +194,28 @@ class Run:
                 continue
             self.world.rivals.remove(rival)
             is_ended = program.crash is not None or program.pid in self.unreadable
-            if other.poll() is None and program.process.returncode != 0:
-                refused, program.process, program.crash = program.process, other, None
-                os.replace(self.world.dir / f"output/twice-{number}.out",
-                           self.world.dir / f"output/program-{program.number}.out")
-                self.world.emit({"event": "program", "what": "end", "pid": refused.pid,
-                                 "status": refused.returncode, "number": program.number})
-                self.world.emit({"event": "program", "what": "resume", "pid": other.pid,
-                                 "status": None, "number": program.number})
-                other = refused
+            if other.poll() in (None, 0) and program.process.poll() not in (None, 0):
+                other = self.swap(number, program, other)
             elif other.poll() is None:
                 other.wait()  # the program has done the job, which it is about to find
             # One that dies at the instant that it was given was not refused, but had the job.
             self.world.emit({"event": "rivals", "id": number, "status": other.returncode,
                              "is_done": program.process.poll() == 0,
                              "is_ended": is_ended and other.returncode < 0})
+
+    def swap(self, number, program, other):
+        """The other one is the next run of the program; the one that was refused."""
+        refused, program.process, program.crash = program.process, other, None
+        self.world.emit({"event": "program", "what": "end", "pid": refused.pid,
+                         "status": refused.returncode, "number": program.number})
+        program.number = self.world.runs
+        self.world.runs += 1
+        for name in ("output/{}.out", "logs/{}.log"):
+            os.replace(self.world.dir / name.format(f"twice-{number}"),
+                       self.world.dir / name.format(f"program-{program.number}"))
+        self.world.emit({"event": "program", "what": "resume", "pid": other.pid, "status": None,
+                         "number": program.number})
+        return refused
 
     # --- looking --------------------------------------------------------------------------------
 

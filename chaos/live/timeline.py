@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from html import escape
 
-from .figures import throughput
+from .figures import ceiling, throughput
 from .history import CLASS_NAMES, FIRST
 
 WIDTH = 1200          # of the picture, in its own units; the page scales it
@@ -25,6 +25,8 @@ DETAILED = 4000       # attempts that are drawn one by one
 COLUMNS_MAX = 20000   # of all rows together, where they are densities
 LANE, LETTER = 15, 5.6  # height of a lane; width of a letter of a label
 SUBLANES = 4          # lines that a lane may take to keep its labels apart
+ROWS_OWN = 48         # up to which each VM has a row of its own
+LINES_MAX = 120       # of faults through everything; more would be a curtain
 ROW_LABELS_MAX = 30   # marks in rows that get a label; more only have their symbols
 RARE = 0.2            # share of a row's columns up to which a kind of attempt is rare
 MANY_MARKS = 60       # marks in rows from which on they are small
@@ -158,7 +160,7 @@ class Picture:
             self.put(f'<path class="edge" d="M{LEFT - 22} {top}V{bottom}"/>')
         if self.row_height >= 9:
             for row, y in self.y_of.items():
-                name = "?" if row.vm is None else str(row.vm)
+                name = "?" if row.vm is None else str(row.vm) if len(row.vms) == 1 else ""
                 self.put(f'<text class="row" x="{LEFT - 5}" y="{y + self.row_height / 2 + 3.5:g}">'
                          f"{escape(name)}</text>")
 
@@ -261,14 +263,14 @@ class Picture:
     def _whole_farm(self, top, bottom, curve_top):
         lines = [f"M{self.x(f.t):.1f} {top}V{bottom}M{self.x(f.t):.1f} {curve_top}v{CURVE}"
                  for f in self.history.faults if f.group in WHOLE_FARM]
-        if lines:
+        if 0 < len(lines) <= LINES_MAX:
             faint = ' style="opacity:.4"' if len(lines) > MANY_MARKS // 2 else ""
             self.put(f'<path class="initiator"{faint} d="{"".join(lines)}"/>')
 
     def _marks(self):
         """Of faults of one VM: a symbol in its row, and a label where there are few."""
         by_row = {}
-        rows = {(row.machine, row.vm): row for row in self.rows}
+        rows = {(row.machine, vm): row for row in self.rows for vm in row.vms}
         for fault in self.history.faults:
             row = rows.get((fault.machine, fault.vm)) if fault.vm is not None else None
             if fault.group == "vm" and row is not None:
@@ -292,29 +294,34 @@ class Picture:
 
     def _curve(self, top):
         rates = throughput(self.history, BINS)
-        most = nice_above(max(rates, default=0))
+        most = nice_above(ceiling(rates))
         base = top + CURVE
         step = (WIDTH - LEFT - RIGHT) / BINS
         for part in (0, 0.5, 1):
             y = base - part * CURVE
             self.put(f'<path class="grid" d="M{LEFT} {y:g}H{WIDTH - RIGHT}"/><text class="row" '
                      f'x="{LEFT - 5}" y="{y + 3.5:g}">{most * part:,g}</text>')
-        points = [f"{LEFT + i * step:.1f} {base - rate / most * CURVE:.1f}h{step:.2f}"
+        points = [f"{LEFT + i * step:.1f} {base - min(rate / most, 1) * CURVE:.1f}h{step:.2f}"
                   for i, rate in enumerate(rates)]
         line = "M" + "L".join(points)
         self.put(f'<path class="area" d="{line}V{base}H{LEFT}z"/><path class="curve" d="{line}"/>')
+        beyond = f", at most {max(rates):,.0f}" if max(rates) > most else ""
         self.put(f'<text class="caption" x="{LEFT}" y="{top - 6}">elements that ended, per second'
-                 "</text>")
+                 f"{beyond}</text>")
 
 
 class Row:
     """One VM; or lives of a machine of which is not known which VM they were, as far as they do not
-    overlap."""
+    overlap; or, where there are very many, VMs that were there one after the other."""
 
     def __init__(self, machine, vm):
         self.machine = machine
-        self.vm = vm
+        self.vm = vm       # the first one
+        self.vms = {vm}
         self.lives = []
+
+    def span(self):
+        return min(life.start for life in self.lives), max(life.end for life in self.lives)
 
 
 def rows_of(history):
@@ -332,8 +339,27 @@ def rows_of(history):
         if row is None:
             spare.append(row := Row(life.machine, None))
         row.lives.append(life)
-    return sorted([*named.values(), *spare],
+    rows = [*named.values(), *spare]
+    if len(rows) > ROWS_OWN:
+        rows = share(rows)
+    return sorted(rows,
                   key=lambda row: (natural(row.machine), row.vm is None, natural(str(row.vm))))
+
+
+def share(rows):
+    """As few rows as a machine has had VMs at the same time."""
+    found = []  # (row, its end)
+    for row in sorted(rows, key=Row.span):
+        start, end = row.span()
+        at = next((at for at, (other, ended) in enumerate(found)
+                   if other.machine == row.machine and ended <= start), None)
+        if at is None:
+            found.append((row, end))
+        else:
+            found[at][0].lives += row.lives
+            found[at][0].vms |= row.vms
+            found[at] = (found[at][0], end)
+    return [row for row, _ in found]
 
 
 def natural(text):

@@ -26,7 +26,7 @@ SLOWER = 3.0               # so much longer than alone may elements take
 RECOVERY = {"vm.kill": 3.0, "vm.term": 3.0, "vm.segv": 3.0, "vm.abort": 3.0, "vm.memory": 8.0,
             "vm.loop": workloads.TIMEOUT_SECONDS + 3.0, "vm.add": 0.0, "vm.brittle": 4.0,
             "vm.stop": 4.0, "vm.drain": 8.0, "supervisor.kill": 6.0, "initiator.kill": 6.0,
-            "initiator.twice": 6.0, "initiator.stop": 8.0}
+            "initiator.term": 6.0, "initiator.twice": 6.0, "initiator.stop": 8.0}
 RECOVERY_OTHER = 15.0
 
 

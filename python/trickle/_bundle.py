@@ -186,8 +186,10 @@ class Bundle:
 
     def _imports_in(self, snippet: _source.Snippet, space: dict) -> None:
         """Import statements in function bodies are executed there; their local modules go along."""
+        if "import" not in snippet.text:
+            return
         from ._modules import imported_names
-        for name in imported_names(snippet.tree(), space.get("__package__") or ""):
+        for name in imported_names(_source.walk(snippet.tree()), space.get("__package__") or ""):
             if is_local(name, may_search=True):
                 self.file(name)
 

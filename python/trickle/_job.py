@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: run it again
+EXIT_UNWRITTEN = 120  # the one of an interpreter that cannot write its output
 NAME_MAX = 80  # of a program, as part of a job's name
 SWEEP_SECONDS = 7 * 24 * 3600  # jobs that ended well are removed after that
 # Kept for a resume, beside what --keep-env names. With PYTHON* comes the hash seed.
@@ -325,6 +326,8 @@ def close() -> None:
     ended = status
     if ended is None and error is not None:
         ended = EXIT_STOPPED if isinstance(error, KeyboardInterrupt) else 1
+    if not _flush() and not ended:
+        ended = EXIT_UNWRITTEN
     try:
         closing.put(_trickle.NOTE_JOB, "end", as_json(
             {"epoch": closing.opened()["epoch"], "status": ended, "ended": time()}), False)
@@ -333,6 +336,19 @@ def close() -> None:
         _say(f"trickle: {problem}\n")
     if ended == EXIT_STOPPED:
         _say(f"[trickle: stopped; go on with: trickle resume {name}{go_on}]\n")
+
+
+def _flush() -> bool:
+    """Writes what the program has printed, before its job can be done: a job that is done is not
+    run again for what was still in a buffer. False: it cannot be written."""
+    is_written = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None and not stream.closed:
+                stream.flush()
+        except Exception:  # the interpreter tries once more, and says what is wrong
+            is_written = False
+    return is_written
 
 
 def _say(text: str) -> None:

@@ -12,6 +12,7 @@ from .errors import TrickleError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import ModuleType
     from typing import Any
 
@@ -86,13 +87,13 @@ def module_file(name: str) -> tuple[str, bool, str, list[str]]:
                            f"neither Python source ({filename or 'no file'}) nor installed: "
                            "install it in the Python of the VMs and in this one")
     package = name if is_package else name.rpartition(".")[0]
-    return filename, is_package, file.text, imported_names(file.tree, package)
+    return filename, is_package, file.text, imported_names(file.nodes(_source.IMPORTS), package)
 
 
-def imported_names(tree: Any, package: str) -> list[str]:
-    """Names of all modules that import statements anywhere in a tree may import."""
+def imported_names(nodes: Iterable[Any], package: str) -> list[str]:
+    """Names of all modules that the import statements among the nodes may import."""
     names: dict[str, None] = {}
-    for node in _source.walk(tree):
+    for node in nodes:
         if kind_of(node) == "Import":
             for alias in node.names:
                 names[alias.name] = None

@@ -25,6 +25,8 @@ FUTURE_MASK = 0x1FF0000  # the compiler flags of `from __future__ import ...`
 CO_NESTED = 0x10
 START_DIRECTORY = os.getcwd() if os.path.isdir(".") else "/"
 DEFS = ("FunctionDef", "AsyncFunctionDef")
+IMPORTS = ("Import", "ImportFrom")
+KEPT = (*DEFS, *IMPORTS, "Lambda")  # nodes of a file that are asked for again and again
 COMPREHENSIONS = ("listcomp", "setcomp", "dictcomp", "genexpr")
 
 
@@ -43,8 +45,15 @@ class Snippet:
         self.text = text
         self.flags = flags
         self.is_decorated = is_decorated
+        self._names: tuple[list[str], list[str]] | None = None
+        self._tree: Any = None
 
     def names(self) -> tuple[list[str], list[str]]:
+        if self._names is None:
+            self._names = self._find_names()
+        return self._names
+
+    def _find_names(self) -> tuple[list[str], list[str]]:
         import symtable
         early: dict[str, None] = {}
         late: dict[str, None] = {}
@@ -52,7 +61,10 @@ class Snippet:
         return list(early), list(late)
 
     def tree(self) -> Any:
-        return compile(_flat(self.text), self.filename, "exec", ONLY_AST | self.flags, True)
+        if self._tree is None:
+            self._tree = compile(_flat(self.text), self.filename, "exec", ONLY_AST | self.flags,
+                                 True)
+        return self._tree
 
 
 def _flat(text: str) -> str:
@@ -106,6 +118,16 @@ class SourceFile:
         self.tree = compile(text, filename, "exec", ONLY_AST, True)
         self.text = text
         self.codes: dict[tuple[str, int], list[CodeType]] | None = None
+        self.kept: list[tuple[str, Any]] | None = None
+        self.snippets: dict[tuple[str, int, int], Snippet] = {}
+
+    def nodes(self, kinds: tuple[str, ...]) -> list[Any]:
+        """Those of some of the KEPT kinds, in order. A program may have thousands of works, and
+        each looks for the code of its function."""
+        if self.kept is None:
+            self.kept = [(kind_of(node), node) for node in walk(self.tree)
+                         if kind_of(node) in KEPT]
+        return [node for kind, node in self.kept if kind in kinds]
 
     def has(self, wanted: CodeType) -> bool:
         """Is this code in the file as it is now?"""
@@ -115,6 +137,15 @@ class SourceFile:
                 self.codes.setdefault((code.co_name, code.co_firstlineno), []).append(code)
         return any(same_code(code, wanted)
                    for code in self.codes.get((wanted.co_name, wanted.co_firstlineno), ()))
+
+    def snippet(self, node: Any, name: str, flags: int) -> Snippet:
+        """Of a whole statement."""
+        first, last = first_line_of(node), node.end_lineno
+        key = name, first, flags
+        if key not in self.snippets:
+            self.snippets[key] = Snippet(name, self.filename, first, self.segment(first, last),
+                                         flags, bool(getattr(node, "decorator_list", None)))
+        return self.snippets[key]
 
     def segment(self, first: int, last: int) -> str:
         text = "".join(self.lines[first - 1:last])
@@ -250,12 +281,9 @@ def of_function(function: FunctionType) -> Snippet | None:
     flags = code.co_flags & FUTURE_MASK
     if code.co_name == "<lambda>":
         return _of_lambda(file, code, flags)
-    for node in walk(file.tree):
-        if kind_of(node) in DEFS and node.name == code.co_name and (
-                first_line_of(node) == code.co_firstlineno):
-            return Snippet(node.name, code.co_filename, code.co_firstlineno,
-                           file.segment(code.co_firstlineno, node.end_lineno), flags,
-                           bool(node.decorator_list))
+    for node in file.nodes(DEFS):
+        if node.name == code.co_name and first_line_of(node) == code.co_firstlineno:
+            return file.snippet(node, node.name, flags)
     return None
 
 
@@ -264,8 +292,8 @@ def _of_lambda(file: SourceFile, code: CodeType, flags: int) -> Snippet | None:
     that is not exactly one."""
     places = [p for p in code.co_positions() if None not in p and p[2:] != (0, 0)]
     found: list[Any] = []
-    for node in walk(file.tree):
-        if kind_of(node) != "Lambda" or node.lineno != code.co_firstlineno:
+    for node in file.nodes(("Lambda",)):
+        if node.lineno != code.co_firstlineno:
             continue
         body = node.body
         begin, end = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
@@ -375,10 +403,7 @@ def _binding_nodes(filename: str, space: dict, name: str) -> list[Any]:
 def _statement(filename: str, space: dict, node: Any, name: str) -> Snippet:
     file = source_file(filename, space)
     assert file is not None
-    first = first_line_of(node)
-    text = file.segment(first, node.end_lineno)
-    return Snippet(name, filename, first, text, _future_flags(file),
-                   bool(getattr(node, "decorator_list", None)))
+    return file.snippet(node, name, _future_flags(file))
 
 
 def _future_flags(file: SourceFile) -> int:

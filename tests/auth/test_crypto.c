@@ -6,7 +6,9 @@
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "auth/crypto.h"
@@ -65,6 +67,29 @@ static void exit_inside(void)
 START_TEST(exit_from_inside_ends)
 {
     ck_assert_int_eq(status_of(exit_inside), 42);
+}
+END_TEST
+
+/* --- a wall clock that is wrong ---------------------------------------------------------- */
+
+static time_t wall_ahead_s;
+
+/* In place of the C library's. */
+int clock_gettime(clockid_t clock, struct timespec *now)
+{
+    int rc = (int)syscall(SYS_clock_gettime, clock, now);
+    if (clock == CLOCK_REALTIME) {
+        now->tv_sec += wall_ahead_s;
+    }
+    return rc;
+}
+
+/* It was set back by an hour after the time had been asked for. */
+START_TEST(step_of_the_clock_makes_no_end_longer)
+{
+    wall_ahead_s = 3600;
+    ck_assert_int_eq(status_of(exit_inside), 42);
+    wall_ahead_s = 0;
 }
 END_TEST
 
@@ -128,6 +153,7 @@ int main(void)
     tcase_set_timeout(t, 50);
     tcase_add_test(t, nobody_enters_after_exit);
     tcase_add_test(t, exit_from_inside_ends);
+    tcase_add_test(t, step_of_the_clock_makes_no_end_longer);
     tcase_add_test(t, children_find_the_door_free);
     suite_add_tcase(s, t);
     return run_suite(s);

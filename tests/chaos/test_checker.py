@@ -325,6 +325,21 @@ def test_nobody_was_refused(folder):
     assert folder.failed() == ["one of two resumes is refused"]
 
 
+@pytest.mark.parametrize("status, is_disk_bad, fails", [(75, False, False), (-15, False, False),
+                                                        (1, False, True), (1, True, False)])
+def test_a_program_that_is_sent_sigterm_ends_in_order(folder, status, is_disk_bad, fails):
+    folder.events += [{"t": 1.0, "event": "fault", "kind": "initiator.term", "id": 3, "pid": 8,
+                       "detail": "SIGTERM"},
+                      {"t": 1.05, "event": "program", "what": "end", "pid": 8, "status": status,
+                       "number": 0},
+                      {"t": 1.06, "event": "program", "what": "resume", "pid": 7, "status": None,
+                       "number": 1}]
+    if is_disk_bad:
+        folder.events.append({"t": 0.9, "event": "fault", "kind": "disk.full", "id": 4, "pid": 6,
+                              "detail": ""})
+    assert folder.failed() == (["SIGTERM ends the program in order"] if fails else [])
+
+
 def late(folder, t):
     folder.events[-1]["t"] = t
 

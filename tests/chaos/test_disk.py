@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -274,3 +275,17 @@ def test_what_a_control_looks_like_to_both_sides(tmp_path):
     names = [word.strip(" ;,") for line in fields.split("\n") if "uint32_t" in line
              for word in line.partition("uint32_t")[2].partition(";")[0].split(",")]
     assert names == list(shim.NUMBERS)
+
+
+def test_what_vms_hold_is_damaged_on_all_machines(tmp_path):
+    paths = [tmp_path / name / "held/0123/one.held" for name in ("m0", "m1")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(bytes(5000))
+    started = []
+    world = SimpleNamespace(machines=[SimpleNamespace(home=tmp_path / name) for name in
+                                      ("m0", "m1")], random=random.Random(1),
+                            start_program=lambda: started.append(True))
+    disk.HeldDamage({"whom": [0.5, 0.5]}).stop(world)
+    assert all(path.read_bytes() != bytes(5000) and path.stat().st_size == 5000 for path in paths)
+    assert started == [True]

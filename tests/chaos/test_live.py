@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD = Path(os.environ.get("TRICKLE_BUILD", ROOT / "build")).resolve()
 sys.path.insert(0, str(ROOT / "chaos"))
 
-from live import faults, leftovers, plan, workloads  # noqa: E402
+from live import faults, leftovers, own, plan, workloads  # noqa: E402
 
 PROGRAM = """
 import sys, time
@@ -65,11 +66,35 @@ def test_a_counted_plan_has_just_so_many():
 def test_the_mixed_workload_has_all_kinds_each_round_and_what_belongs_together_in_turn():
     orders = set()
     for turn in range(20):
-        found = [stage.kind for stage in workloads.stages(5, "mix", turn)]
-        assert sorted(found) == sorted(workloads.KINDS)
+        stages = {stage.kind: stage.count for stage in workloads.stages(5, "mix", turn)}
+        found = list(stages)
+        assert stages["trivial"] == (1000 if turn else 20_000)
+        assert sorted(found) == sorted(set(workloads.KINDS) - ({"sizes"} if turn else set()))
         assert found.index("second") == found.index("first") + 1
         orders.add(tuple(found))
     assert len(orders) > 10
+
+
+def test_a_program_that_has_just_ended_is_not_taken_for_killed():
+    """Else it would be started again, and find its job done."""
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    program = SimpleNamespace(process=process, pid=process.pid, is_counted=False)
+    world = SimpleNamespace(program=program, machines=[SimpleNamespace(name="m0")])
+    assert faults.InitiatorKill({"whom": [0.5, 0.1]}).kill(world) is None
+    assert not program.is_counted
+
+
+@pytest.mark.parametrize("said, judged", [("[trickle: chaos is done: 400 results]\n", 0),
+                                          ("[trickle: chaos goes on]\n", 1)])
+def test_a_run_that_is_told_that_the_job_is_done_is_not_judged(tmp_path, said, judged):
+    (tmp_path / "logs").mkdir()
+    for number, out, log in ((0, "7\n", ""), (1, "", said)):
+        (tmp_path / f"program-{number}.out").write_text(out)
+        (tmp_path / f"logs/program-{number}.log").write_text(log)
+    paths = [tmp_path / f"program-{number}.out" for number in (0, 1)]
+    seen = SimpleNamespace(dir=tmp_path, outputs=lambda: list(enumerate(paths)))
+    assert own.last_output(seen) == paths[judged]
 
 
 def start(tmp_path, *words):

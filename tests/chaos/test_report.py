@@ -17,7 +17,7 @@ from run_folders import VERDICT, Farm, Folder
 CHAOS = Path(__file__).resolve().parents[2] / "chaos"
 sys.path.insert(0, str(CHAOS))
 from live import figures, report, timeline  # noqa: E402
-from live.history import AGAIN, CUT, FIRST, TWICE, History  # noqa: E402
+from live.history import AGAIN, CUT, FAILS, FIRST, TWICE, History  # noqa: E402
 
 
 @pytest.fixture
@@ -165,6 +165,35 @@ def test_rows_are_vms_with_a_machines_together(folder):
     rows = timeline.rows_of(History(folder.write()))
     assert [(row.machine, row.vm, len(row.lives)) for row in rows] == [
         ("m2", 0, 1), ("m2", 1, 1), ("m2", None, 1), ("m10", 0, 2)]
+
+
+def test_what_cannot_be_computed_is_not_taken_for_lost(folder):
+    """workloads.poison: elements 2, 4 and 6 of eight."""
+    folder.vm("m0", 0, 1, 0.0)
+    for index in (1, 2):
+        folder.attempt("m0", 1, index, float(index), stage="poison-3")
+    folder.attempt("m0", 1, 2, 3.0, stage="gen-3")
+    folder.event(4.0, "program", what="end", pid=9, status=0)
+    history = History(folder.write())
+    assert list(history.attempts.kind) == [CUT, FAILS, CUT]
+    assert figures.wasted_percent(history) == 100 and sum(figures.throughput(history, 4)) == 0
+
+
+def test_very_many_vms_one_after_the_other_share_rows(folder):
+    for vm in range(0, 100, 2):
+        folder.vm("m0", vm, vm + 1, vm, vm + 2)
+        folder.vm("m0", vm + 1, vm + 2, vm, vm + 1.5)
+    folder.fault(51.0, "vm.kill", "m0", 50, 51)
+    history = History(folder.write())
+    rows = timeline.rows_of(history)
+    assert [(row.vm, len(row.vms), len(row.lives)) for row in rows] == [(0, 50, 50), (1, 50, 50)]
+    marks = [node for _, style, node in svg(history) if style == "s s-end"]
+    assert len(marks) == 1
+
+
+def test_a_few_high_rates_do_not_hide_the_others():
+    assert figures.ceiling([10.0] * 39 + [5000.0]) == 15.0
+    assert figures.ceiling([10.0, 20.0, 40.0]) == 40.0 and figures.ceiling([0.0]) == 0
 
 
 def test_few_attempts_are_bars_of_their_own(folder):

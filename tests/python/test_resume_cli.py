@@ -125,6 +125,31 @@ def test_a_job_that_is_done_runs_nothing(job):
     assert max(job.runs().values()) == 1
 
 
+def test_a_job_that_is_done_has_written_its_output(command, tmp_path):
+    """It is not run again, so what still was in a buffer when it was killed would be lost."""
+    command.env.pop("PYTHONUNBUFFERED", None)
+    (tmp_path / "prog.py").write_text(
+        "import atexit, os, signal\n"
+        "atexit.register(lambda: os.kill(os.getpid(), signal.SIGKILL))\n"  # after the job's end
+        "found = forkwork(connect(), lambda x: x * x, range(5))\n"
+        "atexit.register(lambda: print(sum(found)))\n")  # before it
+    result = command("run", "--local=1", tmp_path / "prog.py")
+    assert result.returncode == -signal.SIGKILL, result
+    assert command("resume", "prog-1").stderr.startswith("[trickle: prog-1 is done: 5 results")
+    assert result.stdout == "30\n"
+
+
+def test_a_job_whose_output_cannot_be_written_is_not_done(job):
+    job.command.env.pop("PYTHONUNBUFFERED", None)
+    job.open_gate()
+    with open("/dev/full", "w") as full:
+        job.process = job.command.start("run", "--local=2", job.program, stdout=full)
+        assert job.finish()[0] == 120
+    assert (state(job), job.status()["exit_status"]) == ("failed", 120)
+    go_on(job)
+    assert state(job) == "done" and max(job.runs().values()) == 1
+
+
 def test_retry_failed_runs_what_failed_again(job):
     job.open_gate()
     job.start()

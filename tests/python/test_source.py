@@ -51,6 +51,15 @@ def test_last_of_several_definitions(module):
     assert text_of(m.f) == "def f():\n    return 2\n"
 
 
+def test_a_file_is_looked_through_once(module, monkeypatch):
+    """However many works a program has."""
+    m = module("import os\n\ndef f():\n    return 1\n\ng = lambda: 2\n")
+    assert text_of(m.f) == "def f():\n    return 1\n"
+    monkeypatch.setattr(_source, "walk", lambda node: pytest.fail("it is looked through again"))
+    assert text_of(m.f) == "def f():\n    return 1\n" and "lambda: 2" in text_of(m.g)
+    assert _modules.module_file("made_for_test")[3] == ["os"]
+
+
 @pytest.mark.parametrize("line, index, wanted", [
     ("fs = [lambda x: x + 1, lambda x: x + 2]", 0, "lambda x: x + 1"),
     ("fs = [lambda x: x + 1, lambda x: x + 2]", 1, "lambda x: x + 2"),
