@@ -149,7 +149,7 @@ def test_any_order_of_death_is_fine(ext):
     gc.collect()
     assert ref() is None and b.info()["index"] == 1
     assert call.wait() == 0 and bytes(call) == b"abc"
-    assert work.feed(iter([1]), None, None)
+    assert work.feed(iter([b"1"]), None, None)
     del b, work, call
     gc.collect()
 
@@ -309,7 +309,7 @@ def test_after_fork_everything_raises_and_nothing_hangs(ext):
     uses = [lambda: vm.is_lost, lambda: vm.lost_reason, vm.info, vms.refresh, lambda: len(vms),
             lambda: vms.get(0), vms.close, call.wait, lambda: call.is_done, work.progress,
             work.cancel, work.flush, work.close, lambda: work.next(0, None),
-            lambda: work.feed(iter([1]), None, None), lambda: work.collect([], None, 0)]
+            lambda: work.feed(iter([b"1"]), None, None), lambda: work.collect([], None, 0)]
     pid = os.fork()
     if pid == 0:
         passed = 0

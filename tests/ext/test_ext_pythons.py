@@ -65,7 +65,7 @@ def test_the_interpreter_ends_with_everything_still_alive(ext_folder, python):
     code = ("import _trickle as t, threading\n"
             "farm = t.Farm(); vms = farm.connect(); vm = vms.get(0)\n"
             "call = vm.request(2, 0, 'never', b''); work = farm.work('w', b'stuck', list=vms)\n"
-            "work.feed(iter([1]), None, None)\n"
+            "work.feed(iter([b'1']), None, None)\n"
             "class Last:\n"
             "    def __del__(self): call.wait(0), vms.get(1), work.next(0, None)\n"
             "work.feed(iter([Last()]), None, lambda _: b'x', 0); last = Last(); last.me = last\n"
