@@ -5,7 +5,8 @@
  * whose VMs wait for acknowledgements does. The bare loop then writes as many records of the same
  * size into as many transactions of the same size with the same flags, appending: all that LMDB
  * needs, and nothing of what makes a store of it (index, digests, counters, thread). The two take
- * turns; of the rounds the median and the range are told.
+ * turns; of the rounds the median and the range are told. Then lists of as many elements of 100
+ * bytes in blocks, as works hand them over: their digests, and with them the elements.
  *
  *   bench_ckpt [results] [rounds] [outstanding] [directory]
  *              1,000,000   5       100,000       . */
@@ -22,6 +23,7 @@
 #include "base/fail.h"
 #include "ckpt/read.h"
 #include "ckpt/store.h"
+#include "ckpt/value.h"
 
 #define RESULT_BYTES 100
 #define ROUNDS_MAX 100
@@ -182,6 +184,106 @@ static void clear(const struct load *load)
     rmdir(load->dir);
 }
 
+/* --- lists ---------------- */
+
+#define BLOCK_ELEMENTS 655 /* of 100 bytes: what fits into a block of a work */
+
+static uint64_t file_bytes(const struct load *load)
+{
+    char path[4200];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/data.mdb", load->dir);
+    return stat(path, &st) == 0 ? (uint64_t)st.st_blocks * 512 : 0;
+}
+
+static void put_list_record(struct ckpt_store *s, enum ckpt_kind kind, uint64_t first,
+                            const struct ckpt_value *value, uint64_t *ticket)
+{
+    uint8_t key[KEY_STAGE_NUMBER];
+
+    ckpt_key(key, 1, first);
+    if (value->blob == NULL ||
+        ckpt_store_put_record(s, kind, key, sizeof(key), value, ticket) < 0) {
+        die("put");
+    }
+    blob_unref(value->blob);
+}
+
+/* One block, as src/farm puts it. */
+static void put_block(struct ckpt_store *s, uint64_t first, bool keeps, uint64_t *ticket)
+{
+    static struct digest digests[BLOCK_ELEMENTS];
+    uint8_t head[VALUE_ELEMENTS_HEAD], span[VALUE_WORK_SPAN];
+    uint32_t sizes[BLOCK_ELEMENTS];
+    struct value_work work = {.count = BLOCK_ELEMENTS, .digests = digests[0].bytes, .spans = 1,
+                              .delivered = span};
+    struct ckpt_value value = {.blob = blob_new(BLOCK_ELEMENTS * RESULT_BYTES), .count = 3};
+    uint8_t *at = value.blob != NULL ? value.blob->data : NULL;
+
+    for (unsigned i = 0; at != NULL && i < BLOCK_ELEMENTS; i++, at += RESULT_BYTES) {
+        memset(at, (int)i, RESULT_BYTES);
+        memcpy(at, &first, sizeof(first));
+        digests[i] = hash_digest(at, RESULT_BYTES);
+        sizes[i] = RESULT_BYTES;
+    }
+    if (keeps && at != NULL) {
+        value_elements_put(head, BLOCK_ELEMENTS);
+        value.blob->size = value.blob->cap;
+        value.slices[0] = (struct ckpt_slice){head, sizeof(head)};
+        value.slices[1] = (struct ckpt_slice){sizes, sizeof(sizes)};
+        value.slices[2] = (struct ckpt_slice){value.blob->data, value.blob->size};
+        put_list_record(s, CKPT_ELEMENTS, first, &value, ticket);
+    } else {
+        blob_unref(value.blob);
+    }
+    value_work_span_put(span, BLOCK_ELEMENTS, 0);
+    value = (struct ckpt_value){.blob = value_work_encode(&work), .count = 1};
+    if (value.blob != NULL) {
+        value.slices[0] = (struct ckpt_slice){value.blob->data, value.blob->size};
+    }
+    put_list_record(s, CKPT_WORK, first, &value, ticket);
+}
+
+static double run_list(const struct load *load, bool keeps)
+{
+    struct ckpt_store *s = open_store(load);
+    uint64_t ticket = 0;
+    double begin = now();
+
+    for (uint64_t first = 0; first < load->results; first += BLOCK_ELEMENTS) {
+        put_block(s, first, keeps, &ticket);
+        if (ckpt_store_is_full(s) && ckpt_store_wait(s, ticket, -1) != 0) {
+            die("wait");
+        }
+    }
+    if (ckpt_store_wait(s, ticket, -1) != 0) {
+        die("wait");
+    }
+    begin = now() - begin;
+    if (ckpt_store_close(s) < 0) {
+        die("close");
+    }
+    return begin;
+}
+
+static double read_elements(const struct load *load)
+{
+    struct ckpt_reader *r;
+    struct blob *value;
+    uint64_t at = 0;
+    double begin = now();
+
+    if (ckpt_reader_open(&r, load->dir) != 0) {
+        die("reader");
+    }
+    for (; ckpt_read_numbered(r, CKPT_ELEMENTS, 1, &at, &value) == 0; at++) {
+        blob_unref(value);
+    }
+    ckpt_reader_free(r);
+    return now() - begin;
+}
+
 static int compare(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
@@ -256,6 +358,30 @@ static void run(const struct load *load, unsigned rounds)
     print_range("results read/s, in order", reading, rounds, "%.0f");
 }
 
+static void run_lists(const struct load *load, unsigned rounds)
+{
+    static double digests[ROUNDS_MAX], kept[ROUNDS_MAX], ratio[ROUNDS_MAX], reading[ROUNDS_MAX],
+        digests_bytes[ROUNDS_MAX], kept_bytes[ROUNDS_MAX];
+
+    for (unsigned i = 0; i < rounds; i++) {
+        digests[i] = (double)load->results / run_list(load, false);
+        digests_bytes[i] = (double)file_bytes(load) / (double)load->results;
+        clear(load);
+        kept[i] = (double)load->results / run_list(load, true);
+        kept_bytes[i] = (double)file_bytes(load) / (double)load->results;
+        reading[i] = (double)load->results / read_elements(load);
+        clear(load);
+        ratio[i] = kept[i] / digests[i];
+    }
+    printf("lists\n");
+    print_range("durable digests/s", digests, rounds, "%.0f");
+    print_range("the same with elements", kept, rounds, "%.0f");
+    print_range("ratio", ratio, rounds, "%.2f");
+    print_range("bytes of file an element", digests_bytes, rounds, "%.0f");
+    print_range("the same with elements", kept_bytes, rounds, "%.0f");
+    print_range("elements read/s, in order", reading, rounds, "%.0f");
+}
+
 int main(int argc, char **argv)
 {
     static const uint64_t per_record[] = {1, 64, 1000};
@@ -279,6 +405,7 @@ int main(int argc, char **argv)
         load.results = load.records * load.per_record;
         run(&load, rounds);
     }
+    run_lists(&load, rounds);
     getrusage(RUSAGE_SELF, &usage);
     printf("memory at most %ld MB\n", usage.ru_maxrss >> 10);
     return 0;

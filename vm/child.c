@@ -45,7 +45,8 @@ enum trk_vm_state child_state(const struct vm_child *vm)
         return vm->failures > 0 ? TRK_VM_FAILING : TRK_VM_STARTING;
     }
     unsigned state = atomic_load(&vm->page->state);
-    bool is_known = state == TRK_VM_IDLE || state == TRK_VM_LEASED || state == TRK_VM_STOPPING;
+    bool is_known = state == TRK_VM_IDLE || state == TRK_VM_LEASED || state == TRK_VM_STOPPING ||
+                    state == TRK_VM_FINISHING;
     return is_known ? (enum trk_vm_state)state : TRK_VM_STARTING;
 }
 
@@ -80,7 +81,7 @@ void child_info(const struct vm_child *vm, bool is_tcp, struct trk_vm_info *info
     snprintf(info->host, sizeof(info->host), "%s", sup->host_name);
     copy_text(info->module, sizeof(info->module), page->module, sizeof(page->module));
     copy_text(info->version, sizeof(info->version), page->version, sizeof(page->version));
-    if (info->state == TRK_VM_LEASED) {
+    if (info->state == TRK_VM_LEASED || info->state == TRK_VM_FINISHING) {
         copy_text(info->owner, sizeof(info->owner), page->owner, sizeof(page->owner));
     }
     snprintf(info->note, sizeof(info->note), "%s", vm->note);

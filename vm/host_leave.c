@@ -116,6 +116,7 @@ void host_lease_end(struct host *h, bool has_vanished)
         char owner[sizeof(h->page->owner)];
         snprintf(owner, sizeof(owner), "%.*s, gone", (int)sizeof(owner) - 8, h->page->owner);
         memcpy(h->page->owner, owner, sizeof(owner));
+        host_set_state(h, TRK_VM_FINISHING);
         host_tell(h, 'L'); /* by somebody else, so to say */
         net_session_close(s, false);
         net_session_unref(s);

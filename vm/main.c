@@ -8,6 +8,7 @@
 #include <libgen.h>
 #include <limits.h>
 #include <math.h>
+#include <net/if.h>
 #include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -112,7 +113,7 @@ struct arguments {
     struct auth_watch keys;
     bool is_insecure;
     bool dies_with_parent;
-    char listen_host[INET6_ADDRSTRLEN];
+    char listen_host[INET6_ADDRSTRLEN + IF_NAMESIZE]; /* of a link-local one: with interface */
     char python[PATH_MAX], boot[PATH_MAX];
 };
 

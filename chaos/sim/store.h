@@ -11,7 +11,11 @@
  *                                                 (nobody sees that) (visible, not durable)
  *
  * What is visible and not durable is durable with the next sync: so a run of the job syncs its
- * number, the epoch, before it does anything, and only then believes what it reads. */
+ * number, the epoch, before it does anything, and only then believes what it reads.
+ *
+ * Elements whose bytes are kept are not modelled: they go to the disk before the work record that
+ * makes them known, and nothing that scheduler, agents or messages do depends on them. That order
+ * is looked at where transactions are real, in tests/ckpt/test_crash.c. */
 #ifndef SIM_STORE_H
 #define SIM_STORE_H
 

@@ -39,7 +39,8 @@ extern "C" {
     X(ETIMEDOUT, -13, "no answer in time")                                            \
     X(ECANCELLED, -14, "cancelled")                                                   \
     X(ECHANGED, -15, "the program or its work is not what was recorded")      \
-    X(EMOVED, -16, "the VM is to leave: its element goes on elsewhere")
+    X(EMOVED, -16, "the VM is to leave: its element goes on elsewhere")               \
+    X(ENOTKEPT, -17, "the store does not have the bytes of the element")
 
 enum trk_error {
     TRK_OK = 0,

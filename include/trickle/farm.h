@@ -109,6 +109,7 @@ enum trk_vm_state {
     TRK_VM_FAILING = 3,  /* its process dies at once each time; tried again with back-off */
     TRK_VM_STOPPING = 4, /* will not come back */
     TRK_VM_LOST = 5,     /* (handles only) this incarnation is gone */
+    TRK_VM_FINISHING = 6, /* its program has gone; it finishes what runs, and is free then */
 };
 
 #define TRK_VM_TEXT_MAX 128
@@ -126,7 +127,8 @@ struct trk_vm_info {
     char host[TRK_VM_TEXT_MAX];
     char module[32];              /* RAI module: "python", ... */
     char version[64];             /* of the module's language: "3.11.2" */
-    char owner[TRK_VM_TEXT_MAX];  /* "program (pid 1, host)" that holds the lease, or "" */
+    char owner[TRK_VM_TEXT_MAX];  /* "program (pid 1, host)" that holds the lease (FINISHING: held
+                                     it), or "" */
     char note[TRK_VM_TEXT_MAX];   /* why it is failing, last cause of death, or "" */
     char address[TRK_VM_TEXT_MAX]; /* "unix:/path" or "tcp:host:port" of the VM's own socket */
 };

@@ -72,6 +72,28 @@ TRK_API TRK_MUST_USE int trk_job_get(struct trk_job *job, enum trk_note kind, co
                                      void **bytes, size_t *size);
 TRK_API void trk_free(void *bytes);
 
+/* What is recorded of a list, for whoever goes on with a job. Works have keys; where a changed list
+ * or changed code has put a stage in the place of another, it is the one that counts. */
+struct trk_job_stage {
+    uint64_t elements; /* that are known: as many were added, and recorded in time */
+    bool is_closed;    /* there are no more */
+};
+/* TRK_END: no work has had that key. */
+TRK_API TRK_MUST_USE int trk_job_get_stage(struct trk_job *job, const char *key,
+                                           struct trk_job_stage *out);
+
+/* The elements themselves, of works with keep_elements, in their order from one on. They may be
+ * added to a work of the same key at the same time. One thread at a time. TRK_END: as above. */
+struct trk_elements;
+TRK_API TRK_MUST_USE int trk_job_elements(struct trk_job *job, const char *key, uint64_t from,
+                                          struct trk_elements **out);
+/* 0: *element is borrowed until the next call; TRK_END: none left of those that were known when the
+ * walk began; TRK_ENOTKEPT: this one's bytes were not kept, or a damaged store has lost them: who
+ * adds the whole list again gives back what is lacking (the walk stays there). */
+TRK_API TRK_MUST_USE int trk_elements_next(struct trk_elements *walk, const void **element,
+                                           size_t *size);
+TRK_API void trk_elements_free(struct trk_elements *walk); /* NULL is fine */
+
 /* How the disk does. */
 struct trk_job_state {
     uint64_t syncs, sync_ns;  /* so many syncs, and the time they took */

@@ -87,6 +87,11 @@ struct trk_view_result {
 TRK_API TRK_MUST_USE int trk_view_result(struct trk_view *view, uint32_t stage, uint64_t index,
                                          struct trk_view_result *out);
 
+/* The element itself. 0: *element is borrowed until the next call on the view; TRK_END: it is not
+ * known, or its bytes were not kept (trk_work_options.keep_elements). */
+TRK_API TRK_MUST_USE int trk_view_element(struct trk_view *view, uint32_t stage, uint64_t index,
+                                          const void **element, size_t *size);
+
 /* A walk over the results of a stage. Zeros, but for stage and in_recorded_order, begin it. */
 struct trk_view_walk {
     uint32_t stage;

@@ -43,6 +43,9 @@ struct trk_work_options {
      * the program ("name", or "function#3"); copied. NULL: its results are not recorded. */
     const char *key;
     uint8_t fingerprint[16]; /* of the code that runs; the same as long as the code is */
+    /* With a key: the elements themselves are recorded, not only their digests, so that the job can
+     * go on without whoever made them (trk_job_elements). */
+    bool keep_elements;
 };
 
 /* Declares the work. Nothing runs before elements are added. For trk_work_free. */
@@ -66,6 +69,9 @@ TRK_API enum trk_turn trk_work_turn(struct trk_work *work);
 TRK_API TRK_MUST_USE int trk_work_flush(struct trk_work *work);
 /* There will be no more elements. */
 TRK_API TRK_MUST_USE int trk_work_close(struct trk_work *work);
+/* The same, for this run of the program only: the list is not over, its rest is added by another.
+ * What was known behind the elements that were added stays as it is, too. */
+TRK_API TRK_MUST_USE int trk_work_leave_open(struct trk_work *work);
 
 struct trk_result {
     uint64_t index;

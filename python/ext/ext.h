@@ -7,6 +7,7 @@
  *   farm.c    Farm            call.c  Call, wait_any
  *   vm.c      VMList, VM      work.c  Work: the hot loops
  *   job.c     Job             view.c  View: jobs from outside
+ *   elements.c  what Job.elements() gives
  *   keys.c    the key file
  *   serve.c   the VM side: the python RAI module
  *
@@ -43,6 +44,7 @@ struct ext_state {
     PyTypeObject *call_type;
     PyTypeObject *work_type;
     PyTypeObject *job_type;
+    PyTypeObject *elements_type;
     PyTypeObject *view_type;
 };
 
@@ -135,10 +137,13 @@ PyObject *codec_encode(PyObject *module, PyObject *const *args, Py_ssize_t nargs
 PyObject *codec_decode(PyObject *module, PyObject *const *args, Py_ssize_t nargs,
                        PyObject *kwnames);
 
-/* farm.c, vm.c, call.c, work.c, job.c, view.c, serve.c */
+/* farm.c, vm.c, call.c, work.c, job.c, elements.c, view.c, serve.c */
 
 extern PyType_Spec farm_spec, vmlist_spec, vm_spec, call_spec, work_spec, job_spec, view_spec;
+extern PyType_Spec elements_spec;
 
+/* Takes walk, also on failure. */
+PyObject *elements_wrap(struct ext_state *state, struct trk_elements *walk);
 /* The open job of a Job object, or NULL with the exception. */
 struct trk_job *job_of(PyObject *job);
 PyObject *attempt_dict(const struct trk_attempt *a);

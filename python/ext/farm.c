@@ -14,6 +14,7 @@
 static const char *const state_names[] = {
     [TRK_VM_STARTING] = "starting", [TRK_VM_IDLE] = "idle",         [TRK_VM_LEASED] = "leased",
     [TRK_VM_FAILING] = "failing",   [TRK_VM_STOPPING] = "stopping", [TRK_VM_LOST] = "lost",
+    [TRK_VM_FINISHING] = "finishing",
 };
 
 static struct farm_object *as_farm(PyObject *self)
@@ -485,7 +486,7 @@ static int get_targets(PyObject *self, PyObject *list, PyObject *vms, struct trk
 enum {
     ARG_NAME, ARG_FUNCTION, ARG_LIST, ARG_VMS, ARG_ORDERED, ARG_AHEAD_ELEMENTS, ARG_AHEAD_BYTES,
     ARG_RETRIES, ARG_RETRY_AFTER, ARG_TIMEOUT, ARG_SPECULATE, ARG_LAZY, ARG_KEY, ARG_FINGERPRINT,
-    ARG_COUNT
+    ARG_KEEP_ELEMENTS, ARG_COUNT
 };
 
 /* Of durable works. */
@@ -531,16 +532,20 @@ static int get_work_options(PyObject *const *arg, struct trk_work_options *opt)
         get_bool(arg[ARG_SPECULATE], &opt->speculate) < 0) {
         return -1;
     }
-    return get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ? -1 : get_identity(arg, opt);
+    if (get_bool(arg[ARG_LAZY], &opt->lazy) < 0 ||
+        get_bool(arg[ARG_KEEP_ELEMENTS], &opt->keep_elements) < 0) {
+        return -1;
+    }
+    return get_identity(arg, opt);
 }
 
 PyDoc_STRVAR(work_doc, "work(name, function, *, list=None, vms=None, ordered=False, "
                        "ahead_elements=0, ahead_bytes=0, retries=0, retry_after_ms=0, "
                        "timeout_ms=0, speculate=False, lazy=False, key=None, "
-                       "fingerprint=None)\n--\n\n"
+                       "fingerprint=None, keep_elements=False)\n--\n\n"
                        "Declares work: a function for elements to come. With a key its results\n"
                        "are recorded in the farm's job; fingerprint: 16 bytes that stand for the\n"
-                       "code.");
+                       "code; keep_elements: the elements are, too.");
 
 static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
@@ -548,7 +553,7 @@ static PyObject *farm_work(PyObject *self, PyObject *const *args, Py_ssize_t nar
     static const char *const names[] = {
         "name",        "function", "list",           "vms",        "ordered",   "ahead_elements",
         "ahead_bytes", "retries",  "retry_after_ms", "timeout_ms", "speculate", "lazy",
-        "key",         "fingerprint", NULL};
+        "key",         "fingerprint", "keep_elements", NULL};
     struct trk_work_options opt = {.size = sizeof(opt)};
     struct trk_vm **array = NULL;
     struct trk_work *work = NULL;

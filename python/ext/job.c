@@ -255,6 +255,69 @@ static PyObject *job_get(PyObject *self, PyObject *args)
     return ext_taken(self, rc, bytes, size);
 }
 
+/* --- lists ------------------------------------------------------------------------------- */
+
+PyDoc_STRVAR(stage_info_doc, "stage_info(key)\n--\n\n"
+                             "(elements that are known, is the list closed) of the works of that\n"
+                             "key, or None: there was none.");
+
+static PyObject *job_stage_info(PyObject *self, PyObject *key)
+{
+    const char *text = PyUnicode_AsUTF8AndSize(key, NULL);
+    struct trk_job_stage stage;
+    int rc;
+
+    if (text == NULL || !enter(self)) {
+        return NULL;
+    }
+    rc = trk_job_get_stage(as_job(self)->job, text, &stage);
+    if (rc < 0) {
+        return ext_raise(ext_state_of(self), rc);
+    }
+    if (rc == TRK_END) {
+        Py_RETURN_NONE;
+    }
+    return Py_BuildValue("(KN)", (unsigned long long)stage.elements,
+                         PyBool_FromLong(stage.is_closed));
+}
+
+PyDoc_STRVAR(elements_doc, "elements(key, start=0)\n--\n\n"
+                           "An iterator over the elements that a work of that key has kept,\n"
+                           "bytes, in order. LookupError: there was no such work. One whose bytes\n"
+                           "the store lacks raises.");
+
+static PyObject *job_elements(PyObject *self, PyObject *args, PyObject *kwargs)
+{
+    static char *names[] = {"key", "start", NULL};
+    PyObject *number = NULL;
+    unsigned long long start = 0;
+    struct trk_elements *walk;
+    const char *key;
+    int rc;
+
+    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "s|O!:elements", names, &key, &PyLong_Type,
+                                     &number)) {
+        return NULL;
+    }
+    if (number != NULL) {
+        start = PyLong_AsUnsignedLongLong(number);
+        if (start == (unsigned long long)-1 && PyErr_Occurred()) {
+            return NULL;
+        }
+    }
+    if (!enter(self)) {
+        return NULL;
+    }
+    rc = trk_job_elements(as_job(self)->job, key, start, &walk);
+    if (rc < 0) {
+        return ext_raise(ext_state_of(self), rc);
+    }
+    if (rc == TRK_END) {
+        return PyErr_Format(PyExc_LookupError, "the job has no work of the key %s", key);
+    }
+    return elements_wrap(ext_state_of(self), walk);
+}
+
 PyDoc_STRVAR(state_doc, "state()\n--\n\n"
                         "How the disk does: syncs, sync_ns, queued_bytes, is_paused, text.");
 
@@ -283,6 +346,9 @@ static PyMethodDef job_methods[] = {
     {"opened", job_opened, METH_NOARGS, opened_doc},
     {"put", (PyCFunction)(void (*)(void))job_put, METH_VARARGS | METH_KEYWORDS, put_doc},
     {"get", job_get, METH_VARARGS, get_doc},
+    {"stage_info", job_stage_info, METH_O, stage_info_doc},
+    {"elements", (PyCFunction)(void (*)(void))job_elements, METH_VARARGS | METH_KEYWORDS,
+     elements_doc},
     {"state", job_state, METH_NOARGS, state_doc},
     {"close", job_close, METH_NOARGS, close_doc},
     {NULL, NULL, 0, NULL},

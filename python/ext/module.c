@@ -119,6 +119,7 @@ static int module_exec(PyObject *module)
         add_type(module, &call_spec, &state->call_type) < 0 ||
         add_type(module, &work_spec, &state->work_type) < 0 ||
         add_type(module, &job_spec, &state->job_type) < 0 ||
+        add_type(module, &elements_spec, &state->elements_type) < 0 ||
         add_type(module, &view_spec, &state->view_type) < 0) {
         return -1;
     }
@@ -137,6 +138,7 @@ static int module_traverse(PyObject *module, visitproc visit, void *arg)
     Py_VISIT((PyObject *)state->call_type);
     Py_VISIT((PyObject *)state->work_type);
     Py_VISIT((PyObject *)state->job_type);
+    Py_VISIT((PyObject *)state->elements_type);
     Py_VISIT((PyObject *)state->view_type);
     return 0;
 }
@@ -153,6 +155,7 @@ static int module_clear(PyObject *module)
     Py_CLEAR(state->call_type);
     Py_CLEAR(state->work_type);
     Py_CLEAR(state->job_type);
+    Py_CLEAR(state->elements_type);
     Py_CLEAR(state->view_type);
     return 0;
 }

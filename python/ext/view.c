@@ -242,6 +242,34 @@ static PyObject *view_result(PyObject *self, PyObject *args)
     return tuple;
 }
 
+PyDoc_STRVAR(view_element_doc, "element(stage, index)\n--\n\n"
+                               "The element, bytes, or None: it is not known, or was not kept.");
+
+static PyObject *view_element(PyObject *self, PyObject *args)
+{
+    const void *element = NULL;
+    unsigned long long index;
+    struct trk_view *view;
+    size_t size = 0;
+    PyObject *bytes;
+    unsigned stage;
+    int rc;
+
+    if (!PyArg_ParseTuple(args, "IK:element", &stage, &index) || (view = enter(self)) == NULL) {
+        return NULL;
+    }
+    Py_BEGIN_ALLOW_THREADS
+    rc = trk_view_element(view, stage, index, &element, &size);
+    Py_END_ALLOW_THREADS
+    if (rc == 0) {
+        bytes = PyBytes_FromStringAndSize(element, (Py_ssize_t)size); /* while it is ours */
+    } else {
+        bytes = rc < 0 ? ext_raise(ext_state_of(self), rc) : Py_NewRef(Py_None);
+    }
+    as_view(self)->is_lent = false;
+    return bytes;
+}
+
 /* Appends up to limit results, with at most about bytes_max bytes, to list. */
 static int collect(struct trk_view *view, struct trk_view_walk *walk, Py_ssize_t limit,
                    PyObject *list)
@@ -367,6 +395,7 @@ static PyMethodDef view_methods[] = {
     {"note", view_note, METH_VARARGS, note_doc},
     {"stages", view_stages, METH_NOARGS, stages_doc},
     {"result", view_result, METH_VARARGS, result_doc},
+    {"element", view_element, METH_VARARGS, view_element_doc},
     {"results", (PyCFunction)(void (*)(void))view_results, METH_VARARGS | METH_KEYWORDS,
      results_doc},
     {"attempts", view_attempts, METH_VARARGS, attempts_doc},

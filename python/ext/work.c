@@ -232,8 +232,16 @@ static int feed_one(struct work_object *self, PyObject *iterator, Py_ssize_t chu
     return size > 0 ? FEED_FULL : add_offered(self);
 }
 
+static int end_adding(struct work_object *self, bool leave_open)
+{
+    int rc = leave_open ? trk_work_leave_open(self->work) : trk_work_close(self->work);
+
+    self->is_closed = rc == 0;
+    return rc;
+}
+
 static PyObject *feed(struct work_object *self, PyObject *iterator, Py_ssize_t chunksize,
-                      PyObject *dumps, Py_ssize_t limit)
+                      PyObject *dumps, Py_ssize_t limit, bool leave_open)
 {
     int rc = self->is_closed ? FEED_END : FEED_ADDED;
 
@@ -244,8 +252,7 @@ static PyObject *feed(struct work_object *self, PyObject *iterator, Py_ssize_t c
         }
     }
     if (rc == FEED_END && !self->is_closed) {
-        rc = trk_work_close(self->work);
-        self->is_closed = rc == 0;
+        rc = end_adding(self, leave_open);
         rc = rc == 0 ? FEED_END : rc;
     }
     if (rc < 0) {
@@ -255,17 +262,19 @@ static PyObject *feed(struct work_object *self, PyObject *iterator, Py_ssize_t c
 }
 
 PyDoc_STRVAR(feed_doc,
-             "feed(iterator, chunksize, dumps, limit=sys.maxsize)\n--\n\n"
+             "feed(iterator, chunksize, dumps, limit=sys.maxsize, leave_open=False)\n--\n\n"
              "Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and\n"
              "adds them until the window is full or limit were added. True: the iterator is\n"
-             "exhausted, and the work is closed.");
+             "exhausted, and the work is closed, with leave_open as close() does.");
 
 static PyObject *work_feed(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
                            PyObject *kwnames)
 {
-    static const char *const names[] = {"iterator", "chunksize", "dumps", "limit", NULL};
+    static const char *const names[] = {"iterator", "chunksize", "dumps", "limit", "leave_open",
+                                        NULL};
     Py_ssize_t chunksize = 0, limit = PY_SSIZE_T_MAX;
-    PyObject *arg[4], *answer;
+    PyObject *arg[5], *answer;
+    int leave_open = 0;
 
     if (ext_args("feed", args, nargs, kwnames, names, 3, arg) < 0) {
         return NULL;
@@ -289,10 +298,13 @@ static PyObject *work_feed(PyObject *self, PyObject *const *args, Py_ssize_t nar
             return NULL;
         }
     }
+    if (arg[4] != NULL && (leave_open = PyObject_IsTrue(arg[4])) < 0) {
+        return NULL;
+    }
     if (!enter(as_work(self))) {
         return NULL;
     }
-    answer = feed(as_work(self), arg[0], chunksize, arg[2], limit);
+    answer = feed(as_work(self), arg[0], chunksize, arg[2], limit, leave_open != 0);
     leave(as_work(self));
     return answer;
 }
@@ -548,18 +560,24 @@ static PyObject *work_turn(PyObject *self, PyObject *unused)
     return PyLong_FromLong((long)turn);
 }
 
-PyDoc_STRVAR(close_doc, "close()\n--\n\nThere will be no more elements.");
+PyDoc_STRVAR(close_doc, "close(leave_open=False)\n--\n\n"
+                        "There will be no more elements; with leave_open in this run of the\n"
+                        "program: another one goes on with the list.");
 
-static PyObject *work_close(PyObject *self, PyObject *unused)
+static PyObject *work_close(PyObject *self, PyObject *const *args, Py_ssize_t nargs,
+                            PyObject *kwnames)
 {
-    int rc = 0;
+    static const char *const names[] = {"leave_open", NULL};
+    PyObject *arg[1];
+    int leave_open = 0, rc = 0;
 
-    if (!enter(as_work(self))) {
+    if (ext_args("close", args, nargs, kwnames, names, 0, arg) < 0 ||
+        (arg[0] != NULL && (leave_open = PyObject_IsTrue(arg[0])) < 0) ||
+        !enter(as_work(self))) {
         return NULL;
     }
     if (!as_work(self)->is_closed) {
-        rc = trk_work_close(as_work(self)->work);
-        as_work(self)->is_closed = rc == 0;
+        rc = end_adding(as_work(self), leave_open != 0);
     }
     leave(as_work(self));
     if (rc < 0) {
@@ -679,7 +697,7 @@ static PyMethodDef work_methods[] = {
     METHOD(cancel),
     {"flush", work_flush, METH_NOARGS, flush_doc},
     {"turn", work_turn, METH_NOARGS, turn_doc},
-    {"close", work_close, METH_NOARGS, close_doc},
+    METHOD(close),
     {"progress", work_progress, METH_NOARGS, progress_doc},
     {"attempts", work_attempts, METH_O, attempts_doc},
     {NULL, NULL, 0, NULL},

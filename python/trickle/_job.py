@@ -203,15 +203,28 @@ def open_wanted() -> _trickle.Job | None:
         _from_environment()
         if wanted is None:
             return None
-        opened = _open(wanted)
-        _begin(opened, wanted)
-        _owner = os.getpid()
-        _job = opened
-        atexit.register(close)
+        with _signals_blocked():  # Ctrl-C between these would leave a job that cannot be resumed
+            opened = _open(wanted)
+            _begin(opened, wanted)
+            _owner = os.getpid()
+            _job = opened
+            atexit.register(close)
         _end_as_interrupted()
         from . import _durable
         _durable.use_job(opened)
         return _job
+
+
+class _signals_blocked:
+    """Those that end a program wait until the block is done."""
+
+    def __enter__(self) -> None:
+        import _signal
+        self.before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (_signal.SIGINT, _signal.SIGTERM))
+
+    def __exit__(self, *_: object) -> None:
+        import _signal
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, self.before)
 
 
 def _open(wanted: Wanted) -> _trickle.Job:

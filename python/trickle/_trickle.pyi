@@ -50,7 +50,7 @@ class Farm:
                 timeout: float | None = None) -> VMList: ...
     def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:
         """trk_vm_info as dicts: incarnation, supervisor (bytes), index, state (str: "starting",
-        "idle", "leased", "failing", "stopping", "lost"), pid, cores, memory_bytes, dropped, host,
+        "idle", "leased", "failing", "stopping", "lost", "finishing"), pid, cores, memory_bytes, dropped, host,
         module, version, owner, note, address."""
     def order(self, verb: str, pid: int, host: str | None = None, timeout: float = 5.0) -> str:
         """"drain" or "stop" to the supervisor of a VM; the sentence it answers. vms() comes first:
@@ -63,7 +63,9 @@ class Farm:
              vms: list[VM] | None = None, ordered: bool = False, ahead_elements: int = 0,
              ahead_bytes: int = 0, retries: int = 0, retry_after_ms: int = 0,
              timeout_ms: int = 0, speculate: bool = False, lazy: bool = False,
-             key: str | None = None, fingerprint: bytes | None = None) -> Work: ...
+             key: str | None = None, fingerprint: bytes | None = None,
+             keep_elements: bool = False) -> Work:
+        """keep_elements: a work with a key records the elements themselves: Job.elements()."""
     def inject(self, target: VMList | VM, name: str, payload: bytes) -> list[Call]: ...
     def close(self, timeout: float = 1.0) -> None: ...
 
@@ -94,11 +96,12 @@ def wait_any(calls: list[Call], timeout: float | None = None) -> int | None: ...
 class Work:
     """trk_work with the hot loops in C."""
     def feed(self, iterator: Iterator[Any], chunksize: int | None,
-             dumps: Callable[[Any], bytes], limit: int = ...) -> bool:
+             dumps: Callable[[Any], bytes], limit: int = ..., leave_open: bool = False) -> bool:
         """Pulls elements (chunksize None) or lists of up to chunksize elements, encodes and adds
         them until the window is full or limit were added. True: the iterator is exhausted (the
-        work is then closed). An exception of the iterator or of dumps comes out after the
-        elements pulled before it were added; a chunk under way is kept for the next feed."""
+        work is then closed, as close(leave_open) does). An exception of the iterator or of dumps
+        comes out after the elements pulled before it were added; a chunk under way is kept for the
+        next feed."""
     def turn(self) -> int: ...
     def next(self, timeout: float | None, loads: Callable[[Any], Any],
              ) -> tuple[int, int, Any, int] | None:
@@ -110,7 +113,8 @@ class Work:
         growing the list. True: the end; None: more to come; a tuple: this result is not
         STATUS_OK (the caller decides, then calls again)."""
     def flush(self) -> None: ...
-    def close(self) -> None: ...
+    def close(self, leave_open: bool = False) -> None:
+        """leave_open: this run of the program adds no more, but that is not the end of the list."""
     def progress(self) -> dict[str, Any]:
         """added, done, failed, reissued, vms, is_closed."""
     def attempts(self, index: int) -> list[dict[str, Any]]:
@@ -131,6 +135,11 @@ class Job:
         """kind: NOTE_*, value: bytes-like. With wait it returns when that is durable, however long
         the disk is full; signals are looked at."""
     def get(self, kind: int, name: str) -> bytes | None: ...
+    def stage_info(self, key: str) -> tuple[int, bool] | None:
+        """(elements that are known, is the list closed) of the works of that key, or None."""
+    def elements(self, key: str, start: int = 0) -> Iterator[bytes]:
+        """The elements that a work of that key has kept, in order. LookupError: there was no such
+        work; ENOTKEPT: the store does not have this one's bytes (the whole list is needed)."""
     def state(self) -> dict[str, Any]:
         """syncs, sync_ns, queued_bytes, is_paused, text."""
     def close(self) -> None: ...
@@ -147,6 +156,8 @@ class View:
         previous."""
     def result(self, stage: int, index: int) -> tuple[int, int, int, bytes] | None:
         """(index, status, attempt, payload)."""
+    def element(self, stage: int, index: int) -> bytes | None:
+        """None: it is not known, or was not kept."""
     def results(self, stage: int, position: tuple[int, int] = (0, 0), recorded_order: bool = False,
                 limit: int = 1000) -> tuple[list[tuple[int, int, int, bytes]], tuple[int, int]]:
         """The next results (up to limit, and about 1 MiB) and where to go on; none: no more yet."""

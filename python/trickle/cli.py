@@ -540,7 +540,7 @@ def vm_named(text):
 def print_vms(vms):
     rows = [("HOST", "PID", "MODULE", "STATE", "WHOSE")]
     for vm in vms:
-        about = vm["owner"] if vm["state"] == "leased" else vm["note"]
+        about = vm["owner"] if vm["state"] in ("leased", "finishing") else vm["note"]
         rows.append((vm["host"], str(vm["pid"]), f"{vm['module']} {vm['version']}".strip(),
                      vm["state"], about))
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

@@ -16,6 +16,7 @@ do they.
 """
 import atexit
 import os
+import re
 import selectors
 import shlex
 import signal
@@ -77,6 +78,13 @@ def own_key():
 # --- here -----------------------------------------------------------------------------------
 
 
+def as_seen_here(address, name):
+    """A link-local address comes with the interface there; the one here is in the name that was
+    typed, [USER@]ADDRESS%INTERFACE. Where that is another name the two had better be equal."""
+    interface = name.rpartition("%")[2] if "%" in name else ""
+    return re.sub(r"%[^]]*", lambda _: "%" + interface, address) if interface else address
+
+
 class Machine:
     """One of them, and the ssh that leads to it."""
 
@@ -103,7 +111,7 @@ class Machine:
         *lines, self.text = (self.text + part).split(b"\n")
         for line in lines:
             if line.startswith(b"at "):
-                self.address = line[3:].decode(errors="replace")
+                self.address = as_seen_here(line[3:].decode(errors="replace"), self.name)
             elif line == b"ready":
                 self.is_ready = True
         return part != b"" and len(self.text) < 4096

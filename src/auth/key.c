@@ -76,7 +76,8 @@ int trk_key_import(const char *text, size_t size, const char *name, bool may_rep
 {
     struct auth_keys keys, old;
     bool is_new = false;
-    int rc = auth_keys_parse(&keys, text, size, name);
+    int lock, rc = auth_keyfile_lock(&lock, NULL);
+    rc = rc == 0 ? auth_keys_parse(&keys, text, size, name) : rc;
     if (rc == 0 && !may_replace) {
         rc = auth_keyfile_load(&old, NULL);
         is_new = rc == AUTH_NO_KEY;
@@ -88,6 +89,7 @@ int trk_key_import(const char *text, size_t size, const char *name, bool may_rep
         auth_keys_clear(&old);
     }
     rc = rc >= 0 ? auth_keyfile_save(&keys, NULL, !is_new) : rc;
+    auth_keyfile_unlock(lock);
     return show(out, &keys, rc);
 }
 

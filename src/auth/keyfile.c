@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -250,6 +251,40 @@ int auth_keyfile_save(const struct auth_keys *keys, const char *path, bool may_r
     return rc == 0 ? put_in_place(temporary, file, dir, may_replace) : rc;
 }
 
+/* What is locked is the file that is to be replaced: who has waited for it finds another one in its
+ * place, and waits for that. So nothing else lies about, and over NFS it works, too. */
+int auth_keyfile_lock(int *lock, const char *path)
+{
+    char file[PATH_MAX], dir[PATH_MAX];
+    struct stat held, there;
+    int rc = find_names(path, file, dir);
+    *lock = -1;
+    while (rc == 0) {
+        int fd = open(file, O_RDWR | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+        if (fd < 0) {
+            return 0; /* loading it says why */
+        }
+        if (flock(fd, LOCK_EX) != 0 && errno == EINTR) {
+            close(fd);
+            return fail(TRK_EIO, "interrupted while another process changes the key %s", file);
+        }
+        if (fstat(fd, &held) != 0 || lstat(file, &there) != 0 ||
+            (held.st_ino == there.st_ino && held.st_dev == there.st_dev)) {
+            *lock = fd;
+            return 0;
+        }
+        close(fd);
+    }
+    return rc;
+}
+
+void auth_keyfile_unlock(int lock)
+{
+    if (lock >= 0) {
+        close(lock);
+    }
+}
+
 int auth_keyfile_new(struct auth_keys *out, const char *path)
 {
     memset(out, 0, sizeof(*out));
@@ -274,7 +309,8 @@ static int load_existing(struct auth_keys *out, const char *path)
 int auth_keyfile_rotate(struct auth_keys *out, const char *path)
 {
     struct auth_key key;
-    int rc = load_existing(out, path);
+    int lock, rc = auth_keyfile_lock(&lock, path);
+    rc = rc == 0 ? load_existing(out, path) : rc;
     if (rc == 0 && out->count == AUTH_KEYS_MAX) {
         rc = fail(TRK_EDENIED, "keys are being rotated already (%s for %s); when all machines "
                   "have the new one, type\n  trickle key finish", out->key[0].id, out->key[1].id);
@@ -285,6 +321,7 @@ int auth_keyfile_rotate(struct auth_keys *out, const char *path)
         explicit_bzero(&key, sizeof(key));
         rc = auth_keyfile_save(out, path, true);
     }
+    auth_keyfile_unlock(lock);
     if (rc != 0) {
         auth_keys_clear(out);
     }
@@ -293,7 +330,8 @@ int auth_keyfile_rotate(struct auth_keys *out, const char *path)
 
 int auth_keyfile_finish(struct auth_keys *out, const char *path)
 {
-    int rc = load_existing(out, path);
+    int lock, rc = auth_keyfile_lock(&lock, path);
+    rc = rc == 0 ? load_existing(out, path) : rc;
     if (rc == 0 && out->count < AUTH_KEYS_MAX) {
         rc = fail(TRK_EDENIED, "no rotation is under way: there is one key, %s", out->key[0].id);
     }
@@ -302,6 +340,7 @@ int auth_keyfile_finish(struct auth_keys *out, const char *path)
         out->count = 1;
         rc = auth_keyfile_save(out, path, true);
     }
+    auth_keyfile_unlock(lock);
     if (rc != 0) {
         auth_keys_clear(out);
     }

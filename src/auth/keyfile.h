@@ -22,6 +22,10 @@ TRK_MUST_USE int auth_keyfile_load(struct auth_keys *out, const char *path);
  * Makes the directory (0700) where it is missing, its parents too. */
 TRK_MUST_USE int auth_keyfile_save(const struct auth_keys *keys, const char *path,
                                    bool may_replace);
+/* For who loads the keys and saves what comes out of them: others wait meanwhile, in _rotate and
+ * _finish, too. *lock is for _unlock, also where there is no file, or none that can be locked. */
+TRK_MUST_USE int auth_keyfile_lock(int *lock, const char *path);
+void auth_keyfile_unlock(int lock);
 /* The first key. TRK_EDENIED when there is a file already. */
 TRK_MUST_USE int auth_keyfile_new(struct auth_keys *out, const char *path);
 /* A new key first, the one that was first second. TRK_EDENIED: no key, or two already (finish). */

@@ -39,7 +39,8 @@ static const char *helper_name(const char *helper)
     return named != NULL && named[0] != '\0' ? named : CKPT_FSCK;
 }
 
-/* The child, with nothing of ours but a pipe as its output. */
+/* The child, with nothing of ours but a pipe as its output; in a process group of its own, because
+ * the Ctrl-C that it would die of says nothing about the store. */
 static int start(const char *helper, const char *dir, int out, pid_t *pid)
 {
     char *argv[] = {(char *)helper, "--child", (char *)dir, NULL};
@@ -59,7 +60,8 @@ static int start(const char *helper, const char *dir, int out, pid_t *pid)
     }
     posix_spawnattr_setsigmask(&attr, &none);
     posix_spawnattr_setsigdefault(&attr, &all);
-    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
+                                        POSIX_SPAWN_SETPGROUP);
     code = posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     code = code == 0 ? posix_spawn_file_actions_adddup2(&actions, out, 1) : code;
     code = code == 0 ? posix_spawn_file_actions_addopen(&actions, 2, "/dev/null", O_WRONLY, 0)

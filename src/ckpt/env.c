@@ -21,7 +21,7 @@ static const char *const table_names[ENV_TABLES] = {
     [CKPT_RESULT] = "results",    [CKPT_FAILURE] = "failures", [CKPT_ATTEMPT] = "attempts",
     [CKPT_ONCE] = "once",         [CKPT_STATE] = "states",   [CKPT_TELEMETRY] = "telemetry",
     [CKPT_FORGET] = "forgets",    [CKPT_PART] = "parts",     [CKPT_COUNT] = "counts",
-    [CKPT_TAIL] = "tail",         [ENV_INDEX] = "index",
+    [CKPT_TAIL] = "tail",         [CKPT_ELEMENTS] = "elements", [ENV_INDEX] = "index",
 };
 
 const char *env_table_name(unsigned table)
@@ -72,6 +72,10 @@ static int open_tables(struct ckpt_env *env, MDB_txn *txn)
         if (table_names[i] != NULL) {
             rc = ldb_table(txn, table_names[i], env->mode == ENV_WRITE ? MDB_CREATE : 0,
                            &env->tables[i]);
+            if (rc == TRK_END && i < CKPT_KIND_END && record_format((enum ckpt_kind)i) > 1) {
+                env->tables[i] = ENV_NO_TABLE; /* made by a Trickle that did not know it */
+                rc = 0;
+            }
         }
     }
     return rc;

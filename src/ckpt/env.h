@@ -21,11 +21,12 @@ enum env_mode {
 
 #define ENV_INDEX CKPT_KIND_END /* the table that holds no records */
 #define ENV_TABLES (CKPT_KIND_END + 1)
+#define ENV_NO_TABLE 0 /* a store of an older Trickle lacks it: LMDB gives no table this number */
 
 struct ckpt_env {
     MDB_env *mdb;                /* NULL: closed */
     enum env_mode mode;
-    MDB_dbi tables[ENV_TABLES];  /* by kind; 0 is none */
+    MDB_dbi tables[ENV_TABLES];  /* by kind; some may be ENV_NO_TABLE when not writing */
     size_t map_size;             /* bytes of address space */
     void *map;                   /* where it is; NULL: unknown */
     uint8_t uuid[RECORD_UUID];   /* of the job */

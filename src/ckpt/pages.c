@@ -236,14 +236,16 @@ static int next_key(struct walk *w, const uint8_t *key, size_t size, bool is_bra
     return 0;
 }
 
-/* Data of a free list's entry: u64 count, then so many page numbers, descending. */
+/* Data of a free list's entry: u64 count, then so many page numbers, descending. Its key is the
+ * transaction that freed them: from 1 to the newest. LMDB takes a last one of 0 for none and would
+ * read that entry twice, and give each of its pages to two. */
 static int free_entry(struct walk *w, const uint8_t *key, const uint8_t *data, size_t size)
 {
-    uint64_t count;
+    uint64_t count, txn = u64_at(key);
     int rc = 0;
 
     if (size < 8 || size % 8 != 0 || (count = u64_at(data)) > size / 8 - 1 ||
-        u64_at(key) > w->txn) {
+        txn == 0 || txn > w->txn) {
         return bad(w, "an entry of the free list is damaged");
     }
     for (uint64_t i = 0; rc == 0 && i < count; i++) {

@@ -21,7 +21,16 @@ size_t item_bytes(const struct item *item)
     return item->size + item->key_size + ITEM_COST;
 }
 
-/* An item with room for key and, where no blob holds them, for the slices. */
+/* Whether the value's blob holds this slice. */
+static bool is_held(const struct ckpt_value *value, unsigned i)
+{
+    const uint8_t *at = value->slices[i].bytes;
+
+    return value->blob != NULL && at >= value->blob->data &&
+           at <= value->blob->data + value->blob->size;
+}
+
+/* An item with room for key and for the slices that no blob holds. */
 static int item_new(struct item **out, enum item_op op, const void *key, size_t key_size,
                     const struct ckpt_value *value)
 {
@@ -38,7 +47,9 @@ static int item_new(struct item **out, enum item_op op, const void *key, size_t 
         if (size > CKPT_VALUE_MAX) {
             return TRK_ETOOBIG;
         }
-        copied = value->blob == NULL ? size : 0;
+        for (unsigned i = 0; i < value->count; i++) {
+            copied += is_held(value, i) ? 0 : value->slices[i].size;
+        }
     }
     item = mem_alloc(sizeof(*item) + key_size + copied);
     if (item == NULL) {
@@ -56,7 +67,10 @@ static int item_new(struct item **out, enum item_op op, const void *key, size_t 
         uint8_t *at = item->key + key_size;
         memcpy(item->slices, value->slices, value->count * sizeof(value->slices[0]));
         item->slice_count = value->count;
-        for (unsigned i = 0; value->blob == NULL && i < value->count; i++) {
+        for (unsigned i = 0; i < value->count; i++) {
+            if (is_held(value, i)) {
+                continue;
+            }
             if (value->slices[i].size > 0) {
                 memcpy(at, value->slices[i].bytes, value->slices[i].size);
             }

@@ -96,8 +96,19 @@ static int begin(struct ckpt_reader *r)
     return rc;
 }
 
-/* Whether another file is in the place of the open one; asked now and then. */
-static bool is_replaced(struct ckpt_reader *r)
+static bool lacks_table(const struct ckpt_env *env)
+{
+    for (unsigned i = 0; i < ENV_TABLES; i++) {
+        if (env_table_name(i) != NULL && env->tables[i] == ENV_NO_TABLE) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Whether another file is in the place of the open one, or its writer may have made a table that
+ * was not there; asked now and then. */
+static bool is_outdated(struct ckpt_reader *r)
 {
     uint64_t now_ns = sys_now_ns();
     struct stat st;
@@ -106,7 +117,7 @@ static bool is_replaced(struct ckpt_reader *r)
         return false;
     }
     r->looked_ns = now_ns;
-    return stat_data(r, &st) == 0 && st.st_ino != r->ino;
+    return stat_data(r, &st) == 0 && (st.st_ino != r->ino || lacks_table(r->env));
 }
 
 static int enter(struct ckpt_reader *r)
@@ -124,7 +135,7 @@ static int enter(struct ckpt_reader *r)
         }
         return rc;
     }
-    if (r->own.mdb == NULL || is_replaced(r)) {
+    if (r->own.mdb == NULL || is_outdated(r)) {
         rc = open_own(r);
     }
     if (rc == 0) {
@@ -264,7 +275,7 @@ static int copy_value(struct ckpt_reader *r, const struct record *record, struct
         return *out != NULL ? 0 : TRK_ENOMEM;
     }
     rc = record_parts_get(&parts, record);
-    if (rc < 0 || parts.size > (uint64_t)1 << 30) {
+    if (rc < 0 || parts.size > CKPT_VALUE_MAX) {
         return TRK_ECORRUPT;
     }
     blob = blob_new((size_t)parts.size);
@@ -302,8 +313,11 @@ static int find_record(struct ckpt_reader *r, enum ckpt_kind kind, const void *k
                        size_t key_size, struct record *out)
 {
     MDB_val value;
-    int rc = ldb_get(r->txn, r->env->tables[kind], key, key_size, &value);
+    int rc = TRK_END;
 
+    if (r->env->tables[kind] != ENV_NO_TABLE) {
+        rc = ldb_get(r->txn, r->env->tables[kind], key, key_size, &value);
+    }
     return rc == 0 ? check_record(r, kind, key, key_size, &value, out) : rc;
 }
 
@@ -352,8 +366,12 @@ static int seek(struct ckpt_reader *r, enum ckpt_kind kind, const void *key, siz
 {
     MDB_val wanted = {key_size, (void *)key}, value;
     MDB_cursor *cursor;
-    int rc = ldb_cursor(r->txn, r->env->tables[kind], &cursor);
+    int rc;
 
+    if (r->env->tables[kind] == ENV_NO_TABLE) {
+        return TRK_END;
+    }
+    rc = ldb_cursor(r->txn, r->env->tables[kind], &cursor);
     if (rc < 0) {
         return rc;
     }
@@ -391,6 +409,21 @@ int ckpt_read_next(struct ckpt_reader *r, enum ckpt_kind kind, struct ckpt_read_
     return leave(r, rc);
 }
 
+/* A record that was found: TRK_END when it is another stage's. */
+static int take_numbered(struct ckpt_reader *r, const struct record *record, uint32_t stage,
+                         uint64_t *number, struct blob **value)
+{
+    int rc = TRK_END;
+
+    if (record->key_size == KEY_STAGE_NUMBER && key_get_u32(record->key) == stage) {
+        rc = copy_value(r, record, value);
+    }
+    if (rc == 0) {
+        *number = key_get_u64(record->key + 4);
+    }
+    return rc;
+}
+
 int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
                        uint64_t *number, struct blob **value)
 {
@@ -404,14 +437,71 @@ int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stag
     }
     ckpt_key(key, stage, *number);
     rc = seek(r, kind, key, sizeof(key), true, &found, &record);
-    if (rc == 0 && (record.key_size != sizeof(key) || key_get_u32(record.key) != stage)) {
-        rc = TRK_END;
+    return leave(r, rc == 0 ? take_numbered(r, &record, stage, number, value) : rc);
+}
+
+/* The record at key, or else the last one before it. */
+static int seek_back(struct ckpt_reader *r, enum ckpt_kind kind, const uint8_t *key,
+                     size_t key_size, struct record *out)
+{
+    MDB_val found = {key_size, (void *)key}, value;
+    MDB_cursor *cursor;
+    int rc;
+
+    if (r->env->tables[kind] == ENV_NO_TABLE) {
+        return TRK_END;
+    }
+    rc = ldb_cursor(r->txn, r->env->tables[kind], &cursor);
+    if (rc < 0) {
+        return rc;
+    }
+    rc = ldb_cursor_get(cursor, &found, &value, MDB_SET_RANGE);
+    if (rc == TRK_END) {
+        rc = ldb_cursor_get(cursor, &found, &value, MDB_LAST);
+    } else if (rc == 0 && (found.mv_size != key_size ||
+                           memcmp(found.mv_data, key, key_size) != 0)) {
+        rc = ldb_cursor_get(cursor, &found, &value, MDB_PREV);
     }
     if (rc == 0) {
-        rc = copy_value(r, &record, value);
+        rc = check_record(r, kind, found.mv_data, found.mv_size, &value, out);
     }
-    if (rc == 0) {
-        *number = key_get_u64(record.key + 4);
+    mdb_cursor_close(cursor);
+    return rc;
+}
+
+int ckpt_read_before(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
+                     uint64_t *number, struct blob **value)
+{
+    uint8_t key[KEY_STAGE_NUMBER];
+    struct record record;
+    int rc = enter_table(r, kind);
+
+    if (rc != 0) {
+        return rc;
+    }
+    ckpt_key(key, stage, *number);
+    rc = seek_back(r, kind, key, sizeof(key), &record);
+    return leave(r, rc == 0 ? take_numbered(r, &record, stage, number, value) : rc);
+}
+
+int ckpt_read_size(struct ckpt_reader *r, enum ckpt_kind kind, const void *key, size_t key_size,
+                   uint64_t *size)
+{
+    struct record_parts parts;
+    struct record record;
+    uint8_t end[KEY_PART];
+    int rc = enter_table(r, kind);
+
+    if (rc != 0) {
+        return rc;
+    }
+    rc = find_record(r, kind, key, key_size, &record);
+    if (rc == 0 && (record.flags & RECORD_IN_PARTS) != 0) {
+        rc = record_parts_get(&parts, &record);
+        rc = rc == 0 ? env_parts_check(r->env, r->txn, &record, end) : rc;
+        *size = parts.size;
+    } else if (rc == 0) {
+        *size = record.body_size;
     }
     return leave(r, rc);
 }

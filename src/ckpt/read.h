@@ -47,6 +47,13 @@ TRK_MUST_USE int ckpt_read_next(struct ckpt_reader *r, enum ckpt_kind kind,
 TRK_MUST_USE int ckpt_read_numbered(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
                                     uint64_t *number, struct blob **value);
 
+/* The same backwards: the stage's record at *number, or else its last one before. */
+TRK_MUST_USE int ckpt_read_before(struct ckpt_reader *r, enum ckpt_kind kind, uint32_t stage,
+                                  uint64_t *number, struct blob **value);
+/* Of its value, which is there; of one in parts the parts are not read, only found. TRK_END. */
+TRK_MUST_USE int ckpt_read_size(struct ckpt_reader *r, enum ckpt_kind kind, const void *key,
+                                size_t key_size, uint64_t *size);
+
 /* All zeros for a stage that has none. */
 TRK_MUST_USE int ckpt_read_count(struct ckpt_reader *r, uint32_t stage, struct record_count *out);
 

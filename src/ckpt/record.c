@@ -22,6 +22,11 @@ enum offset {
     AT_BODY_DIGEST = 80,
 };
 
+uint8_t record_format(enum ckpt_kind kind)
+{
+    return kind == CKPT_ELEMENTS ? 2 : 1;
+}
+
 void record_seal(uint8_t *out, struct record *r)
 {
     struct digest body = hash_digest(out + RECORD_HEAD + r->key_size, r->body_size);
@@ -29,7 +34,7 @@ void record_seal(uint8_t *out, struct record *r)
     assert(r->key_size <= RECORD_KEY_MAX && r->body_size <= RECORD_BODY_MAX);
     assert(r->kind > 0 && r->kind < CKPT_KIND_END);
     memcpy(out, RECORD_MAGIC, RECORD_MAGIC_BYTES);
-    out[AT_FORMAT] = RECORD_FORMAT;
+    out[AT_FORMAT] = record_format(r->kind);
     out[AT_KIND] = (uint8_t)r->kind;
     out[AT_KEY_SIZE] = (uint8_t)r->key_size;
     out[AT_KEY_SIZE + 1] = (uint8_t)(r->key_size >> 8);
@@ -69,7 +74,8 @@ int record_head_get(struct record *r, const void *bytes, size_t size)
     if (at[AT_FORMAT] > RECORD_FORMAT) {
         return TRK_EVERSION; /* undamaged, but not for us */
     }
-    if (at[AT_FORMAT] != RECORD_FORMAT || at[AT_KIND] == 0 || at[AT_KIND] >= CKPT_KIND_END ||
+    if (at[AT_KIND] == 0 || at[AT_KIND] >= CKPT_KIND_END ||
+        at[AT_FORMAT] != record_format((enum ckpt_kind)at[AT_KIND]) ||
         body_size > RECORD_BODY_MAX || le_load_u32(at + AT_ZERO) != 0 ||
         (le_load_u32(at + AT_FLAGS) & ~(uint32_t)RECORD_IN_PARTS) != 0) {
         return TRK_ECORRUPT;
@@ -149,6 +155,7 @@ bool record_is_named(enum ckpt_kind kind)
     case CKPT_ONCE:
     case CKPT_STATE:
     case CKPT_TELEMETRY:
+    case CKPT_ELEMENTS:
         return true;
     case CKPT_RESULT:
     case CKPT_FORGET:

@@ -31,7 +31,7 @@
 
 #define RECORD_MAGIC "\x93TRKrec\n"
 #define RECORD_MAGIC_BYTES 8
-#define RECORD_FORMAT 1
+#define RECORD_FORMAT 2 /* the newest that is known here, see record_format */
 #define RECORD_HEAD 96
 #define RECORD_KEY_MAX 480
 #define RECORD_PART_MAX ((size_t)1 << 20) /* larger values are stored in parts of this */
@@ -54,9 +54,14 @@ enum ckpt_kind {
     CKPT_PART = 11,     /* body, part: of a value over RECORD_PART_MAX; part ~0: it is complete */
     CKPT_COUNT = 12,    /* stage: counters. Derived: a salvage counts anew */
     CKPT_TAIL = 13,     /* the state of the whole store, written by each transaction. Derived */
+    CKPT_ELEMENTS = 14, /* stage, first element: bytes of the elements of that CKPT_WORK */
     CKPT_KIND_END
 };
 
+/* The format of the records of a kind: that of the first Trickle that knew it. So a store can be
+ * used by all that know what is in it, and an older one refuses a store that it would take for
+ * damaged, whose sums it cannot add up, and would repair by leaving out what it does not know. */
+uint8_t record_format(enum ckpt_kind kind);
 /* Kinds whose key the store is given with the value; it makes the keys of the others itself. */
 bool record_is_named(enum ckpt_kind kind);
 

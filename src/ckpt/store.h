@@ -60,8 +60,8 @@ int ckpt_store_close(struct ckpt_store *s);
 
 /* Bytes in up to CKPT_SLICES_MAX pieces, which follow each other in the record. */
 struct ckpt_value {
-    struct blob *blob; /* holds the slices: a reference is taken until durable. NULL: they are
-                          copied */
+    struct blob *blob; /* holds slices: a reference is taken until durable. Those that are not in
+                          it, and all when it is NULL, are copied */
     struct ckpt_slice slices[CKPT_SLICES_MAX];
     unsigned count;
     struct ckpt_body *body; /* instead of slices: taken, even after an error */
@@ -109,7 +109,7 @@ bool ckpt_store_is_full(const struct ckpt_store *s);
 /* Waits until the ticket is durable. 0; TRK_AGAIN: timeout (-1: none), or paused. */
 TRK_MUST_USE int ckpt_store_wait(struct ckpt_store *s, uint64_t ticket, int timeout_ms);
 
-/* (stage, number) as a key of CKPT_WORK, FAILURE, ATTEMPT, STATE. */
+/* (stage, number) as a key of CKPT_WORK, ELEMENTS, FAILURE, ATTEMPT, STATE. */
 static inline void ckpt_key(uint8_t key[KEY_STAGE_NUMBER], uint32_t stage, uint64_t number)
 {
     key_put_u32(key, stage);

@@ -33,7 +33,7 @@ struct item {
     enum ckpt_kind kind;
     uint32_t stage;
     struct record_run run;
-    struct blob *blob;           /* one reference, or NULL: slices point behind key */
+    struct blob *blob;           /* one reference, or NULL; slices not in it point behind key */
     struct ckpt_slice slices[CKPT_SLICES_MAX];
     unsigned slice_count;
     size_t size;                 /* of the slices */

@@ -4,8 +4,9 @@
  *   stage     head, u32 previous, u32 replaced_by, u8 is_closed, u8[3] 0, u64 total, u64
  *             closed_after (0 unless closed), u8 fingerprint[16], u32 key_size, u32 name_size,
  *             key, name
- *   work      head, u32 count, u32 spans, u8 has_elements, u8[3] 0, u8 digests[count][16],
- *             spans x (u32 count, u64 delivered), if has_elements: u32 sizes[count], elements
+ *   work      head, u32 count, u32 spans, u32 0, u8 digests[count][16],
+ *             spans x (u32 count, u64 delivered)
+ *   elements  head, u32 count, u32 sizes[count], the elements
  *   attempts  head, u32 count, count x (u32 epoch, attempt, outcome, vm_pid, vm_index, i32 signal,
  *             i32 exit_status, u32 output_size, u64 started_ms, duration_ns, rss_max_bytes,
  *             u8 host_size, u8 has_output, u16 0, host, output)
@@ -166,27 +167,22 @@ struct blob *value_work_encode(const struct value_work *v)
 {
     size_t digests = (size_t)v->count * sizeof(struct digest);
     size_t spans = (size_t)v->spans * VALUE_WORK_SPAN;
-    size_t sizes = v->sizes != NULL ? (size_t)v->count * 4 : 0;
-    size_t elements = v->sizes != NULL ? v->elements_size : 0;
     struct buf b;
 
     assert(v->count > 0 && are_spans_whole(v->delivered, v->spans, v->count));
-    assert(v->sizes == NULL || sum_sizes(v->sizes, v->count) == elements);
-    start(&b, WORK_FIXED + digests + spans + sizes + elements);
+    start(&b, WORK_FIXED + digests + spans);
     buf_put_u32(&b, v->count);
     buf_put_u32(&b, v->spans);
-    put_flag(&b, v->sizes != NULL);
+    buf_put_u32(&b, 0);
     buf_put(&b, v->digests, digests);
     buf_put(&b, v->delivered, spans);
-    buf_put(&b, v->sizes, sizes);
-    buf_put(&b, v->elements, elements);
     return buf_take(&b);
 }
 
 int value_work_decode(struct value_work *v, const void *bytes, size_t size)
 {
-    bool has_elements;
     struct cursor c;
+    uint32_t zero;
     int rc = begin(&c, bytes, size);
 
     if (rc < 0) {
@@ -195,20 +191,40 @@ int value_work_decode(struct value_work *v, const void *bytes, size_t size)
     memset(v, 0, sizeof(*v));
     v->count = cursor_get_u32(&c);
     v->spans = cursor_get_u32(&c);
-    has_elements = get_flag(&c);
+    zero = cursor_get_u32(&c);
     v->digests = cursor_get(&c, (size_t)v->count * sizeof(struct digest));
     v->delivered = cursor_get(&c, (size_t)v->spans * VALUE_WORK_SPAN);
-    if (has_elements) {
-        v->sizes = cursor_get(&c, (size_t)v->count * 4);
-        v->elements_size = cursor_left(&c);
-        v->elements = cursor_get(&c, v->elements_size);
-    }
     rc = finish(&c);
     if (rc < 0) {
         return rc;
     }
-    return v->count > 0 && are_spans_whole(v->delivered, v->spans, v->count) &&
-                   (!has_elements || sum_sizes(v->sizes, v->count) == v->elements_size)
+    return zero == 0 && v->count > 0 && are_spans_whole(v->delivered, v->spans, v->count)
+               ? 0
+               : TRK_ECORRUPT;
+}
+
+/* --- elements ---------------- */
+
+void value_elements_put(uint8_t head[VALUE_ELEMENTS_HEAD], uint32_t count)
+{
+    assert(count > 0);
+    le_store_u32(head, VERSION);
+    le_store_u32(head + 4, count);
+}
+
+int value_elements_decode(struct value_elements *v, const void *bytes, size_t size)
+{
+    struct cursor c;
+    int rc = begin(&c, bytes, size);
+
+    if (rc < 0) {
+        return rc;
+    }
+    v->count = cursor_get_u32(&c);
+    v->sizes = cursor_get(&c, (size_t)v->count * 4);
+    v->size = cursor_left(&c);
+    v->elements = cursor_get(&c, v->size);
+    return !c.has_failed && v->count > 0 && sum_sizes(v->sizes, v->count) == v->size
                ? 0
                : TRK_ECORRUPT;
 }

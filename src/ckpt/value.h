@@ -39,15 +39,25 @@ struct value_work {
     uint32_t spans;            /* runs of elements with the same delivered */
     const uint8_t *delivered;  /* spans x (u32 count, u64 delivered): how many results of the stage
                                   the program had been given when it made these elements */
-    const uint8_t *sizes;      /* count x u32; NULL: the elements themselves are not kept */
-    const uint8_t *elements;   /* one after the other */
-    size_t elements_size;
 };
 struct blob *value_work_encode(const struct value_work *v);
 TRK_MUST_USE int value_work_decode(struct value_work *v, const void *bytes, size_t size);
 #define VALUE_WORK_SPAN 12
 void value_work_span_put(uint8_t out[VALUE_WORK_SPAN], uint32_t count, uint64_t delivered);
 void value_work_span_get(const uint8_t *span, uint32_t *count, uint64_t *delivered);
+
+/* CKPT_ELEMENTS, key as that of the work record of the same elements: their bytes. What they have
+ * to be is said by the digests there. */
+struct value_elements {
+    uint32_t count;            /* > 0 */
+    const uint8_t *sizes;      /* count x u32 */
+    const uint8_t *elements;   /* one after the other */
+    size_t size;               /* of all elements */
+};
+#define VALUE_ELEMENTS_HEAD 8
+/* What stands before the sizes; sizes and elements follow it, so that large ones are not copied. */
+void value_elements_put(uint8_t head[VALUE_ELEMENTS_HEAD], uint32_t count);
+TRK_MUST_USE int value_elements_decode(struct value_elements *v, const void *bytes, size_t size);
 
 /* CKPT_RESULT: the value that follows the record's run of count elements. This one has no version
  * of its own: u32 attempt, u8 status[count], u32 size[count], bytes, as in a RESULT message, so

@@ -162,7 +162,7 @@ static int walk(struct verifier *v, const char *dir)
     int rc = ldb_begin(v->env.mdb, MDB_RDONLY, &v->txn);
 
     for (unsigned table = 0; rc == 0 && table < ENV_TABLES; table++) {
-        if (env_table_name(table) != NULL) {
+        if (env_table_name(table) != NULL && v->env.tables[table] != ENV_NO_TABLE) {
             rc = walk_table(v, table);
         }
     }

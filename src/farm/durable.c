@@ -51,6 +51,7 @@ void durable_close(struct trk_work *work)
     }
     replay_free(work->replay);
     edit_free(work->edit);
+    kept_gather_fini(&work->gather);
     work->replay = NULL;
     work->edit = NULL;
 }
@@ -61,7 +62,7 @@ struct switching {
     struct trk_work *work;
     struct waiter waiter;
     uint32_t number;
-    uint64_t ticket; /* out: of what was put under the old number */
+    uint64_t ticket; /* out: of what was put before */
 };
 
 static void switch_on_loop(void *arg)
@@ -73,7 +74,7 @@ static void switch_on_loop(void *arg)
     waiter_post(&s->waiter);
 }
 
-/* What is stored from now on, is stored under number; what was before, is durable. */
+/* What is stored from now on, is stored under number; what was handed on before, is durable. */
 static int switch_stage(struct trk_work *work, uint32_t number)
 {
     struct switching s = {.work = work, .number = number};
@@ -117,7 +118,13 @@ static int begin_edit(struct trk_work *work, uint64_t index, const char *what)
         rc = switch_stage(work, old->number); /* what was handed on is in the store */
     }
     if (rc == 0) {
+        rc = job_sync(job, work->put_ticket);
+    }
+    if (rc == 0) {
         rc = edit_copy(job, old->number, stage->number, index, &copied);
+    }
+    if (rc == 0) { /* the block that ends here has not been put again yet */
+        rc = kept_put_gathered(work);
     }
     if (rc == 0) { /* results that come now are recorded behind those copied, as they are given */
         rc = switch_stage(work, stage->number);
@@ -157,42 +164,118 @@ int durable_check_end(struct trk_work *work)
 
 /* --- adding ---------------- */
 
-/* A result of an equal element elsewhere becomes that of the next element. */
-static int adopt(struct trk_work *work, uint32_t stage, uint64_t index)
+/* Before the work record of an element behind the end of the last run's list. */
+static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
 {
-    struct ckpt_result result;
-    struct parcel *parcel;
-    struct value_result v;
-    int rc = edit_adopt(work->farm->job, stage, index, work->in_job->number, work->added,
-                        &result);
+    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
+}
 
-    if (rc != 0) {
-        return rc;
+/* An element with the result of an equal one, on its way to the farm thread. */
+struct adopted {
+    struct parcel *parcel;
+    uint32_t stage; /* it is stored under this number */
+    bool is_known;  /* it has its work record */
+    struct digest digest;
+    uint64_t delivered; /* results the program had been given when it made it */
+};
+
+static void adopted_free(struct adopted *a)
+{
+    if (a != NULL && a->parcel != NULL) {
+        parcel_free(a->parcel);
     }
-    parcel = mem_zalloc(1, sizeof(*parcel));
-    if (parcel == NULL ||
-        value_result_decode(&v, result.run.count, result.value->data, result.value->size) < 0) {
-        mem_free(parcel);
-        blob_unref(result.value);
-        return fail(TRK_ENOMEM, "out of memory");
+    mem_free(a);
+}
+
+/* Here, so that it is recorded behind all that was put or handed on before it, and given in that
+ * order; the other way round a resumed program would be given them in another. */
+static void adopt_on_loop(void *arg)
+{
+    struct adopted *a = arg;
+    struct parcel *parcel = a->parcel;
+    struct trk_work *work = parcel->work;
+    uint8_t span[VALUE_WORK_SPAN];
+    struct value_work v = {.count = 1, .digests = a->digest.bytes, .spans = 1, .delivered = span};
+    int rc = grow(work, a->stage, parcel->first + 1);
+
+    value_work_span_put(span, 1, a->delivered);
+    if (rc == 0 && !a->is_known) {
+        rc = job_put_work(work->farm->job, a->stage, parcel->first, &v, NULL);
     }
+    if (rc == 0) {
+        rc = results_adopt(parcel, a->stage);
+    }
+    if (rc < 0) {
+        work_fail(work, rc);
+    } else {
+        a->parcel = NULL;
+    }
+    adopted_free(a);
+}
+
+/* One result of what the store has. */
+static int make_parcel(struct trk_work *work, const struct ckpt_result *result, uint64_t index,
+                       struct parcel *parcel)
+{
+    struct value_result v;
+    int rc = value_result_decode(&v, result->run.count, result->value->data,
+                                 result->value->size);
+
     list_init(&parcel->node);
     parcel->work = work_ref(work);
-    parcel->body = result.value;
+    parcel->body = result->value;
     parcel->first = work->added;
     parcel->count = 1;
-    parcel->attempt = v.attempt;
     parcel->is_restored = true;
-    for (uint64_t at = result.run.first; at < index; at++, v.sizes += 4, v.statuses++) {
+    if (rc < 0) {
+        return fail(rc, "the store of job %s holds what cannot be", work->farm->job->name);
+    }
+    for (uint64_t at = result->run.first; at < index; at++, v.sizes += 4, v.statuses++) {
         v.payloads += le_load_u32(v.sizes);
     }
+    parcel->attempt = v.attempt;
     parcel->statuses = v.statuses;
     parcel->sizes = v.sizes;
     parcel->payloads = v.payloads;
     parcel->bytes = le_load_u32(v.sizes);
     parcel->failed = v.statuses[0] != TRK_STATUS_OK;
-    work_put(parcel);
     return 0;
+}
+
+/* A result of an equal element elsewhere becomes that of the next element. */
+static int adopt(struct trk_work *work, uint32_t stage, uint64_t index, const struct offer *offer,
+                 bool is_known)
+{
+    struct adopted *a = mem_zalloc(1, sizeof(*a));
+    struct ckpt_result result;
+    int rc = TRK_ENOMEM;
+
+    if (a != NULL && (a->parcel = mem_zalloc(1, sizeof(*a->parcel))) != NULL) {
+        rc = trk_work_flush(work); /* those before it are handed on before it */
+    }
+    if (rc == 0) {
+        rc = job_read_at(work->farm->job, stage, index, &result);
+    }
+    if (rc == 0) {
+        rc = make_parcel(work, &result, index, a->parcel);
+    }
+    if (rc == 0) {
+        a->stage = work->in_job->number;
+        a->is_known = is_known;
+        a->digest = offer->digest;
+        a->delivered = work->lazy ? 0 : work->pulled_at;
+        if (work->keep_elements && !is_known) {
+            rc = kept_put_one(work, offer->element, offer->size); /* before its work record */
+        }
+    }
+    if (rc == 0) {
+        rc = net_loop_post(work->farm->loop, adopt_on_loop, a);
+    }
+    if (rc != 0) {
+        adopted_free(a);
+        return rc == TRK_ENOMEM ? fail(rc, "out of memory") : rc;
+    }
+    return job_is_behind(work->farm->job) ? switch_stage(work, work->in_job->number) : 0;
 }
 
 /* A result whose element's work record was lost: nobody knows whose it is. */
@@ -228,12 +311,12 @@ static int compare(struct trk_work *work, struct replay_look *look, const struct
     return begin_edit(work, work->added, what);
 }
 
-int durable_look(struct trk_work *work, const struct digest *digest, enum block_kind *kind)
+int durable_look(struct trk_work *work, const struct offer *offer, enum block_kind *kind)
 {
     struct replay_look look = {0};
     uint32_t stage;
     uint64_t index;
-    int rc = work->replay != NULL ? compare(work, &look, digest) : 0;
+    int rc = work->replay != NULL ? compare(work, &look, &offer->digest) : 0;
 
     if (rc == 0 && work->edit == NULL && !look.is_recorded && work->replay != NULL &&
         work->replay->limit == UINT64_MAX && job_stage_previous(work->farm->job,
@@ -244,35 +327,16 @@ int durable_look(struct trk_work *work, const struct digest *digest, enum block_
         return rc;
     }
     *kind = look.is_recorded ? BLOCK_RECORDED : look.is_known ? BLOCK_KNOWN : BLOCK_NEW;
-    if (work->edit != NULL && edit_take(work->edit, digest, &stage, &index) &&
+    if (work->edit != NULL && edit_take(work->edit, &offer->digest, &stage, &index) &&
         !look.is_recorded) {
-        rc = adopt(work, stage, index);
-        if (rc == 0) {
-            rc = look.is_known ? 0 : durable_put_one(work, digest);
-            *kind = BLOCK_RECORDED;
-        }
-        return rc < 0 ? rc : 1;
+        rc = adopt(work, stage, index, offer, look.is_known);
+        *kind = rc == 0 ? BLOCK_RECORDED : *kind;
+        return rc == 0 ? 1 : rc < 0 ? rc : 0; /* no result there after all: it runs */
     }
     return 0;
 }
 
 /* --- work records ---------------- */
-
-/* Before the work record of an element behind the end of the last run's list. */
-static int grow(const struct trk_work *work, uint32_t stage, uint64_t elements)
-{
-    return elements > work->last_total ? job_stage_grow(work->farm->job, stage, elements) : 0;
-}
-
-int durable_put_one(struct trk_work *work, const struct digest *digest)
-{
-    uint8_t span[VALUE_WORK_SPAN];
-    struct value_work v = {.count = 1, .digests = digest->bytes, .spans = 1, .delivered = span};
-    int rc = grow(work, work->in_job->number, work->added + 1);
-
-    value_work_span_put(span, 1, work->lazy ? 0 : work->pulled_at);
-    return rc < 0 ? rc : job_put_work(work->farm->job, work->in_job->number, work->added, &v, NULL);
-}
 
 /* Farm thread. */
 int durable_put_work(struct trk_work *work, const struct block *block)
@@ -301,7 +365,13 @@ int durable_put_work(struct trk_work *work, const struct block *block)
         }
     }
     v.delivered = spans;
-    rc = job_put_work(work->farm->job, work->store_stage, block->first, &v, &work->last_ticket);
+    if (work->keep_elements) {
+        rc = kept_put_block(work, block);
+    }
+    if (rc == 0) {
+        rc = job_put_work(work->farm->job, work->store_stage, block->first, &v,
+                          &work->last_ticket);
+    }
     if (spans != one) {
         mem_free(spans);
     }

@@ -8,6 +8,7 @@
 #include "base/buf.h"
 #include "base/fail.h"
 #include "base/mem.h"
+#include "farm/kept.h"
 
 #define NONE UINT32_MAX
 #define CHAIN_MAX 1000 /* stages that have replaced each other */
@@ -234,11 +235,10 @@ static void clip(struct value_work *work, uint32_t count, uint8_t *spans)
     }
     work->count = count;
     work->delivered = spans;
-    work->sizes = NULL;
 }
 
-static int copy_work(struct trk_job *job, uint32_t to, uint64_t first, uint64_t index,
-                     const struct blob *block, uint64_t *ticket)
+static int copy_work(struct trk_job *job, uint32_t from, uint32_t to, uint64_t first,
+                     uint64_t index, const struct blob *block, uint64_t *ticket)
 {
     struct value_work work;
     uint8_t *spans = NULL;
@@ -252,10 +252,13 @@ static int copy_work(struct trk_job *job, uint32_t to, uint64_t first, uint64_t 
         clip(&work, (uint32_t)(index - first), spans);
     }
     if (rc == 0) {
+        rc = kept_copy(job, from, to, first, work.count, ticket);
+    }
+    if (rc == 0) {
         rc = job_put_work(job, to, first, &work, ticket);
     }
     mem_free(spans);
-    return rc;
+    return rc < 0 ? rc : job_keep_up(job, *ticket);
 }
 
 /* Work records: those elements are known under the new number too. */
@@ -273,7 +276,7 @@ static int copy_works(struct trk_job *job, uint32_t from, uint32_t to, uint64_t 
             blob_unref(block);
             break;
         }
-        rc = copy_work(job, to, first, index, block, ticket);
+        rc = copy_work(job, from, to, first, index, block, ticket);
         blob_unref(block);
         if (rc < 0) {
             return rc;
@@ -298,19 +301,4 @@ int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
         blob_unref(res.value);
     }
     return rc < 0 ? rc : job_sync(job, ticket);
-}
-
-int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to, uint64_t at,
-               struct ckpt_result *result)
-{
-    uint64_t ticket;
-    int rc = job_read_at(job, from, index, result);
-
-    if (rc == 0) {
-        rc = copy_result(job, result, index, 1, to, at, &ticket);
-        if (rc < 0) {
-            blob_unref(result->value);
-        }
-    }
-    return rc;
 }

@@ -19,8 +19,5 @@ bool edit_take(struct edit *e, const struct digest *digest, uint32_t *stage, uin
  * what is known too). */
 TRK_MUST_USE int edit_copy(struct trk_job *job, uint32_t from, uint32_t to, uint64_t index,
                            struct ckpt_position *position);
-/* The result of one element, for stage to at index at. *result is the caller's. */
-TRK_MUST_USE int edit_adopt(struct trk_job *job, uint32_t from, uint64_t index, uint32_t to,
-                            uint64_t at, struct ckpt_result *result);
 
 #endif

@@ -8,6 +8,7 @@
  *   call.c   requests and waiting for their answers          (any thread + farm thread)
  *   inject.c what was injected, replayed to new incarnations (farm thread)
  *   work.c   the program's side of a stage                   (one calling thread)
+ *   kept.c   elements whose bytes are in the store           (both)
  *   drive.c  the only caller of sched_step: events in, actions out  (farm thread)
  *   held.c   what machines hold for a job from when no initiator was there (farm thread)
  *   states.c checkpoints inside elements                     (farm thread)
@@ -29,6 +30,7 @@
 #include "farm/control.h"
 #include "farm/edit.h"
 #include "farm/job.h"
+#include "farm/kept.h"
 #include "net/loop.h"
 #include "net/session.h"
 #include "sched/sched.h"
@@ -175,6 +177,7 @@ struct trk_vmlist {
     bool need_all;            /* [c] */
     uint64_t deadline_ms;     /* [f] loop time */
     uint32_t wait_ms;         /* [c] */
+    bool has_said;            /* [f] what it waits for */
     enum vmlist_state state;  /* [m] */
     char text[512];           /* [m] why it failed */
     struct slot **slots;      /* [m] written by the farm thread: the slots that serve it */
@@ -202,6 +205,13 @@ enum block_kind {
     BLOCK_NEW,      /* of a durable work: a work record is to be written */
     BLOCK_KNOWN,    /* its work record is there; it runs, its results are not recorded */
     BLOCK_RECORDED, /* its results are: it does not run, and has no bytes */
+};
+
+/* The next element of a durable work, as the program offers it. */
+struct offer {
+    const void *element;  /* borrowed */
+    size_t size;
+    struct digest digest; /* of it */
 };
 
 /* Elements as they were added: consecutive indices, bytes one after the other. */
@@ -245,6 +255,7 @@ struct trk_work {
     struct slot **slots;       /* [c] fixed */
     size_t slots_count;        /* [c] */
     bool ordered, speculate, lazy; /* [c] */
+    bool keep_elements;        /* [c] durable: their bytes go into the store */
     uint32_t retries, retry_after_ms, timeout_ms; /* [c] */
     uint64_t ahead_elements, ahead_bytes; /* [c] */
 
@@ -261,6 +272,8 @@ struct trk_work {
     struct job_stage *in_job;  /* [p] durable: what it is in the store; NULL: it is not recorded */
     struct replay *replay;     /* [p] the last run of the program; NULL: nothing is left of it */
     struct edit *edit;         /* [p] a changed list; NULL: it has not, or is not needed yet */
+    struct kept_gather gather; /* [p] elements that are put again */
+    uint64_t put_ticket;       /* [p] of what this thread put for it */
     bool is_closed;            /* [p] */
     bool is_cancelled;         /* [p] */
     struct parcel *current;    /* [p] being taken */
@@ -274,6 +287,7 @@ struct trk_work {
     uint64_t total;            /* [w] elements in all but the restored; UINT64_MAX: more may come */
     uint64_t elements;         /* [w] all of them, once the end is known */
     uint64_t closed_after;     /* [w] results taken when the end was known */
+    bool is_left_open;         /* [w] this run adds no more, but that is not the list's end */
     uint64_t last_total, last_closed_after; /* [c] the same of the last run; UINT64_MAX: it was not
                                                closed */
     struct trk_progress progress; /* [w] */
@@ -304,16 +318,27 @@ struct attempts; /* what happened to elements, see attempts.c */
 void results_durable(struct trk_farm *farm); /* something may have become durable */
 void results_acknowledge_now(struct slot *slot); /* it is given back */
 void results_told(struct trk_farm *farm);    /* the store has news */
+/* A result that the store has elsewhere becomes one of stage; it is given when it is durable. Takes
+ * the parcel, unless that fails. */
+TRK_MUST_USE int results_adopt(struct parcel *parcel, uint32_t stage);
 
 /* durable.c [p] but where it says otherwise */
 int durable_open(struct trk_work *work, const struct trk_work_options *opt);
 void durable_close(struct trk_work *work);
 /* About the next element: which kind it is. 0; 1: it has its result, in a parcel; an error. */
-TRK_MUST_USE int durable_look(struct trk_work *work, const struct digest *digest,
+TRK_MUST_USE int durable_look(struct trk_work *work, const struct offer *offer,
                               enum block_kind *kind);
 TRK_MUST_USE int durable_check_end(struct trk_work *work); /* before it is closed */
-TRK_MUST_USE int durable_put_one(struct trk_work *work, const struct digest *digest);
 TRK_MUST_USE int durable_put_work(struct trk_work *work, const struct block *block); /* [f] */
+
+/* kept.c: elements whose bytes are kept, see kept.h */
+TRK_MUST_USE int kept_put_block(struct trk_work *work, const struct block *block); /* [f] */
+TRK_MUST_USE int kept_put_one(struct trk_work *work, const void *element, size_t size); /* [p] */
+/* [p] The next element is added; where it is known but its bytes are lacking, they are put when
+ * those of its whole block are here. */
+TRK_MUST_USE int kept_again(struct trk_work *work, const void *element, size_t size);
+TRK_MUST_USE int kept_put_gathered(struct trk_work *work); /* [p] as many as there are */
+void kept_gather_fini(struct kept_gather *g);
 
 /* held.c [f]: what VMs have kept for this job */
 TRK_MUST_USE int held_on_message(struct supervisor *sup, const struct wire_message *msg);

@@ -10,8 +10,8 @@
  *   all else: delete, it belongs to nothing that is, or its element has its result
  *
  * In a job that goes on nothing of a stage runs before all supervisors that are there have handed
- * over what they hold of its first elements (HELD_END), or a second has passed: what is done
- * already must not begin once more.
+ * over what they hold of its first elements (HELD_END), or nothing of it has come for as long as
+ * makes a VM suspect: what is done already must not begin once more.
  *
  * Nothing is believed to be this job's because somebody says so: stage, index, the digest of the
  * element and the fingerprint of the code must all be those of the work as it is now. */
@@ -20,8 +20,6 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "farm/drive_impl.h"
-
-#define ASK_MS 1000
 
 /* A note that goes out when the store is so far. */
 struct answer {
@@ -133,6 +131,11 @@ static void ask(struct supervisor *sup, struct trk_work *work)
     }
 }
 
+static void wait_for_held(struct trk_work *work)
+{
+    work->ask_until_ms = net_loop_now_ms(work->farm->loop) + work->farm->suspect_after_ms;
+}
+
 /* What there was has come, or does not come in time. */
 static void go_on(struct trk_work *work)
 {
@@ -183,7 +186,7 @@ void held_added(struct trk_work *work, uint64_t first, uint64_t count)
         ask(container_of(pos, struct supervisor, node), work);
     }
     if (work->is_asking && work->ask_until_ms == 0) {
-        work->ask_until_ms = net_loop_now_ms(work->farm->loop) + ASK_MS;
+        wait_for_held(work);
     }
     if (work->is_asking && work->asks == 0) {
         go_on(work);
@@ -271,6 +274,9 @@ static int take(struct trk_farm *farm, const struct wire_held *m, uint64_t *tick
 
     if (work == NULL || work->store_stage == 0) {
         return 1;
+    }
+    if (work->is_asking && work->ask_until_ms != 0) {
+        wait_for_held(work);
     }
     if (m->index >= work->known) {
         work->asked_from = m->index < work->asked_from ? m->index : work->asked_from;

@@ -64,7 +64,7 @@ static int put(struct trk_job *job, uint32_t stage, uint64_t index,
     }
     ckpt_key(key, stage, index);
     value.slices[0] = (struct ckpt_slice){value.blob->data, value.blob->size};
-    rc = job_put_record(job, CKPT_ATTEMPT, key, sizeof(key), &value);
+    rc = job_put_record(job, CKPT_ATTEMPT, key, sizeof(key), &value, NULL);
     blob_unref(value.blob);
     return rc;
 }

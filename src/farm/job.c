@@ -347,6 +347,22 @@ int job_read_next(struct trk_job *job, enum ckpt_kind kind, struct ckpt_read_key
     JOB_READ(job, ckpt_read_next(job->reader, kind, key, value));
 }
 
+int job_read_size(struct trk_job *job, enum ckpt_kind kind, const void *key, size_t key_size,
+                  uint64_t *size)
+{
+    JOB_READ(job, ckpt_read_size(job->reader, kind, key, key_size, size));
+}
+
+int job_read_kept(struct trk_job *job, struct kept_page *page, uint32_t stage, uint64_t index)
+{
+    JOB_READ(job, kept_read(page, job->reader, stage, index));
+}
+
+int job_read_known(struct trk_job *job, uint32_t stage, uint64_t *count)
+{
+    JOB_READ(job, kept_count(job->reader, stage, count));
+}
+
 int job_read_find(struct trk_job *job, uint32_t stage, uint64_t at, struct ckpt_found *out)
 {
     JOB_READ(job, ckpt_read_find(job->reader, stage, at, out));
@@ -391,14 +407,19 @@ int job_sync(struct trk_job *job, uint64_t ticket)
     return rc;
 }
 
-int job_keep_up(struct trk_job *job, uint64_t ticket)
+bool job_is_behind(struct trk_job *job)
 {
     bool is_full;
 
     pthread_mutex_lock(&job->mutex);
     is_full = job->store != NULL && ckpt_store_is_full(job->store);
     pthread_mutex_unlock(&job->mutex);
-    return is_full ? job_sync(job, ticket) : 0;
+    return is_full;
+}
+
+int job_keep_up(struct trk_job *job, uint64_t ticket)
+{
+    return job_is_behind(job) ? job_sync(job, ticket) : 0;
 }
 
 /* Calls a function of store.h on the job's store. */
@@ -433,9 +454,9 @@ int job_put_result(struct trk_job *job, uint32_t stage, const struct record_run 
 }
 
 int job_put_record(struct trk_job *job, enum ckpt_kind kind, const void *key, size_t key_size,
-                   const struct ckpt_value *value)
+                   const struct ckpt_value *value, uint64_t *ticket)
 {
-    JOB_PUT(job, ckpt_store_put_record(job->store, kind, key, key_size, value, NULL));
+    JOB_PUT(job, ckpt_store_put_record(job->store, kind, key, key_size, value, ticket));
 }
 
 int job_put_work(struct trk_job *job, uint32_t stage, uint64_t first,

@@ -61,6 +61,8 @@ void job_tell(struct trk_job *job, struct trk_farm *farm);
 TRK_MUST_USE int job_stage_open(struct trk_job *job, const char *key, const char *name,
                                 const struct digest *fingerprint, struct job_stage **out,
                                 bool *is_new);
+/* Of the stage of this key that counts, as it is now. TRK_END: there is none. */
+TRK_MUST_USE int job_stage_find(struct trk_job *job, const char *key, struct job_stage *out);
 /* A new one in its place, which takes over the results of equal elements. */
 TRK_MUST_USE int job_stage_edit(struct trk_job *job, struct job_stage *old, struct job_stage **out);
 /* The end of its list is known. */
@@ -89,19 +91,28 @@ TRK_MUST_USE int job_read_recorded(struct trk_job *job, uint32_t stage,
                                    struct ckpt_position *position, struct ckpt_result *out);
 TRK_MUST_USE int job_read_get(struct trk_job *job, enum ckpt_kind kind, const void *key,
                               size_t key_size, struct blob **value);
+TRK_MUST_USE int job_read_size(struct trk_job *job, enum ckpt_kind kind, const void *key,
+                               size_t key_size, uint64_t *size);
+/* As kept_read and kept_count. */
+struct kept_page;
+TRK_MUST_USE int job_read_kept(struct trk_job *job, struct kept_page *page, uint32_t stage,
+                               uint64_t index);
+TRK_MUST_USE int job_read_known(struct trk_job *job, uint32_t stage, uint64_t *count);
 /* These results do not count any more, once the ticket is durable. */
 TRK_MUST_USE int job_forget(struct trk_job *job, uint32_t stage, const struct record_run *run,
                             uint64_t *ticket);
 TRK_MUST_USE int job_put_result(struct trk_job *job, uint32_t stage, const struct record_run *run,
                                 const struct ckpt_value *value, uint64_t *ticket);
 TRK_MUST_USE int job_put_record(struct trk_job *job, enum ckpt_kind kind, const void *key,
-                                size_t key_size, const struct ckpt_value *value);
+                                size_t key_size, const struct ckpt_value *value,
+                                uint64_t *ticket);
 /* A work record of elements first, first + 1, ... */
 TRK_MUST_USE int job_put_work(struct trk_job *job, uint32_t stage, uint64_t first,
                               const struct value_work *work, uint64_t *ticket);
 /* Waits until all that was put so far is durable, however long the disk is full. */
 TRK_MUST_USE int job_sync(struct trk_job *job, uint64_t ticket);
-/* The same, but only when the queue is full: for whoever puts much. */
+bool job_is_behind(struct trk_job *job); /* the queue is full */
+/* Waits only when it is behind: for whoever puts much. */
 TRK_MUST_USE int job_keep_up(struct trk_job *job, uint64_t ticket);
 
 #endif

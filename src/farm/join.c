@@ -6,10 +6,10 @@
  *   VM v         connects, JOIN(v, token)        lease_joined: slot is TRYING, HELLO(lease)
  *
  * Who connects has proved by TLS that it has the farm's key and calls as a VM; before that nothing
- * of it is parsed, and there are bounds on how many such connections there are (net/session.h, and
- * CALLERS_MAX here) and how long. A token is random, made for one process of one VM, and counts
- * once: whoever comes with another one, or comes late or twice, is refused. A VM that does not
- * come in time counts as one that refused: it is asked again, with a new token. */
+ * of it is parsed, and there are bounds on how many such connections there are (net/session.h, or
+ * CALLERS_MAX without keys) and how long. A token is random, made for one process of one VM, and
+ * counts once: whoever comes with another one, or comes late or twice, is refused. A VM that does
+ * not come in time counts as one that refused: it is asked again, with a new token. */
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -22,7 +22,7 @@
 #include "farm/farm_impl.h"
 #include "net/address.h"
 
-#define CALLERS_MAX 64       /* connections that have not said JOIN yet */
+#define CALLERS_MAX 64       /* without keys: connections that have not said JOIN yet */
 #define DIAL_MS 5000         /* a VM that was asked to dial in comes within this */
 #define DIAL_AGAIN_MS 700    /* else it is asked again after this */
 #define REFUSAL_MS 60000     /* how often one is told to who reads warnings only */
@@ -162,6 +162,7 @@ static void on_join(struct caller *c, const struct wire_join *join)
         join_forget(slot);
         if (lease_joined(farm, slot, session) < 0) {
             refuse(c, "out of memory");
+            miss(farm, slot, "out of memory");
             return;
         }
     }
@@ -210,7 +211,8 @@ static void on_accept(void *user, int fd)
 
     find_look_at_keys(farm);
     opt.keys = farm->keys.keys.count > 0 ? &farm->keys.keys : NULL;
-    if (farm->callers_count < CALLERS_MAX && (opt.keys != NULL || farm->insecure)) {
+    /* With keys the session room limits who has none, and lets no one keep the others out. */
+    if (opt.keys != NULL || (farm->insecure && farm->callers_count < CALLERS_MAX)) {
         c = mem_zalloc(1, sizeof(*c));
     }
     if (c == NULL) {

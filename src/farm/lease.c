@@ -26,7 +26,7 @@ static bool slot_is_usable(const struct slot *slot)
     if (slot->sup == NULL) {
         return false;
     }
-    if (slot->info.state == TRK_VM_LEASED) {
+    if (slot->info.state == TRK_VM_LEASED || slot->info.state == TRK_VM_FINISHING) {
         /* By us, who have lost it: the VM has not noticed, and ends that lease when we ask. */
         return memcmp(slot->info.incarnation, slot->ours, sizeof(slot->ours)) == 0;
     }
@@ -301,6 +301,8 @@ void lease_death(struct trk_farm *farm, const struct wire_death *death)
 /* Gives a VM back, in order. */
 void lease_end(struct slot *slot)
 {
+    struct blob *bye;
+
     join_forget(slot);
     if (slot->lease == LEASE_FREE || slot->vm == NULL || slot->vm->is_given_back) {
         return;
@@ -310,8 +312,8 @@ void lease_end(struct slot *slot)
     if (slot->lease == LEASE_HELD) {
         results_acknowledge_now(slot); /* else it would hold them for a later run of the job */
     }
-    if (slot->lease == LEASE_HELD &&
-        net_session_send(slot->vm->session, WIRE_BYE, 0, blob_new(0)) == 0) {
+    bye = slot->lease == LEASE_HELD ? blob_new(0) : NULL;
+    if (bye != NULL && net_session_send(slot->vm->session, WIRE_BYE, 0, bye) == 0) {
         return; /* the VM closes when it has noted the end, so that nobody sees a stale state */
     }
     net_session_close(slot->vm->session, false);
@@ -519,6 +521,8 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
     }
     vm = vm_new(farm, slot);
     if (vm == NULL) {
+        lease_refused(farm, slot, RETRY_MS, "out of memory");
+        farm_touch(farm);
         return;
     }
     opt = vm_options(farm, vm);
@@ -526,8 +530,8 @@ static void lease_start(struct trk_farm *farm, struct slot *slot)
      * says so. */
     opt.hello_ms = slot->info.state == TRK_VM_STARTING ? FARM_HELLO_MS : 0;
     if (find_connect(farm, slot->info.address, &opt, &vm->session) < 0) {
-        log_info("farm", "VM %u: %s", slot->info.index, fail_text());
-        try_again_later(farm, slot, RETRY_MS);
+        lease_refused(farm, slot, RETRY_MS, fail_text());
+        farm_touch(farm); /* nothing else may happen that would have us look again */
         trk_vm_unref(vm);
         return;
     }

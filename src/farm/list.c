@@ -117,7 +117,7 @@ static void describe_shortage(struct trk_vmlist *list, uint32_t live)
     list_for_each(pos, &farm->slots) {
         struct slot *slot = container_of(pos, struct slot, node);
         if (slot->lease == LEASE_FREE && slot->sup != NULL) {
-            if (slot->info.state == TRK_VM_LEASED) {
+            if (slot->info.state == TRK_VM_LEASED || slot->info.state == TRK_VM_FINISHING) {
                 leased++;
                 snprintf(owner, sizeof(owner), "%s", slot->info.owner);
             } else if (slot->info.state == TRK_VM_FAILING) {
@@ -163,6 +163,35 @@ static bool has_candidates(struct trk_farm *farm)
     return false;
 }
 
+/* A resumed job waits for VMs that finish what they run for a program that has gone: that was
+ * probably its own last run, and who resumes at once should not be told to start more VMs. */
+static bool has_finishing(struct trk_vmlist *list)
+{
+    struct trk_farm *farm = list->farm;
+    const struct slot *finishing = NULL;
+    uint32_t count = 0;
+    struct list *pos;
+
+    if (farm->job == NULL || farm->job->epoch < 2 || list->wait_ms > 0) {
+        return false;
+    }
+    list_for_each(pos, &farm->slots) {
+        const struct slot *slot = container_of(pos, struct slot, node);
+        if (slot->lease == LEASE_FREE && slot->sup != NULL &&
+            slot->info.state == TRK_VM_FINISHING) {
+            finishing = slot;
+            count++;
+        }
+    }
+    if (count > 0 && !list->has_said) {
+        list->has_said = true;
+        notice_message(farm, TRK_NOTICE_MESSAGE, NULL, "waiting for %u VM%s that finish%s what %s "
+                       "for %s", count, count == 1 ? "" : "s", count == 1 ? "es" : "",
+                       count == 1 ? "it runs" : "they run", finishing->info.owner);
+    }
+    return count > 0;
+}
+
 static void check_one(struct trk_vmlist *list)
 {
     struct trk_farm *farm = list->farm;
@@ -181,6 +210,9 @@ static void check_one(struct trk_vmlist *list)
         return;
     }
     if (live == 0 || (list->need_all && live < list->max)) {
+        if (has_finishing(list)) {
+            return;
+        }
         describe_shortage(list, live);
         forget(list, VMLIST_FAILED);
         return;

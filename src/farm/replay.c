@@ -151,6 +151,17 @@ int replay_look(struct replay *r, uint64_t index, struct replay_look *out)
     return 0;
 }
 
+bool replay_block(const struct replay *r, uint64_t index, uint64_t *first, uint32_t *count)
+{
+    if (index >= r->limit || r->block == NULL || index < r->block_first ||
+        index - r->block_first >= r->work.count) {
+        return false;
+    }
+    *first = r->block_first;
+    *count = r->work.count;
+    return true;
+}
+
 bool replay_is_over(const struct replay *r, uint64_t index)
 {
     if (index >= r->limit) {

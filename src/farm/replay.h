@@ -50,6 +50,8 @@ void replay_free(struct replay *r); /* NULL is fine */
 
 /* About element index; ask in rising order. 0 or an error with a sentence. */
 TRK_MUST_USE int replay_look(struct replay *r, uint64_t index, struct replay_look *out);
+/* The block that element index, which was asked about last, is known from. false: it is not. */
+bool replay_block(const struct replay *r, uint64_t index, uint64_t *first, uint32_t *count);
 /* No element that is known follows index, no result either. */
 bool replay_is_over(const struct replay *r, uint64_t index);
 /* Some results do not count any more: looks again at what it holds. */

@@ -64,23 +64,30 @@ static struct parcel *parcel_new(struct trk_work *work, struct blob *body,
     return p;
 }
 
-/* Into the job's store: from the attempt on the bytes stand as they came (see value.h). */
-static int put_durable(struct step *step, struct trk_work *work, struct parcel *p)
+/* Into the job's store: from the attempt on the bytes stand as they came (see value.h), or as the
+ * store had them. */
+static int put_durable(struct parcel *p, uint32_t stage, const uint8_t *attempt)
 {
+    struct trk_farm *farm = p->work->farm;
     struct record_run run = {.first = p->first, .count = p->count, .failed = p->failed};
     struct ckpt_value value = {.blob = p->body, .count = 4};
     int rc;
 
-    value.slices[0] = (struct ckpt_slice){p->body->data + WIRE_RESULT_ATTEMPT, 4};
+    value.slices[0] = (struct ckpt_slice){attempt, 4};
     value.slices[1] = (struct ckpt_slice){p->statuses, p->count};
     value.slices[2] = (struct ckpt_slice){p->sizes, (size_t)p->count * 4};
     value.slices[3] = (struct ckpt_slice){p->payloads, p->bytes};
-    rc = job_put_result(step->farm->job, work->store_stage, &run, &value, &p->ticket);
+    rc = job_put_result(farm->job, stage, &run, &value, &p->ticket);
     if (rc == 0) {
-        step->ticket = step->farm->last_ticket = work->last_ticket = p->ticket;
-        list_push_back(&step->farm->syncing, &p->node);
+        farm->last_ticket = p->work->last_ticket = p->ticket;
+        list_push_back(&farm->syncing, &p->node);
     }
     return rc;
+}
+
+int results_adopt(struct parcel *parcel, uint32_t stage)
+{
+    return put_durable(parcel, stage, parcel->body->data);
 }
 
 static int put_volatile(struct step *step, struct trk_work *work, struct parcel *p, uint64_t seq)
@@ -102,8 +109,12 @@ static int put(struct step *step, struct trk_work *work, struct blob *body,
     int rc = TRK_ENOMEM;
 
     if (parcel != NULL) {
-        rc = work->store_stage != 0 ? put_durable(step, work, parcel)
-                                    : put_volatile(step, work, parcel, result->seq);
+        rc = work->store_stage != 0
+                 ? put_durable(parcel, work->store_stage, body->data + WIRE_RESULT_ATTEMPT)
+                 : put_volatile(step, work, parcel, result->seq);
+    }
+    if (rc == 0) {
+        step->ticket = parcel->ticket;
     }
     if (rc < 0) {
         if (parcel != NULL) {
@@ -323,6 +334,10 @@ static void recorded(struct trk_farm *farm, struct parcel *parcel)
                              .first = parcel->first, .count = parcel->count};
     struct step step = {.farm = farm, .ev = &ev, .parcel = parcel};
 
+    if (work->is_open && parcel->is_restored) {
+        work_put(parcel);
+        return;
+    }
     if (work->is_open) {
         blocks_drop(work, parcel->first, parcel->count);
         states_recorded(work, parcel->first, parcel->count);

@@ -224,6 +224,19 @@ int job_stage_open(struct trk_job *job, const char *key, const char *name,
     return rc;
 }
 
+int job_stage_find(struct trk_job *job, const char *key, struct job_stage *out)
+{
+    const struct job_stage *stage;
+
+    pthread_mutex_lock(&job->mutex);
+    stage = find_key(job, key);
+    if (stage != NULL) {
+        *out = *stage;
+    }
+    pthread_mutex_unlock(&job->mutex);
+    return stage != NULL ? 0 : TRK_END;
+}
+
 int job_stage_edit(struct trk_job *job, struct job_stage *old, struct job_stage **out)
 {
     int rc;

@@ -22,6 +22,7 @@
 #include "ckpt/store.h"
 #include "ckpt/value.h"
 #include "ckpt/verify.h"
+#include "farm/kept.h"
 
 #define DIR_MAX (HOME_PATH_MAX + HOME_NAME_MAX + 64)
 
@@ -41,6 +42,7 @@ struct trk_view {
     bool is_damaged;
     char text[512];
     struct page page;
+    struct kept_page kept;      /* the block of elements that was read last */
 };
 
 /* --- places ---------------- */
@@ -360,6 +362,7 @@ void trk_view_close(struct trk_view *view)
 {
     if (view != NULL) {
         page_drop(&view->page);
+        kept_drop(&view->kept);
         ckpt_reader_free(view->reader);
         mem_free(view);
     }
@@ -453,52 +456,6 @@ int trk_view_note(struct trk_view *view, enum trk_note kind, const char *name, v
     return *bytes != NULL ? 0 : fail(TRK_ENOMEM, "out of memory");
 }
 
-/* The first work record of a stage behind key. *first, *end: its elements. */
-static int next_work(struct trk_view *view, uint32_t stage, struct ckpt_read_key *key,
-                     uint64_t *first, uint64_t *end)
-{
-    struct value_work work;
-    struct blob *value;
-    int rc = ckpt_read_next(view->reader, CKPT_WORK, key, &value);
-
-    if (rc != 0) {
-        return rc;
-    }
-    if (key->size != KEY_STAGE_NUMBER || key_get_u32(key->bytes) != stage) {
-        rc = TRK_END;
-    } else {
-        rc = value_work_decode(&work, value->data, value->size);
-        *first = key_get_u64(key->bytes + 4);
-        *end = rc == 0 ? *first + work.count : 0;
-    }
-    blob_unref(value);
-    return rc;
-}
-
-/* How many elements of a stage are known: the end of its last work record, which is found by
- * halving, as there is no way to it from behind. */
-static int count_added(struct trk_view *view, uint32_t stage, uint64_t *added)
-{
-    struct ckpt_read_key key = {.size = KEY_STAGE};
-    uint64_t low, high = UINT64_MAX;
-    int rc;
-
-    *added = 0;
-    key_put_u32(key.bytes, stage);
-    rc = next_work(view, stage, &key, &low, added);
-    while (rc == 0 && low < high) {
-        uint64_t middle = low + (high - low) / 2;
-        key.size = KEY_STAGE_NUMBER;
-        ckpt_key(key.bytes, stage, middle);
-        rc = next_work(view, stage, &key, &low, added);
-        if (rc == TRK_END) {
-            high = middle; /* none begins behind it */
-            rc = 0;
-        }
-    }
-    return rc == TRK_END ? 0 : rc;
-}
-
 struct stages {
     struct trk_view_stage *items; /* their texts are in blocks of their own */
     size_t count, cap;
@@ -543,7 +500,7 @@ static int add_stage(struct trk_view *view, struct stages *all, uint32_t number,
         .number = number, .key = text, .name = text + v->key_size + 1, .added = v->total,
         .is_closed = v->is_closed, .recorded = count.recorded, .failed = count.failed,
         .bytes = count.bytes, .replaced_by = v->replaced_by, .previous = v->previous};
-    return v->is_closed ? 0 : count_added(view, number, &stage->added);
+    return v->is_closed ? 0 : kept_count(view->reader, number, &stage->added);
 }
 
 int trk_view_stages(struct trk_view *view, struct trk_view_stage **out, size_t *count)
@@ -659,6 +616,20 @@ int trk_view_result(struct trk_view *view, uint32_t stage, uint64_t index,
         page_get(&view->page, index, out);
     }
     return told(view, rc);
+}
+
+int trk_view_element(struct trk_view *view, uint32_t stage, uint64_t index,
+                     const void **element, size_t *size)
+{
+    int rc = enter(view);
+
+    if (rc == 0 && !kept_has(&view->kept, stage, index)) {
+        rc = kept_read(&view->kept, view->reader, stage, index);
+    }
+    if (rc == 0) {
+        kept_get(&view->kept, index, element, size);
+    }
+    return rc == TRK_ENOTKEPT ? TRK_END : told(view, rc);
 }
 
 /* Reads the next record of the walk; walk->next is then an element in it. */

@@ -154,6 +154,7 @@ static struct trk_work *work_new(struct trk_farm *farm, const struct trk_work_op
     work->ordered = opt->ordered;
     work->speculate = opt->speculate;
     work->lazy = opt->lazy;
+    work->keep_elements = opt->keep_elements;
     work->total = UINT64_MAX;
     work->retries = opt->retries;
     work->retry_after_ms = opt->retry_after_ms;
@@ -240,7 +241,11 @@ static void close_stage(struct trk_work *work)
 
     pthread_mutex_lock(&work->mutex);
     uint64_t total = work->elements, after = work->closed_after;
+    bool is_left_open = work->is_left_open;
     pthread_mutex_unlock(&work->mutex);
+    if (is_left_open) {
+        return;
+    }
     rc = job_stage_close(work->farm->job, work->store_stage, total, after);
     if (rc < 0) {
         work_fail(work, rc);
@@ -440,29 +445,37 @@ bool work_is_full(struct trk_work *work)
 /* The program's element of a durable work, made when pulled_at results had been taken. */
 static int add_durable(struct trk_work *work, const void *element, size_t size)
 {
-    struct digest digest = hash_digest(element, size);
+    struct offer offer = {element, size, hash_digest(element, size)};
     enum block_kind kind = BLOCK_NEW;
-    int rc;
+    bool is_adopted;
+    int rc = 0;
 
     if (!work->is_offered) {
         work->pulled_at = work->taken;
         work->is_offered = true;
         work->offered_size = size;
     }
-    rc = work->replay != NULL || work->edit != NULL ? durable_look(work, &digest, &kind) : 0;
+    if (work->replay != NULL || work->edit != NULL) {
+        rc = durable_look(work, &offer, &kind);
+    }
     if (rc < 0) {
         return rc;
     }
     if (kind != BLOCK_RECORDED && is_full(work, size)) {
         return TRK_FULL;
     }
+    is_adopted = rc == 1;
+    rc = work->keep_elements ? kept_again(work, element, size) : 0;
+    if (rc < 0) {
+        return rc;
+    }
     work->is_offered = false;
     if (kind == BLOCK_RECORDED) {
-        work->restored += rc == 0;
+        work->restored += !is_adopted;
         return add_recorded(work);
     }
-    return size >= LARGE_BYTES ? add_large(work, element, size, kind, &digest)
-                               : add_small(work, element, size, kind, &digest);
+    return size >= LARGE_BYTES ? add_large(work, element, size, kind, &offer.digest)
+                               : add_small(work, element, size, kind, &offer.digest);
 }
 
 int trk_work_add(struct trk_work *work, const void *element, size_t size)
@@ -490,11 +503,11 @@ int trk_work_add(struct trk_work *work, const void *element, size_t size)
                                : add_small(work, element, size, BLOCK_NEW, NULL);
 }
 
-int trk_work_close(struct trk_work *work)
+static int end_adding(struct trk_work *work, bool is_left_open)
 {
     int rc = trk_work_flush(work);
 
-    if (rc == 0 && !work->is_closed) {
+    if (rc == 0 && !work->is_closed && !is_left_open) {
         rc = durable_check_end(work);
     }
     if (rc < 0 || work->is_closed) {
@@ -505,6 +518,7 @@ int trk_work_close(struct trk_work *work)
     work->total = work->added - work->restored;
     work->elements = work->added;
     work->closed_after = work->lazy ? 0 : work->taken;
+    work->is_left_open = is_left_open;
     pthread_mutex_unlock(&work->mutex);
     rc = net_loop_post(work->farm->loop, close_on_loop, work_ref(work));
     if (rc < 0) {
@@ -512,6 +526,16 @@ int trk_work_close(struct trk_work *work)
         return fail(rc, "the farm is closed");
     }
     return 0;
+}
+
+int trk_work_close(struct trk_work *work)
+{
+    return end_adding(work, false);
+}
+
+int trk_work_leave_open(struct trk_work *work)
+{
+    return end_adding(work, true);
 }
 
 /* --- ending ---------------- */

@@ -86,10 +86,20 @@ void net_address_tcp(char *text, size_t size, const char *host, uint16_t port)
     snprintf(text, size, strchr(host, ':') != NULL ? "tcp:[%s]:%u" : "tcp:%s:%u", host, port);
 }
 
+/* A link-local one names its interface, which must be one of this machine: "fe80::1%eth0". */
 static bool is_numeric(const char *host)
 {
+    const struct addrinfo hints = {.ai_family = AF_INET6, .ai_flags = AI_NUMERICHOST};
+    struct addrinfo *info;
     struct in6_addr addr;
-    return inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1;
+    if (inet_pton(AF_INET, host, &addr) == 1 || inet_pton(AF_INET6, host, &addr) == 1) {
+        return true;
+    }
+    if (strchr(host, '%') == NULL || getaddrinfo(host, NULL, &hints, &info) != 0) {
+        return false;
+    }
+    freeaddrinfo(info);
+    return true;
 }
 
 int net_address_split(const char *text, char *host, size_t size, uint16_t *port)

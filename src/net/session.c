@@ -108,6 +108,18 @@ void net_session_teardown(struct net_session *s, int error, const char *format, 
     s->ops->on_close(s, s->user, error, why);
 }
 
+void net_session_fail(struct net_session *s, int error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(s->why, sizeof(s->why), format, args);
+    va_end(args);
+    s->failed = error;
+    pthread_mutex_lock(&s->mutex);
+    net_session_poke(s);
+    pthread_mutex_unlock(&s->mutex);
+}
+
 static void close_with_loop(struct net_closer *closer)
 {
     struct net_session *s = container_of(closer, struct net_session, closer);
@@ -168,7 +180,7 @@ void net_session_tell_open(struct net_session *s)
 {
     if (s->owes_on_open && s->phase == OPEN) {
         s->owes_on_open = false;
-        if (s->ops->on_open != NULL && s->wish == CLOSE_NOT) {
+        if (s->ops->on_open != NULL && !net_session_is_deaf(s)) {
             s->ops->on_open(s, s->user);
         }
     }
@@ -386,6 +398,9 @@ static void on_timer(uv_timer_t *timer)
     struct net_session *s = timer->data;
     uint64_t now = uv_now(net_loop_uv(s->loop));
     s->timer_due_ms = NEVER;
+    if (s->failed != 0) {
+        return; /* advance() is on its way */
+    }
     if (s->retry_ms != 0 && now >= s->retry_ms) {
         try_connect(s);
     }
@@ -576,16 +591,15 @@ int net_session_accept(struct net_loop *loop, int fd, const struct net_session_o
 
 void net_sessions_revoke(struct net_loop *loop, const struct auth_keys *keys)
 {
-    struct list *pos, *next;
-    list_for_each_safe(pos, next, net_loop_closers(loop)) {
+    struct list *pos;
+    list_for_each(pos, net_loop_closers(loop)) {
         struct net_closer *closer = container_of(pos, struct net_closer, node);
         struct net_session *s = container_of(closer, struct net_session, closer);
-        if (closer->close == close_with_loop && s->tls != NULL &&
+        if (closer->close == close_with_loop && s->tls != NULL && s->failed == 0 &&
             net_tls_is_revoked(s->tls, keys)) {
             log_info("net", "%s: connection dropped: its key is revoked", s->peer);
             net_count_drop();
-            net_session_teardown(s, TRK_EDENIED, "the key of the session with %s is revoked",
-                                 s->peer);
+            net_session_fail(s, TRK_EDENIED, "the key of the session with %s is revoked", s->peer);
         }
     }
 }

@@ -95,8 +95,8 @@ const char *net_session_peer(const struct net_session *s);
  * harmless; net_loop_stop does not wait for a flush. */
 void net_session_close(struct net_session *s, bool flush);
 /* A key was revoked: ends the loop's TLS sessions by any that is none of keys, also those that are
- * still in their handshake: their on_close comes within, with TRK_EDENIED. Loop thread, but not
- * from within a callback of a session. */
+ * still in their handshake: nothing of theirs is given to anybody from now on, their on_close comes
+ * soon, with TRK_EDENIED. Loop thread; callable from the callbacks of any session. */
 void net_sessions_revoke(struct net_loop *loop, const struct auth_keys *keys);
 struct net_session *net_session_ref(struct net_session *s);
 void net_session_unref(struct net_session *s); /* NULL is fine */

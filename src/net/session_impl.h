@@ -49,7 +49,7 @@ struct net_session {
     bool has_said_end;          /* TLS: the peer knows that nothing follows */
     uint8_t first_byte;         /* that came from the peer */
     uint64_t shake_ms;          /* SHAKING: the handshake is due then */
-    int failed;                 /* TRK_E*: connecting failed, close with why */
+    int failed;                 /* TRK_E*: it is over, advance() closes it with why */
     char why[256];              /* sentence for on_close */
     uint64_t started_ms;        /* when it was made: the hello is due from here */
     uint64_t received_ms;       /* last sign of life */
@@ -92,6 +92,15 @@ void net_session_send_beat(struct net_session *s, uint8_t type);
 /* The one way to CLOSED. Never called from inside a callback of the user. */
 void net_session_teardown(struct net_session *s, int error, const char *format, ...)
     TRK_PRINTF(3, 4);
+/* Has advance() tear it down, with this sentence; until then nothing more of the peer's is given
+ * to the user. Loop thread, also from inside a callback. */
+void net_session_fail(struct net_session *s, int error, const char *format, ...)
+    TRK_PRINTF(3, 4);
+/* It is closing: what comes is dropped. */
+static inline bool net_session_is_deaf(const struct net_session *s)
+{
+    return s->wish != CLOSE_NOT || s->failed != 0;
+}
 /* Messages may go both ways from now on. */
 void net_session_open(struct net_session *s);
 /* on_open, when it is due. Not from within net_session_connect. */

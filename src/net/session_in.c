@@ -23,7 +23,7 @@ int net_session_on_assembled(void *ctx, struct wire_message *msg)
     } else {
         s->ops->on_message(s, s->user, msg);
     }
-    return s->wish == CLOSE_NOT ? 0 : 1;
+    return net_session_is_deaf(s) ? 1 : 0;
 }
 
 /* Receives once and feeds the assembler. Returns recvmsg's answer or -errno; *asked: the most
@@ -32,7 +32,7 @@ static ssize_t receive(struct net_session *s, size_t *asked, int *rc)
 {
     uint8_t *scratch = net_loop_scratch(s->loop);
     size_t room = 0;
-    bool is_wanted = s->wish == CLOSE_NOT;
+    bool is_wanted = !net_session_is_deaf(s);
     uint8_t *direct = is_wanted ? wire_assembler_direct(s->in, &room) : NULL;
     /* Behind a fragment only the next header: then the next fragment is read in place, too. */
     size_t more = direct != NULL ? WIRE_HEADER_BYTES : NET_SCRATCH_BYTES;
@@ -127,7 +127,8 @@ static ssize_t receive_corked(struct net_session *s, size_t *asked, int *rc)
 void net_session_read_in(struct net_session *s)
 {
     size_t taken = 0;
-    while (taken < NET_TURN_BYTES && s->phase != CLOSED) {
+    /* One that has failed is closed for that reason, whatever reading it would say. */
+    while (taken < NET_TURN_BYTES && s->phase != CLOSED && s->failed == 0) {
         size_t asked;
         int rc;
         ssize_t n = receive_corked(s, &asked, &rc);

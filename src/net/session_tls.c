@@ -55,12 +55,8 @@ static void evict_stranger(struct net_strangers *all)
     struct net_session *s = pick_stranger(all);
     forget_stranger(s);
     net_count_drop();
-    s->failed = TRK_EFULL;
-    snprintf(s->why, sizeof(s->why), "%s gave way: %u others are in their TLS handshake", s->peer,
-             NET_STRANGERS_MAX);
-    pthread_mutex_lock(&s->mutex);
-    net_session_poke(s);
-    pthread_mutex_unlock(&s->mutex);
+    net_session_fail(s, TRK_EFULL, "%s gave way: %u others are in their TLS handshake", s->peer,
+                     NET_STRANGERS_MAX);
 }
 
 static void note_stranger(struct net_session *s)
@@ -121,7 +117,7 @@ int net_session_begin_tls(struct net_session *s)
 static int decrypt(struct net_session *s)
 {
     uint8_t *plain = net_loop_scratch(s->loop) + CIPHER_BYTES;
-    while (s->wish == CLOSE_NOT) {
+    while (!net_session_is_deaf(s)) {
         size_t room = NET_TLS_RECORD, got;
         uint8_t *direct = wire_assembler_direct(s->in, &room);
         int rc = net_tls_read(s->tls, direct != NULL ? direct : plain, room, &got);

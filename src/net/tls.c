@@ -27,7 +27,7 @@
 
 #define OTHER_BYTES 256 /* kept for a KeyUpdate before and an alert behind the records */
 #define OUT_BYTES (NET_TLS_RECORDS * RECORD_MAX + OTHER_BYTES)
-#define REKEY_RECORDS (UINT64_C(1) << 22)
+#define REKEY_RECORDS (UINT64_C(1) << 22) /* net_tls_set_rekey */
 
 #define SUITES "TLS_AES_128_GCM_SHA256:TLS_CHACHA20_POLY1305_SHA256"
 #define GCM_SUITE 0x1301 /* the first of them */
@@ -70,6 +70,7 @@ struct net_tls {
     /* Writing. */
     bool has_write_failed;      /* for good */
     struct net_record writing;
+    uint64_t rekey_records;     /* after so many under one key comes the next */
     size_t out_start, out_end;  /* of out: bytes to be sent */
 
     uint8_t part[RECORD_MAX], rest[RECORD_PLAIN], out[OUT_BYTES]; /* not zeroed */
@@ -340,6 +341,7 @@ int net_tls_new(struct net_tls **out, const struct auth_keys *keys, enum auth_ro
     }
     memset(t, 0, offsetof(struct net_tls, part));
     t->is_caller = is_caller;
+    t->rekey_records = REKEY_RECORDS;
     enum auth_role other = role == AUTH_INITIATOR ? AUTH_VM : AUTH_INITIATOR;
     t->caller = is_caller ? role : other;
     int rc = set_keys(t, keys);
@@ -697,19 +699,21 @@ void net_tls_rekey(struct net_tls *t)
     }
 }
 
+void net_tls_set_rekey(struct net_tls *t, uint64_t records) { t->rekey_records = records; }
+
 ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count)
 {
     size_t left = size_of(iov, count), all = left, skip = 0;
     if (!auth_crypto_enter()) {
         return (ssize_t)all;
     }
-    if (t->writing.number >= REKEY_RECORDS) {
+    if (t->writing.number >= t->rekey_records) {
         rekey(t);
     }
     while (left > 0 && !t->has_write_failed) {
         size_t size = left < RECORD_PLAIN ? left : RECORD_PLAIN;
-        if (OUT_BYTES - OTHER_BYTES - t->out_end < size + RECORD_EXTRA) {
-            break;
+        if (t->out_end + size + RECORD_EXTRA > OUT_BYTES - OTHER_BYTES) {
+            break; /* behind a KeyUpdate it may already lie in what is kept */
         }
         if (!seal(t, RECORD_DATA, iov, skip, size)) {
             break;

@@ -50,9 +50,11 @@ TRK_MUST_USE int net_tls_read(struct net_tls *t, uint8_t *out, size_t room, size
 /* Encrypts of iov what there is room for, in full records where it can. Returns the bytes taken
  * (0: no room) or TRK_EIO: it has failed for good. */
 TRK_MUST_USE ssize_t net_tls_write(struct net_tls *t, const struct iovec *iov, size_t count);
-/* New keys for what is written from now on; done by itself every 64 GiB, long before too much
+/* New keys for what is written from now on; done by itself every 2^22 records, long before too much
  * has been encrypted with one. */
 void net_tls_rekey(struct net_tls *t);
+/* Tests: by itself every so many records. */
+void net_tls_set_rekey(struct net_tls *t, uint64_t records);
 /* Says to the peer that nothing follows, or after a failed read that its bytes were changed. */
 void net_tls_end(struct net_tls *t);
 

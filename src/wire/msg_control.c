@@ -98,7 +98,7 @@ static const struct pack_layout death_layout = LAYOUT(struct wire_death, death_f
 
 static bool is_state(uint32_t state)
 {
-    return state <= TRK_VM_LOST;
+    return state <= TRK_VM_FINISHING;
 }
 
 struct blob *wire_hello_encode(const struct wire_hello *m)

@@ -13,6 +13,7 @@
 
 #include "auth/crypto.h"
 #include "base/sys.h"
+#include "tests/suite.h"
 
 #define CHILDREN 30
 #define SLOW_NS 900000000 /* a door that cannot be shut is waited for for a second */
@@ -155,9 +156,5 @@ int main(void)
     tcase_add_test(t, step_of_the_clock_makes_no_end_longer);
     tcase_add_test(t, children_find_the_door_free);
     suite_add_tcase(s, t);
-    SRunner *r = srunner_create(s);
-    srunner_run_all(r, CK_NORMAL);
-    int failed = srunner_ntests_failed(r);
-    srunner_free(r);
-    return failed == 0 ? 0 : 1;
+    return run_suite(s);
 }

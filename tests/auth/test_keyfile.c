@@ -203,6 +203,58 @@ END_TEST
 
 /* --- who may have it ---------------------------------------------------------------------- */
 
+#define ROTATORS 8
+
+/* Rotates when the pipe is closed. Exit status 0: it has made the key whose ID it has written. */
+static pid_t start_rotator(int go[2], int said)
+{
+    struct auth_keys made;
+    char byte;
+    pid_t pid = fork();
+    ck_assert_int_ge(pid, 0);
+    if (pid == 0) {
+        close(go[1]);
+        if (read(go[0], &byte, 1) != 0) {
+            _exit(2);
+        }
+        int rc = auth_keyfile_rotate(&made, NULL);
+        if (rc == 0 && write(said, made.key[0].id, AUTH_ID_DIGITS) != AUTH_ID_DIGITS) {
+            _exit(3);
+        }
+        _exit(rc == 0 ? 0 : rc == TRK_EDENIED ? 1 : 4);
+    }
+    return pid;
+}
+
+START_TEST(of_many_who_rotate_at_once_one_does)
+{
+    pid_t pids[ROTATORS];
+    char id[AUTH_ID_DIGITS + 1] = "";
+    int go[2], said[2], done = 0;
+    struct auth_keys old;
+    ck_assert_int_eq(auth_keyfile_new(&old, NULL), 0);
+    ck_assert(pipe(go) == 0 && pipe(said) == 0);
+    for (int i = 0; i < ROTATORS; i++) {
+        pids[i] = start_rotator(go, said[1]);
+    }
+    close(go[0]);
+    close(go[1]);
+    for (int i = 0; i < ROTATORS; i++) {
+        int status;
+        ck_assert_int_eq(waitpid(pids[i], &status, 0), pids[i]);
+        ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) < 2, "status %x", status);
+        done += WEXITSTATUS(status) == 0;
+    }
+    ck_assert_int_eq(done, 1);
+    ck_assert_int_eq(read(said[0], id, AUTH_ID_DIGITS), AUTH_ID_DIGITS);
+    ck_assert_int_eq(auth_keyfile_load(&keys, NULL), 0);
+    ck_assert_str_eq(keys.key[0].id, id);
+    ck_assert_str_eq(keys.key[1].id, old.key[0].id);
+    close(said[0]);
+    close(said[1]);
+}
+END_TEST
+
 START_TEST(key_that_others_can_read_is_refused)
 {
     static const mode_t modes[] = {0640, 0620, 0610, 0604, 0602, 0601, 0644, 0666, 0777};
@@ -322,6 +374,7 @@ int main(void)
     tcase_add_test(t, key_is_never_replaced_by_new);
     tcase_add_test(t, failed_writing_leaves_what_was_there);
     tcase_add_test(t, rotation_offers_the_new_and_keeps_the_old);
+    tcase_add_test(t, of_many_who_rotate_at_once_one_does);
     tcase_add_test(t, key_that_others_can_read_is_refused);
     tcase_add_test(t, directory_that_others_can_change_is_refused);
     tcase_add_test(t, links_and_other_things_are_refused);

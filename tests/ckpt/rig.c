@@ -12,8 +12,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "base/buf.h"
 #include "base/mem.h"
 #include "ckpt/ldb.h"
+#include "ckpt/value.h"
 
 static char dir[64];
 static uint64_t live_before;
@@ -171,6 +173,86 @@ uint64_t rig_put(struct ckpt_store *s, uint32_t stage, uint64_t first, uint64_t 
     blob_unref(blob);
     ck_assert_int_eq(rc, 0);
     return ticket;
+}
+
+int rig_put_block(struct ckpt_store *s, uint32_t stage, uint64_t first, uint32_t count,
+                  uint64_t *ticket)
+{
+    uint8_t head[VALUE_ELEMENTS_HEAD], key[KEY_STAGE_NUMBER], digests[100][16], sizes[100][4];
+    uint8_t span[VALUE_WORK_SPAN];
+    struct value_work work = {.count = count, .digests = digests[0], .spans = 1,
+                              .delivered = span};
+    struct blob *elements = blob_new((size_t)count * 64);
+    struct ckpt_value value = {.blob = elements, .slices = {{head, sizeof(head)}}, .count = 3};
+    int rc;
+
+    for (uint32_t i = 0; i < count; i++) {
+        char *at = (char *)elements->data + elements->size;
+        size_t size = rig_value(at, stage, first + i, 0);
+        struct digest digest = hash_digest(at, size);
+        memcpy(digests[i], digest.bytes, sizeof(digest));
+        le_store_u32(sizes[i], (uint32_t)size);
+        elements->size += size;
+    }
+    ckpt_key(key, stage, first);
+    value_elements_put(head, count);
+    value.slices[1] = (struct ckpt_slice){sizes, (size_t)count * 4};
+    value.slices[2] = (struct ckpt_slice){elements->data, elements->size};
+    rc = ckpt_store_put_record(s, CKPT_ELEMENTS, key, sizeof(key), &value, ticket);
+    blob_unref(elements);
+    if (rc == 0) {
+        value_work_span_put(span, count, 0);
+        value = (struct ckpt_value){.blob = value_work_encode(&work), .count = 1};
+        value.slices[0] = (struct ckpt_slice){value.blob->data, value.blob->size};
+        rc = ckpt_store_put_record(s, CKPT_WORK, key, sizeof(key), &value, ticket);
+        blob_unref(value.blob);
+    }
+    return rc;
+}
+
+static void check_elements(const struct blob *bytes, uint32_t stage, uint64_t first)
+{
+    struct value_elements v;
+    const uint8_t *at;
+    char text[64];
+
+    ck_assert_int_eq(value_elements_decode(&v, bytes->data, bytes->size), 0);
+    at = v.elements;
+    for (uint32_t i = 0; i < v.count; i++) {
+        size_t size = rig_value(text, stage, first + i, 0);
+        ck_assert_uint_eq(le_load_u32(v.sizes + (size_t)i * 4), size);
+        ck_assert_mem_eq(at, text, size);
+        at += size;
+    }
+}
+
+uint64_t rig_check_blocks(struct ckpt_reader *r, uint32_t stage, uint64_t *lacking)
+{
+    uint64_t first = 0, found = 0;
+    uint8_t key[KEY_STAGE_NUMBER];
+    struct value_work work;
+    struct blob *value;
+    int rc;
+
+    *lacking = 0;
+    for (; (rc = ckpt_read_numbered(r, CKPT_ELEMENTS, stage, &first, &value)) == 0; first++) {
+        check_elements(value, stage, first);
+        blob_unref(value);
+    }
+    ck_assert_int_eq(rc, TRK_END);
+    first = 0;
+    for (; (rc = ckpt_read_numbered(r, CKPT_WORK, stage, &first, &value)) == 0; first++) {
+        uint64_t size;
+        ck_assert_int_eq(value_work_decode(&work, value->data, value->size), 0);
+        blob_unref(value);
+        ckpt_key(key, stage, first);
+        rc = ckpt_read_size(r, CKPT_ELEMENTS, key, sizeof(key), &size);
+        ck_assert(rc == 0 || rc == TRK_END);
+        found += rc == 0 ? work.count : 0;
+        *lacking += rc == 0 ? 0 : work.count;
+    }
+    ck_assert_int_eq(rc, TRK_END);
+    return found;
 }
 
 void rig_wait(struct ckpt_store *s, uint64_t ticket)

@@ -34,6 +34,13 @@ size_t rig_value(char *out, uint32_t stage, uint64_t element, unsigned round);
 /* One record with the values of count elements, a line each. Returns its ticket. */
 uint64_t rig_put(struct ckpt_store *s, uint32_t stage, uint64_t first, uint64_t count,
                  unsigned round);
+/* The elements of a block, whose bytes are rig_value of round 0, and then its work record, as the
+ * farm puts them. At most 100. No asserts. */
+int rig_put_block(struct ckpt_store *s, uint32_t stage, uint64_t first, uint32_t count,
+                  uint64_t *ticket);
+/* Reads all blocks of a stage; bytes that are there must be those of their elements. Returns how
+ * many elements are; *lacking: known ones whose bytes are not. */
+uint64_t rig_check_blocks(struct ckpt_reader *r, uint32_t stage, uint64_t *lacking);
 void rig_wait(struct ckpt_store *s, uint64_t ticket);
 /* Reads all results of the stage in both orders; each must be the one of its element, of a round
  * up to round_max. Returns how many there are. */

@@ -84,6 +84,25 @@ START_TEST(a_newer_format_is_told_from_damage)
 }
 END_TEST
 
+/* A Trickle that does not know a kind must not take the store for damaged. */
+START_TEST(a_record_has_the_format_that_first_knew_its_kind)
+{
+    struct digest head;
+    struct record r;
+
+    for (enum ckpt_kind kind = CKPT_JOB; kind < CKPT_KIND_END; kind++) {
+        uint8_t bytes[512];
+        size_t size = make(bytes, kind, "k", "body");
+        ck_assert_uint_eq(bytes[24], kind == CKPT_ELEMENTS ? 2 : 1);
+        ck_assert_int_eq(record_get(&r, bytes, size), 0);
+        bytes[24] ^= 3; /* 1 and 2 change places */
+        head = hash_digest(bytes + 24, RECORD_HEAD - 24 + 1);
+        memcpy(bytes + 8, head.bytes, 16);
+        ck_assert_int_eq(record_get(&r, bytes, size), TRK_ECORRUPT);
+    }
+}
+END_TEST
+
 START_TEST(keys_sort_as_their_numbers)
 {
     static const uint64_t numbers[] = {0, 1, 255, 256, 65535, 1u << 31, UINT64_C(1) << 40,
@@ -225,6 +244,7 @@ int main(void)
     tcase_add_test(tc, every_flipped_bit_is_noticed);
     tcase_add_test(tc, a_record_of_another_size_is_refused);
     tcase_add_test(tc, a_newer_format_is_told_from_damage);
+    tcase_add_test(tc, a_record_has_the_format_that_first_knew_its_kind);
     tcase_add_test(tc, keys_sort_as_their_numbers);
     tcase_add_test(tc, a_sum_does_not_depend_on_order_and_notices_what_is_missing);
     tcase_add_test(tc, an_index_entry_notices_every_flipped_bit);

@@ -48,6 +48,7 @@ __attribute__((visibility("default"))) int fdatasync(int fd)
 static uint8_t *sound, *older; /* the store's file, and what it was some transactions before */
 static size_t sound_size, older_size;
 static uint64_t elements[3]; /* by stage, in the sound store */
+static uint64_t kept, kept_now; /* elements of stage 1 whose bytes are in it; in the last opened */
 
 static const char *data(void)
 {
@@ -68,13 +69,19 @@ static void put_text(struct ckpt_store *s, const char *key, const char *text)
 
 static void fill(struct ckpt_store *s, uint64_t from)
 {
+    uint64_t ticket;
+
     for (uint64_t i = from; i < from + 6; i++) {
+        ck_assert_int_eq(rig_put_block(s, 1, i * 5, 5, &ticket), 0);
         rig_put(s, 1, i * 5, 5, 0);
         rig_put(s, 2, i, 1, 0);
+        kept += 5;
         elements[1] += 5;
         elements[2] += 1;
         if (i % 3 == 0) {
+            ck_assert_int_eq(rig_put_block(s, 1, 100000 + i * 100, 100, &ticket), 0);
             rig_wait(s, rig_put(s, 1, 100000 + i * 100, 100, 0)); /* on overflow pages */
+            kept += 100;
             elements[1] += 100;
         }
     }
@@ -90,6 +97,7 @@ static void setup(void)
     log_set_level("error");
     rig_setup_in_memory();
     memset(elements, 0, sizeof(elements));
+    kept = 0;
     s = rig_open(NULL);
     fill(s, 0);
     ck_assert_int_eq(ckpt_store_close(s), 0);
@@ -117,7 +125,8 @@ static uint64_t open_damaged(const uint8_t *bytes, size_t size, struct ckpt_open
     struct ckpt_store *s;
     struct blob *blob;
     uint64_t found;
-    char kept[400];
+    uint64_t lacking;
+    char old[400];
     int rc;
 
     rig_write(data(), bytes, size);
@@ -125,6 +134,8 @@ static uint64_t open_damaged(const uint8_t *bytes, size_t size, struct ckpt_open
     ck_assert_msg(rc == 0, "opening gave %d: %s", rc, fail_text());
     ck_assert_int_eq(ckpt_reader_of(&r, s), 0);
     found = rig_check(r, 1, 0) + rig_check(r, 2, 0);
+    kept_now = rig_check_blocks(r, 1, &lacking);
+    ck_assert(opened->is_salvaged || opened->is_new || (kept_now == kept && lacking == 0));
     rc = ckpt_read_get(r, CKPT_JOB, "argv", 4, &blob);
     if (rc == 0) {
         /* Where the newest is damaged, an older one of the name may still be found. */
@@ -136,8 +147,8 @@ static uint64_t open_damaged(const uint8_t *bytes, size_t size, struct ckpt_open
     if (opened->is_salvaged) {
         ck_assert_str_ne(opened->text, "");
         ck_assert_uint_eq(opened->lost.elements, found);
-        snprintf(kept, sizeof(kept), "%s/%s", rig_job(), opened->lost.kept_as);
-        ck_assert_int_eq(unlink(kept), 0);
+        snprintf(old, sizeof(old), "%s/%s", rig_job(), opened->lost.kept_as);
+        ck_assert_int_eq(unlink(old), 0);
     } else if (!opened->is_new) {
         ck_assert_uint_eq(found, elements[1] + elements[2]);
     }
@@ -197,8 +208,10 @@ START_TEST(any_flipped_byte_is_survived)
         keep_note(true);
         found = open_damaged(bytes, sound_size, &opened);
         /* At most the one record that the byte was in. */
-        ck_assert_msg(found + 100 >= all, "byte %zu: %llu elements of %llu", at,
-                      (unsigned long long)found, (unsigned long long)all);
+        ck_assert_msg(found + 100 >= all && kept_now + 100 >= kept,
+                      "byte %zu: %llu results of %llu, bytes of %llu elements of %llu", at,
+                      (unsigned long long)found, (unsigned long long)all,
+                      (unsigned long long)kept_now, (unsigned long long)kept);
         bytes[at] ^= (uint8_t)(1u << at % 8);
     }
     free(bytes);
@@ -267,6 +280,35 @@ START_TEST(a_list_of_free_pages_with_wrong_flags_is_noticed)
 }
 END_TEST
 
+/* Transactions begin at 1, and LMDB takes a last one of 0 for none: it would read that entry again
+ * and again, hand out its pages twice and end the process. */
+START_TEST(free_pages_of_a_transaction_that_never_was_are_noticed)
+{
+    uint8_t *page = sound + free_list();
+    uint16_t first, last, lower;
+    uint64_t newest[2], never;
+    char why[200];
+
+    memcpy(&lower, page + 12, sizeof(lower));
+    memcpy(&first, page + 16, sizeof(first));
+    memcpy(&last, page + lower - 2, sizeof(last));
+    for (size_t i = 0; i < 2; i++) {
+        memcpy(&newest[i], sound + i * PAGE + 16 + 128, sizeof(newest[i]));
+    }
+    never = (newest[0] > newest[1] ? newest[0] : newest[1]) + 1;
+    memcpy(page + last + 8, &never, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_int_eq(pages_check(data(), why, sizeof(why)), TRK_ECORRUPT);
+    never--; /* the newest one's own are there, or at least may be */
+    memcpy(page + last + 8, &never, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_msg(pages_check(data(), why, sizeof(why)) == 0, "%s", why);
+    memset(page + first + 8, 0, sizeof(never));
+    rig_write(data(), sound, sound_size);
+    ck_assert_int_eq(pages_check(data(), why, sizeof(why)), TRK_ECORRUPT);
+}
+END_TEST
+
 enum damage { ZEROED, TORN, OLDER, OLDER_HALF, GARBAGE, DAMAGE_COUNT };
 
 START_TEST(any_damaged_page_is_survived)
@@ -294,6 +336,7 @@ START_TEST(any_damaged_page_is_survived)
         } else {
             ck_assert_msg(opened.lost.elements_expected >= found, "page %zu", at / PAGE);
             ck_assert_uint_ge(found + 300, all); /* a page's worth, or a record's pages */
+            ck_assert_uint_ge(kept_now + 300, kept);
         }
     }
     free(bytes);
@@ -521,6 +564,24 @@ START_TEST(a_child_that_dies_or_lies_means_damage)
 }
 END_TEST
 
+/* Ctrl-C goes to all of a terminal's process group: the child would die, and that be damage. */
+START_TEST(a_child_is_not_of_our_process_group)
+{
+    static const char script[] = "#!/bin/sh\nread -r _ _ _ _ group _ < /proc/$$/stat\n"
+                                 "echo bad -4 its group is $group, it is $$\n";
+    char helper[512];
+    struct verify_report report;
+    unsigned group, pid;
+
+    snprintf(helper, sizeof(helper), "%s/helper", rig_job());
+    rig_write(helper, (const uint8_t *)script, sizeof(script) - 1);
+    ck_assert_int_eq(chmod(helper, 0700), 0);
+    ck_assert_int_eq(ckpt_check(rig_job(), helper, &report), TRK_ECORRUPT);
+    ck_assert_int_eq(sscanf(report.why, "its group is %u, it is %u", &group, &pid), 2);
+    ck_assert_msg(group == pid, "expected a group of its own, %s", report.why);
+}
+END_TEST
+
 /* A salvage that fails leaves the damaged file as it was, to be tried again. */
 START_TEST(a_failed_salvage_changes_nothing)
 {
@@ -564,6 +625,7 @@ int main(void)
     tcase_add_loop_test(tc, any_flipped_byte_is_survived, 0, FLIP_SHARES);
     tcase_add_test(tc, an_entry_that_lies_about_its_size_is_noticed);
     tcase_add_test(tc, a_list_of_free_pages_with_wrong_flags_is_noticed);
+    tcase_add_test(tc, free_pages_of_a_transaction_that_never_was_are_noticed);
     tcase_add_loop_test(tc, any_damaged_page_is_survived, 0, DAMAGE_COUNT);
     tcase_add_test(tc, a_file_cut_at_any_page_is_survived);
     tcase_add_test(tc, a_whole_older_store_is_noticed_by_its_note);
@@ -573,6 +635,7 @@ int main(void)
     tcase_add_test(tc, the_newest_of_a_name_and_what_was_forgotten_hold);
     tcase_add_test(tc, values_in_parts_are_saved_whole_or_not_at_all);
     tcase_add_loop_test(tc, a_child_that_dies_or_lies_means_damage, 0, 4);
+    tcase_add_test(tc, a_child_is_not_of_our_process_group);
     tcase_add_test(tc, a_failed_salvage_changes_nothing);
     suite_add_tcase(suite, tc);
     return run_suite(suite);

@@ -636,6 +636,32 @@ START_TEST(a_limited_address_space_is_enough)
 }
 END_TEST
 
+START_TEST(a_value_may_be_partly_in_a_blob)
+{
+    struct blob *blob = blob_dup("[in the blob]", 13), *got;
+    char before[] = "before ", after[] = " after", none[] = "";
+    struct ckpt_value value = {.blob = blob, .slices = {{before, 7}, {blob->data + 1, 11},
+                                                        {none, 0}, {after, 6}}, .count = 4};
+    struct ckpt_store *s = rig_open(NULL);
+    struct ckpt_reader *r;
+    uint64_t ticket;
+
+    ck_assert_int_eq(ckpt_store_put_record(s, CKPT_ONCE, "k", 1, &value, &ticket), 0);
+    memset(before, 'x', sizeof(before) - 1); /* copied: they are the caller's again */
+    memset(after, 'x', sizeof(after) - 1);
+    rig_wait(s, ticket);
+    ck_assert_int_eq(ckpt_reader_of(&r, s), 0);
+    ck_assert_int_eq(ckpt_read_get(r, CKPT_ONCE, "k", 1, &got), 0);
+    ck_assert_uint_eq(got->size, 24);
+    ck_assert_mem_eq(got->data, "before in the blob after", 24);
+    blob_unref(got);
+    ckpt_reader_free(r);
+    ck_assert_int_eq(ckpt_store_close(s), 0);
+    ck_assert_uint_eq(atomic_load(&blob->refs), 1);
+    blob_unref(blob);
+}
+END_TEST
+
 /* --- memory ---------------- */
 
 START_TEST(a_put_without_memory_leaves_nothing)
@@ -725,6 +751,7 @@ int main(void)
     tcase_add_test(tc, another_process_reads_while_this_one_writes);
     tcase_add_test(tc, there_is_no_store_to_read);
     tcase_add_test(tc, a_limited_address_space_is_enough);
+    tcase_add_test(tc, a_value_may_be_partly_in_a_blob);
     tcase_add_test(tc, a_put_without_memory_leaves_nothing);
     tcase_add_test(tc, opening_and_reading_survive_any_failed_allocation);
     suite_add_tcase(suite, tc);

@@ -25,34 +25,40 @@ static struct blob *sample_stage(void)
 #define WORK_COUNT 5
 static struct blob *sample_work(void)
 {
-    static const char elements[] = "onetwothree";
-    static const uint32_t sizes[WORK_COUNT] = {3, 3, 0, 5, 0};
-    uint8_t digests[WORK_COUNT][16], le[WORK_COUNT][4], spans[2][VALUE_WORK_SPAN];
+    static const char *const elements[WORK_COUNT] = {"one", "two", "", "three", ""};
+    uint8_t digests[WORK_COUNT][16], spans[2][VALUE_WORK_SPAN];
     struct value_work v = {.count = WORK_COUNT, .digests = digests[0], .spans = 2,
-                           .delivered = spans[0], .sizes = le[0],
-                           .elements = (const uint8_t *)elements,
-                           .elements_size = sizeof(elements) - 1};
-    size_t at = 0;
+                           .delivered = spans[0]};
 
     for (int i = 0; i < WORK_COUNT; i++) {
-        struct digest d = hash_digest(elements + at, sizes[i]);
+        struct digest d = hash_digest(elements[i], strlen(elements[i]));
         memcpy(digests[i], d.bytes, 16);
-        le_store_u32(le[i], sizes[i]);
-        at += sizes[i];
     }
     value_work_span_put(spans[0], 4, 0);
     value_work_span_put(spans[1], 1, UINT64_C(1) << 40);
     return value_work_encode(&v);
 }
 
-static struct blob *sample_bare_work(void)
+#define ELEMENTS "onetwothree"
+static struct blob *join_elements(uint32_t count, const uint8_t *sizes, const uint8_t *elements,
+                                  size_t size)
 {
-    static const uint8_t digests[3 * 16] = "digests";
-    uint8_t span[VALUE_WORK_SPAN];
-    struct value_work v = {.count = 3, .digests = digests, .spans = 1, .delivered = span};
+    uint8_t head[VALUE_ELEMENTS_HEAD];
+    struct buf b;
 
-    value_work_span_put(span, 3, 9);
-    return value_work_encode(&v);
+    value_elements_put(head, count);
+    buf_init(&b);
+    buf_put(&b, head, sizeof(head));
+    buf_put(&b, sizes, (size_t)count * 4);
+    buf_put(&b, elements, size);
+    return buf_take(&b);
+}
+
+static struct blob *sample_elements(void)
+{
+    static const uint8_t sizes[WORK_COUNT * 4] = {3, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 5};
+
+    return join_elements(WORK_COUNT, sizes, (const uint8_t *)ELEMENTS, strlen(ELEMENTS));
 }
 
 static struct blob *sample_attempts(void)
@@ -137,6 +143,15 @@ static int again_state(const uint8_t *bytes, size_t size, struct blob **again)
     return rc;
 }
 
+static int again_elements(const uint8_t *bytes, size_t size, struct blob **again)
+{
+    struct value_elements v;
+    int rc = value_elements_decode(&v, bytes, size);
+
+    *again = rc == 0 ? join_elements(v.count, v.sizes, v.elements, v.size) : NULL;
+    return rc;
+}
+
 static int again_result(const uint8_t *bytes, size_t size, struct blob **again)
 {
     struct value_result v;
@@ -169,7 +184,7 @@ static const struct {
 } cases[] = {
     {"stage", sample_stage, again_stage, true, 0},
     {"work", sample_work, again_work, true, 0},
-    {"work without elements", sample_bare_work, again_work, true, 0},
+    {"elements", sample_elements, again_elements, true, 0},
     {"attempts", sample_attempts, again_attempts, true, 0},
     {"state", sample_state, again_state, true, 8},
     {"result", sample_result, again_result, false, 0},
@@ -235,7 +250,7 @@ END_TEST
 
 START_TEST(a_work_is_read_back)
 {
-    struct blob *blob = sample_work(), *bare = sample_bare_work();
+    struct blob *blob = sample_work();
     struct digest second = hash_digest("two", 3);
     struct value_work v;
     uint64_t delivered;
@@ -251,17 +266,21 @@ START_TEST(a_work_is_read_back)
     value_work_span_get(v.delivered + VALUE_WORK_SPAN, &count, &delivered);
     ck_assert_uint_eq(count, 1);
     ck_assert_uint_eq(delivered, UINT64_C(1) << 40);
-    ck_assert_uint_eq(le_load_u32(v.sizes + 12), 5);
-    ck_assert_uint_eq(v.elements_size, 11);
-    ck_assert_mem_eq(v.elements, "onetwothree", 11);
-
-    ck_assert_int_eq(value_work_decode(&v, bare->data, bare->size), 0);
-    ck_assert_uint_eq(v.count, 3);
-    ck_assert_mem_eq(v.digests, "digests", 7);
-    ck_assert_ptr_null(v.sizes);
-    ck_assert_ptr_null(v.elements);
     blob_unref(blob);
-    blob_unref(bare);
+}
+END_TEST
+
+START_TEST(elements_are_read_back)
+{
+    struct blob *blob = sample_elements();
+    struct value_elements v;
+
+    ck_assert_int_eq(value_elements_decode(&v, blob->data, blob->size), 0);
+    ck_assert_uint_eq(v.count, WORK_COUNT);
+    ck_assert_uint_eq(le_load_u32(v.sizes + 12), 5);
+    ck_assert_uint_eq(v.size, strlen(ELEMENTS));
+    ck_assert_mem_eq(v.elements, ELEMENTS, strlen(ELEMENTS));
+    blob_unref(blob);
 }
 END_TEST
 
@@ -484,7 +503,6 @@ START_TEST(a_work_must_fit_together)
 {
     struct blob *blob = sample_work();
     uint8_t *spans = blob->data + 16 + WORK_COUNT * 16;
-    uint8_t *sizes = spans + 2 * VALUE_WORK_SPAN;
     struct value_work v;
 
     value_work_span_put(spans, 3, 0); /* one element has no span */
@@ -495,10 +513,25 @@ START_TEST(a_work_must_fit_together)
     value_work_span_put(spans, 4, 0);
     value_work_span_put(spans + VALUE_WORK_SPAN, 1, 0);
     ck_assert_int_eq(value_work_decode(&v, blob->data, blob->size), 0);
+    blob->data[12] = 1; /* what is to be zero */
+    ck_assert_int_eq(value_work_decode(&v, blob->data, blob->size), TRK_ECORRUPT);
+    blob_unref(blob);
+}
+END_TEST
+
+START_TEST(elements_must_fit_together)
+{
+    struct blob *blob = sample_elements();
+    uint8_t *sizes = blob->data + VALUE_ELEMENTS_HEAD;
+    struct value_elements v;
+
     le_store_u32(sizes, 4); /* sizes of more than there is */
-    ck_assert_int_eq(value_work_decode(&v, blob->data, blob->size), TRK_ECORRUPT);
+    ck_assert_int_eq(value_elements_decode(&v, blob->data, blob->size), TRK_ECORRUPT);
     le_store_u32(sizes, 2);
-    ck_assert_int_eq(value_work_decode(&v, blob->data, blob->size), TRK_ECORRUPT);
+    ck_assert_int_eq(value_elements_decode(&v, blob->data, blob->size), TRK_ECORRUPT);
+    ck_assert_int_eq(value_elements_decode(&v, blob->data, blob->size - 1), 0);
+    le_store_u32(blob->data + 4, 0); /* none at all */
+    ck_assert_int_eq(value_elements_decode(&v, blob->data, VALUE_ELEMENTS_HEAD), TRK_ECORRUPT);
     blob_unref(blob);
 }
 END_TEST
@@ -536,12 +569,14 @@ int main(void)
     tcase_add_test(fields, a_stage_is_read_back);
     tcase_add_test(fields, an_open_stage_has_no_total);
     tcase_add_test(fields, a_work_is_read_back);
+    tcase_add_test(fields, elements_are_read_back);
     tcase_add_test(fields, results_are_read_back);
     tcase_add_test(fields, results_of_another_count_are_refused);
     tcase_add_test(fields, a_state_is_read_back);
     tcase_add_test(fields, attempts_are_read_back);
     tcase_add_test(fields, of_too_many_attempts_the_last_are_kept);
     tcase_add_test(fields, a_work_must_fit_together);
+    tcase_add_test(fields, elements_must_fit_together);
     tcase_add_test(fields, an_attempts_text_is_one);
     suite_add_tcase(suite, fields);
     tcase_add_loop_test(bytes, every_truncation_is_refused, 0, CASES);

@@ -119,6 +119,48 @@ void trk_free(void *bytes)
     free(bytes);
 }
 
+/* Any key but "none": 10 elements, of a list that has ended. "holes" lacks the last one. */
+int trk_job_get_stage(struct trk_job *job, const char *key, struct trk_job_stage *out)
+{
+    *out = (struct trk_job_stage){.elements = 10, .is_closed = true};
+    return job->is_broken ? TRK_ECORRUPT : strcmp(key, "none") == 0 ? TRK_END : 0;
+}
+
+struct trk_elements {
+    uint64_t next, there;
+    char text[32];
+};
+
+int trk_job_elements(struct trk_job *job, const char *key, uint64_t from,
+                     struct trk_elements **out)
+{
+    struct trk_job_stage stage;
+    int rc = trk_job_get_stage(job, key, &stage);
+
+    if (rc == 0) {
+        *out = calloc(1, sizeof(**out));
+        (*out)->next = from;
+        (*out)->there = strcmp(key, "holes") == 0 ? 9 : 10;
+    }
+    return rc;
+}
+
+int trk_elements_next(struct trk_elements *walk, const void **element, size_t *size)
+{
+    if (walk->next >= walk->there) {
+        return walk->next >= 10 ? TRK_END : TRK_ENOTKEPT;
+    }
+    *size = (size_t)snprintf(walk->text, sizeof(walk->text), "%llu",
+                             (unsigned long long)walk->next++);
+    *element = walk->text;
+    return 0;
+}
+
+void trk_elements_free(struct trk_elements *walk)
+{
+    free(walk);
+}
+
 void trk_job_get_state(struct trk_job *job, struct trk_job_state *out)
 {
     *out = (struct trk_job_state){.syncs = 3, .sync_ns = 4, .is_paused = job->is_full};
@@ -215,6 +257,17 @@ int trk_view_result(struct trk_view *view, uint32_t stage, uint64_t index,
     }
     *out = (struct trk_view_result){.index = index, .attempt = 1, .payload = view->payload};
     out->size = (size_t)snprintf(view->payload, sizeof(view->payload), "%u", (unsigned)index);
+    return 0;
+}
+
+int trk_view_element(struct trk_view *view, uint32_t stage, uint64_t index, const void **element,
+                     size_t *size)
+{
+    if (view->is_broken || stage != 1 || index >= ELEMENTS) {
+        return view->is_broken ? TRK_ECORRUPT : TRK_END;
+    }
+    *size = (size_t)snprintf(view->payload, sizeof(view->payload), "e%u", (unsigned)index);
+    *element = view->payload;
     return 0;
 }
 

@@ -72,7 +72,7 @@ struct trk_work {
     char kind[16];
     struct entry *entries; /* all that were added, by index */
     size_t added, taken, cap, ahead;
-    bool is_closed, is_cancelled, is_ready;
+    bool is_closed, is_left_open, is_cancelled, is_ready;
     struct trk_work_options opt;
 };
 
@@ -470,6 +470,12 @@ int trk_work_close(struct trk_work *work)
     return 0;
 }
 
+int trk_work_leave_open(struct trk_work *work)
+{
+    work->is_left_open = true;
+    return trk_work_close(work);
+}
+
 /* The index of the next result, or SIZE_MAX: not yet. */
 static size_t next_index(const struct trk_work *work)
 {
@@ -504,6 +510,7 @@ int trk_work_next(struct trk_work *work, int timeout_ms, struct trk_result *out)
 void trk_work_progress(struct trk_work *work, struct trk_progress *out)
 {
     *out = (struct trk_progress){.added = work->added, .done = work->taken, .vms = FAKE_VMS,
+                                 .restored = work->is_left_open,
                                  .is_closed = work->is_closed};
 }
 
@@ -515,7 +522,8 @@ int trk_work_attempts(struct trk_work *work, uint64_t index, struct trk_attempt 
     for (size_t i = 0; i < *count; i++) {
         (*out)[i] = (struct trk_attempt){
             .attempt = (uint32_t)i + 1, .outcome = (uint32_t)i, .vm_pid = work->opt.retries,
-            .vm_index = work->opt.speculate, .vm_host = "here", .started_ms = 5, .duration_ns = 6,
+            .vm_index = work->opt.speculate + 2u * work->opt.keep_elements, .vm_host = "here",
+            .started_ms = 5, .duration_ns = 6,
             .signal = 11, .exit_status = (int32_t)work->opt.retry_after_ms,
             .rss_max_bytes = work->opt.timeout_ms};
         if (i > 0) {

@@ -156,3 +156,44 @@ def test_the_key_file(ext):
             ext.key_do(*bad)
     with pytest.raises(TypeError):
         ext.key_import("text", "here", False)
+
+
+def test_elements_that_were_kept(ext):
+    job = ext.Job("a")
+    assert job.stage_info("f#1") == (10, True) and job.stage_info("none") is None
+    assert list(job.elements("f#1")) == [b"%d" % i for i in range(10)]
+    assert list(job.elements("f#1", start=8)) == [b"8", b"9"] and not list(job.elements("f", 11))
+    walk = job.elements("f#1", 9)
+    assert iter(walk) is walk and next(walk) == b"9"
+    assert next(walk, None) is next(walk, None) is None
+    lacking = job.elements("holes", 8)
+    assert next(lacking) == b"8"
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            next(lacking)
+    with pytest.raises(LookupError, match="no work of the key none"):
+        job.elements("none")
+    for bad in [(1,), ("f", "x"), ("f", -1), ()]:
+        with pytest.raises((TypeError, OverflowError)):
+            job.elements(*bad)
+    with pytest.raises(TypeError):
+        job.stage_info(b"f")
+    with pytest.raises(TypeError):
+        type(walk)()
+    broken = ext.Job("broken")
+    for call in (broken.stage_info, broken.elements):
+        with pytest.raises(RuntimeError):
+            call("f")
+    job.close()
+    for call in (job.stage_info, job.elements):
+        with pytest.raises(RuntimeError, match="closed"):
+            call("f")
+
+
+def test_an_element_from_outside(ext):
+    view = ext.View("a")
+    assert view.element(1, 5) == b"e5" and view.element(1, 5000) is view.element(2, 0) is None
+    with pytest.raises(RuntimeError):
+        ext.View("broken").element(1, 1)
+    with pytest.raises(TypeError):
+        view.element(1)

@@ -312,6 +312,18 @@ def test_close_ends_the_elements(work, ext):
     assert [r[2] for r in take_all(w)] == [1]
 
 
+def test_a_list_may_be_left_open(work, ext):
+    fed, closed, plain = work(), work(), work()
+    assert fed.feed(iter([1]), None, dumps, leave_open=True) is True
+    closed.close(leave_open=True)
+    plain.close(False)
+    assert [w.progress()["restored"] for w in (fed, closed, plain)] == [1, 1, 0]  # as the fake says
+    assert all(w.progress()["is_closed"] for w in (fed, closed, plain))
+    for bad in [(1, 2), ("x", "y")]:
+        with pytest.raises(TypeError):
+            plain.close(*bad)
+
+
 def test_work_checks_its_targets(farm, vms, ext):
     both = [vms.get(0), vms.get(1)]
     assert farm.work("w", b"echo", vms=both, ordered=True, ahead_bytes=2**40)
@@ -350,13 +362,13 @@ def test_a_big_window_of_many_elements(work):
 
 
 def test_attempts_are_dicts(work):
-    w = work(retries=4, retry_after_ms=250, timeout_ms=1500, speculate=True)
+    w = work(retries=4, retry_after_ms=250, timeout_ms=1500, speculate=True, keep_elements=True)
     assert w.attempts(0) == []
     found = w.attempts(8)
     assert [a["outcome"] for a in found] == ["done", "exception", "died", "timeout", "memory",
                                              "oom", "lost", "unknown"]
     assert [a["output"] for a in found[:2]] == [b"", b"a\xff"]
-    assert found[1] == {"attempt": 2, "outcome": "exception", "host": "here", "index": 1, "pid": 4,
+    assert found[1] == {"attempt": 2, "outcome": "exception", "host": "here", "index": 3, "pid": 4,
                         "started_ms": 5, "duration_ns": 6, "signal": 11, "exit_status": 250,
                         "rss_max_bytes": 1500, "output": b"a\xff"}
     for wrong in (-1, 2**64, "x"):

@@ -13,6 +13,10 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "auth/keyfile.h"
+
+#define LOG_MAX 262144
+
 void rig_start(struct rig *r)
 {
     *r = (struct rig){.dir = "/tmp/trk-farm-XXXXXX"};
@@ -89,6 +93,60 @@ void rig_stop(struct rig *r)
     }
     closedir(dir);
     rmdir(r->dir);
+}
+
+void rig_two_start(struct rig_two *two, struct rig *r)
+{
+    char none[96];
+
+    *two = (struct rig_two){.home = "/tmp/trk-two-XXXXXX"};
+    ck_assert_ptr_nonnull(mkdtemp(two->home));
+    snprintf(two->far_config, sizeof(two->far_config), "%s/far-config", two->home);
+    snprintf(two->far_key, sizeof(two->far_key), "%s/trickle/key", two->far_config);
+    snprintf(two->our_log, sizeof(two->our_log), "%s/our-log", two->home);
+    snprintf(two->key, sizeof(two->key), "%s/key", two->home);
+    setenv("TRICKLE_LOG", "debug", 1);
+    ck_assert_ptr_nonnull(freopen(two->our_log, "a", stderr));
+    snprintf(none, sizeof(none), "%s/none", two->home);
+    setenv("XDG_CONFIG_HOME", none, 1); /* whoever runs this: its key is none of ours */
+    ck_assert_int_eq(auth_keyfile_new(&two->keys, two->far_key), 0);
+    ck_assert_int_eq(auth_keyfile_save(&two->keys, two->key, false), 0);
+    rig_start(r);
+    trk_farm_close(r->farm, 0);
+    r->farm = NULL;
+}
+
+void rig_two_stop(struct rig_two *two, struct rig *r)
+{
+    char command[128];
+
+    rig_stop(r);
+    snprintf(command, sizeof(command), "rm -r %s", two->home);
+    ck_assert_int_eq(system(command), 0);
+}
+
+const char *rig_read_log(const char *path)
+{
+    static char text[LOG_MAX];
+    FILE *file = fopen(path, "r");
+
+    text[0] = '\0';
+    if (file != NULL) {
+        text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
+        fclose(file);
+    }
+    return text;
+}
+
+void rig_wait_log(const char *path, const char *wanted)
+{
+    const struct timespec pause = {.tv_nsec = 5000000};
+    time_t until = time(NULL) + 10;
+
+    while (strstr(rig_read_log(path), wanted) == NULL) {
+        ck_assert_msg(time(NULL) < until, "not in the log: %s\n%s", wanted, rig_read_log(path));
+        nanosleep(&pause, NULL); /* between two looks; the time limit is the only clock */
+    }
 }
 
 static time_t soon(void)

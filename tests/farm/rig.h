@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
+#include "auth/keys.h"
 #include "trickle/trickle.h"
 
 #define RIG_SUPERVISORS_MAX 4
@@ -24,6 +25,20 @@ pid_t rig_supervisor(struct rig *r, int n);
 void rig_stop_supervisor(struct rig *r, pid_t pid, int signal);
 struct trk_farm *rig_farm(struct rig *r); /* one more; the first is r->farm */
 void rig_stop(struct rig *r);
+
+/* Two users who have nothing in common but a key: this process, and one that is far away. */
+struct rig_two {
+    char home[64];                 /* of all below, removed at the end */
+    char key[128], our_log[96];    /* ours: key file; what this process logs, all of it */
+    char far_config[96], far_key[128]; /* the other one's: XDG_CONFIG_HOME, the key file there */
+    struct auth_keys keys;         /* in both files */
+};
+/* Starts r, too, which then has no farm. */
+void rig_two_start(struct rig_two *two, struct rig *r);
+void rig_two_stop(struct rig_two *two, struct rig *r);
+
+const char *rig_read_log(const char *path); /* "" when there is none; until the next call */
+void rig_wait_log(const char *path, const char *wanted); /* at most 10 s */
 
 /* connect and wait, at most 10 s. Returns what trk_connect_wait returned last. */
 int rig_connect(struct trk_farm *farm, uint32_t max, bool need_all, uint32_t wait_ms,

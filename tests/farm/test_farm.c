@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/mem.h"
 #include "tests/farm/rig.h"
 #include "tests/suite.h"
 
@@ -113,6 +114,30 @@ START_TEST(second_connect_of_a_program_gives_the_same_vms)
     trk_vm_unref(vb);
     trk_vmlist_free(a);
     trk_vmlist_free(b);
+}
+END_TEST
+
+/* What is asked for while memory is short, in this thread or that of the farm, comes when there is
+ * some again. */
+START_TEST(connect_survives_a_moment_without_memory)
+{
+    rig_supervisor(&rig, 1);
+    trk_vmlist_free(connect_ok(0));
+    for (uint64_t n = 1; n < 30; n++) {
+        struct trk_vmlist *list;
+        mem_fail_after(n);
+        int rc = trk_connect_start(rig.farm, 1, true, 60000, &list);
+        bool is_started = rc == 0;
+        if (is_started) {
+            rc = trk_connect_wait(list, 20);
+        }
+        mem_fail_after(0);
+        if (is_started) {
+            rc = rc == TRK_AGAIN ? trk_connect_wait(list, 10000) : rc;
+            ck_assert_msg(rc == 0, "allocation %u: %d %s", (unsigned)n, rc, trk_last_error());
+            trk_vmlist_free(list);
+        }
+    }
 }
 END_TEST
 
@@ -454,6 +479,7 @@ int main(void)
     tcase_add_test(tc, connect_of_too_many_says_what_was_found_and_keeps_none);
     tcase_add_test(tc, two_programs_share_by_max);
     tcase_add_test(tc, second_connect_of_a_program_gives_the_same_vms);
+    tcase_add_test(tc, connect_survives_a_moment_without_memory);
     tcase_add_test(tc, a_call_is_answered);
     tcase_add_test(tc, thousands_of_calls_may_be_outstanding);
     tcase_add_test(tc, a_killed_vm_fails_its_calls_and_comes_back_as_a_new_handle);

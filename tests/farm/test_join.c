@@ -16,44 +16,27 @@
 #include "tests/farm/rig.h"
 #include "tests/suite.h"
 
-#define LOG_MAX 262144
 #define FAR_MAX 2
 
 static struct rig rig; /* here; rig.farm is not used */
-static char home[64];  /* of all below */
-static char far_config[96], far_key[128], key[128], our_log[96], where[64];
+static struct rig_two two;
+static char where[64];
 static struct far {
     pid_t pid; /* 0: does not run */
     char dir[96], log[96];
 } fars[FAR_MAX];
-static struct auth_keys keys;
 static struct trk_farm *farm;
 static struct trk_vmlist *list;
 
 static void begin(void)
 {
-    char none[96];
-    snprintf(home, sizeof(home), "/tmp/trk-join-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(home));
+    rig_two_start(&two, &rig);
     for (int i = 0; i < FAR_MAX; i++) {
-        snprintf(fars[i].dir, sizeof(fars[i].dir), "%s/far%d", home, i);
-        snprintf(fars[i].log, sizeof(fars[i].log), "%s/log%d", home, i);
+        snprintf(fars[i].dir, sizeof(fars[i].dir), "%s/far%d", two.home, i);
+        snprintf(fars[i].log, sizeof(fars[i].log), "%s/log%d", two.home, i);
         fars[i].pid = 0;
         ck_assert_int_eq(mkdir(fars[i].dir, 0700), 0);
     }
-    snprintf(far_config, sizeof(far_config), "%s/far-config", home);
-    snprintf(far_key, sizeof(far_key), "%s/trickle/key", far_config);
-    snprintf(our_log, sizeof(our_log), "%s/our-log", home);
-    snprintf(key, sizeof(key), "%s/key", home);
-    setenv("TRICKLE_LOG", "debug", 1);
-    ck_assert_ptr_nonnull(freopen(our_log, "a", stderr));
-    snprintf(none, sizeof(none), "%s/none", home);
-    setenv("XDG_CONFIG_HOME", none, 1); /* whoever runs this: its key is none of ours */
-    ck_assert_int_eq(auth_keyfile_new(&keys, far_key), 0);
-    ck_assert_int_eq(auth_keyfile_save(&keys, key, false), 0);
-    rig_start(&rig);
-    trk_farm_close(rig.farm, 0);
-    rig.farm = NULL;
     farm = NULL;
     list = NULL;
 }
@@ -79,36 +62,11 @@ static int stop_far(struct far *f)
 
 static void end(void)
 {
-    char command[128];
     close_farm();
     for (int i = 0; i < FAR_MAX; i++) {
         stop_far(&fars[i]);
     }
-    rig_stop(&rig);
-    snprintf(command, sizeof(command), "rm -r %s", home);
-    ck_assert_int_eq(system(command), 0);
-}
-
-static const char *read_log(const char *path)
-{
-    static char text[LOG_MAX];
-    FILE *file = fopen(path, "r");
-    text[0] = '\0';
-    if (file != NULL) {
-        text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
-        fclose(file);
-    }
-    return text;
-}
-
-static void wait_log(const char *path, const char *wanted)
-{
-    const struct timespec pause = {.tv_nsec = 5000000};
-    time_t until = time(NULL) + 10;
-    while (strstr(read_log(path), wanted) == NULL) {
-        ck_assert_msg(time(NULL) < until, "not in the log: %s\n%s", wanted, read_log(path));
-        nanosleep(&pause, NULL); /* between two looks; the time limit is the only clock */
-    }
+    rig_two_stop(&two, &rig);
 }
 
 /* Two VMs of the far user that join the farm; extra: NULL, or one more option. */
@@ -119,7 +77,7 @@ static void start_far(struct far *f, const char *extra)
     if (f->pid == 0) {
         int log = open(f->log, O_WRONLY | O_CREAT | O_APPEND, 0600);
         dup2(log, 2);
-        setenv("XDG_CONFIG_HOME", far_config, 1);
+        setenv("XDG_CONFIG_HOME", two.far_config, 1);
         execl(getenv("TRICKLE_VM"), "trickle-vm", "--exec", getenv("ECHO_VM"), "-n", "2",
               "--runtime", f->dir, "--log", "debug", "--join", where, extra, (char *)NULL);
         _exit(127);
@@ -151,7 +109,7 @@ static void expect_vms(uint32_t count)
 {
     trk_vmlist_free(list);
     int rc = rig_connect(farm, count, true, 9000, &list);
-    ck_assert_msg(rc == 0, "%d %s\nours:\n%s", rc, trk_last_error(), read_log(our_log));
+    ck_assert_msg(rc == 0, "%d %s\nours:\n%s", rc, trk_last_error(), rig_read_log(two.our_log));
     ck_assert_uint_eq(trk_vmlist_length(list), count);
 }
 
@@ -180,7 +138,7 @@ START_TEST(vms_dial_in_and_work)
 {
     struct trk_vm_info info;
     char wanted[128];
-    open_farm_with(key);
+    open_farm_with(two.key);
     ck_assert_int_eq(strncmp(where, "127.0.0.1:", 10), 0);
     ck_assert_int_gt(atoi(where + 10), 0);
     snprintf(wanted, sizeof(wanted), "trickle vm --join %s", where);
@@ -193,8 +151,8 @@ START_TEST(vms_dial_in_and_work)
     trk_vm_get_info(vm, &info);
     trk_vm_unref(vm);
     ck_assert_str_eq(info.address, "tcp:127.0.0.1"); /* where it is, which is no use to connect */
-    wait_log(our_log, "TLS handshake done");
-    ck_assert_ptr_null(strstr(read_log(fars[0].log), "listening on"));
+    rig_wait_log(two.our_log, "TLS handshake done");
+    ck_assert_ptr_null(strstr(rig_read_log(fars[0].log), "listening on"));
     close_farm();
     int status = stop_far(&fars[0]);
     ck_assert_msg(WIFEXITED(status) && WEXITSTATUS(status) == 0, "status %x", status);
@@ -203,23 +161,23 @@ END_TEST
 
 START_TEST(programs_follow_each_other)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     for (int i = 0; i < 3; i++) {
         expect_vms(2);
         expect_answer(1);
-        open_farm_with(key);
+        open_farm_with(two.key);
     }
 }
 END_TEST
 
 START_TEST(vms_that_were_there_first_come)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     close_farm(); /* there was a port, now nobody listens */
     start_far(&fars[0], NULL);
-    wait_log(fars[0].log, "Connection refused");
-    open_farm_with(key);
+    rig_wait_log(fars[0].log, "Connection refused");
+    open_farm_with(two.key);
     expect_vms(2);
     expect_answer(0);
 }
@@ -227,7 +185,7 @@ END_TEST
 
 START_TEST(connect_waits_for_who_may_join)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     int rc = rig_connect(farm, 0, false, 0, &list); /* no time to wait was given */
     ck_assert_msg(rc == 0, "%d %s", rc, trk_last_error());
@@ -236,7 +194,7 @@ END_TEST
 
 START_TEST(two_supervisors_join)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     start_far(&fars[1], NULL);
     expect_vms(4);
@@ -249,7 +207,7 @@ END_TEST
 START_TEST(death_is_told_and_the_next_process_comes)
 {
     char answer[32];
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     expect_vms(2);
     struct trk_vm *vm = trk_vmlist_get(list, 1);
@@ -264,7 +222,7 @@ END_TEST
 
 START_TEST(supervisor_that_is_killed_is_replaced_by_another)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     expect_vms(2);
     kill(fars[0].pid, SIGKILL);
@@ -281,38 +239,38 @@ START_TEST(wrong_key_is_refused_by_both)
     struct auth_keys other = {.count = 1};
     struct trk_vmlist *none;
     ck_assert_int_eq(auth_key_make(&other.key[0]), 0);
-    ck_assert_int_eq(auth_keyfile_save(&other, key, true), 0);
-    open_farm_with(key);
+    ck_assert_int_eq(auth_keyfile_save(&other, two.key, true), 0);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
-    wait_log(our_log, "is not let in");
-    wait_log(our_log, keys.key[0].id); /* which key it was */
-    wait_log(fars[0].log, "WARN vm: cannot join");
-    wait_log(fars[0].log, "refuses our key");
+    rig_wait_log(two.our_log, "is not let in");
+    rig_wait_log(two.our_log, two.keys.key[0].id); /* which key it was */
+    rig_wait_log(fars[0].log, "WARN vm: cannot join");
+    rig_wait_log(fars[0].log, "refuses our key");
     ck_assert_int_eq(rig_connect(farm, 0, false, 0, &none), TRK_ENOVMS);
     ck_assert_ptr_nonnull(strstr(trk_last_error(), "trickle vm --join 127.0.0.1"));
     trk_vmlist_free(none);
-    ck_assert_ptr_null(strstr(read_log(our_log), "TLS handshake done"));
-    ck_assert_int_eq(auth_keyfile_save(&keys, key, true), 0); /* it is noticed */
+    ck_assert_ptr_null(strstr(rig_read_log(two.our_log), "TLS handshake done"));
+    ck_assert_int_eq(auth_keyfile_save(&two.keys, two.key, true), 0); /* it is noticed */
     expect_vms(2);
 }
 END_TEST
 
 START_TEST(keys_are_rotated_under_a_running_supervisor)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], NULL);
     expect_vms(2);
     expect_answer(0);
-    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
-    open_farm_with(far_key); /* which has both; and then only the new one */
+    ck_assert_int_eq(auth_keyfile_rotate(&two.keys, two.far_key), 0);
+    open_farm_with(two.far_key); /* which has both; and then only the new one */
     expect_vms(2);
     expect_answer(0);
-    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
-    open_farm_with(far_key);
+    ck_assert_int_eq(auth_keyfile_finish(&two.keys, two.far_key), 0);
+    open_farm_with(two.far_key);
     expect_vms(2);
     expect_answer(0);
-    open_farm_with(key);
-    wait_log(fars[0].log, "refuses our key");
+    open_farm_with(two.key);
+    rig_wait_log(fars[0].log, "refuses our key");
 }
 END_TEST
 
@@ -333,17 +291,17 @@ START_TEST(insecure_on_both_sides_is_plain_and_warns)
     start_far(&fars[0], "--insecure");
     expect_vms(2);
     expect_answer(0);
-    wait_log(fars[0].log, "warning: --insecure: whoever is at 127.0.0.1");
-    ck_assert_ptr_null(strstr(read_log(our_log), "TLS handshake done"));
-    ck_assert_ptr_null(strstr(read_log(fars[0].log), "listening on"));
+    rig_wait_log(fars[0].log, "warning: --insecure: whoever is at 127.0.0.1");
+    ck_assert_ptr_null(strstr(rig_read_log(two.our_log), "TLS handshake done"));
+    ck_assert_ptr_null(strstr(rig_read_log(fars[0].log), "listening on"));
 }
 END_TEST
 
 START_TEST(insecure_supervisor_is_refused_by_a_farm_with_a_key)
 {
-    open_farm_with(key);
+    open_farm_with(two.key);
     start_far(&fars[0], "--insecure");
-    wait_log(our_log, "plain text came");
+    rig_wait_log(two.our_log, "plain text came");
 }
 END_TEST
 
@@ -359,7 +317,7 @@ static const struct {
 
 START_TEST(where_nobody_can_listen_is_an_error)
 {
-    struct trk_farm_options opt = {.key_file = key};
+    struct trk_farm_options opt = {.key_file = two.key};
     snprintf(where, sizeof(where), "%s", wrong[_i].where);
     ck_assert_int_eq(open_farm(&opt), wrong[_i].rc);
     ck_assert_msg(strstr(trk_last_error(), wrong[_i].why) != NULL, "%s", trk_last_error());
@@ -369,10 +327,10 @@ END_TEST
 
 START_TEST(port_in_use_is_an_error)
 {
-    struct trk_farm_options opt = {.size = sizeof(opt), .key_file = key, .runtime_dir = rig.dir,
+    struct trk_farm_options opt = {.size = sizeof(opt), .key_file = two.key, .runtime_dir = rig.dir,
                                    .listen = where};
     struct trk_farm *second;
-    open_farm_with(key);
+    open_farm_with(two.key);
     ck_assert_int_eq(trk_farm_new(&second, &opt), TRK_EIO);
     ck_assert_ptr_nonnull(strstr(trk_last_error(), "in use"));
 }

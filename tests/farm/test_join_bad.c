@@ -9,9 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "auth/keyfile.h"
+#include "base/mem.h"
 #include "tests/farm/rig.h"
 #include "tests/net/peer.h"
 #include "tests/suite.h"
@@ -147,15 +149,31 @@ static void end(void)
     ck_assert_int_eq(rmdir(home), 0);
 }
 
-/* The right one is still wanted. */
-static void expect_lease(void)
+/* The VM that was asked to, with its token; the farm says HELLO. */
+static struct peer *dial_in(void)
 {
     struct peer *p = call();
     join_as(p, dial.id, dial.token);
     expect_first(p, WIRE_HELLO);
+    return p;
+}
+
+/* The right one is still wanted. */
+static void expect_lease(void)
+{
+    struct peer *p = dial_in();
     welcome(p, dial.id[0]);
     ck_assert_int_eq(trk_connect_wait(list, 10000), 0);
     finish(p);
+}
+
+/* The farm has ended the session of a VM that came, and asks that VM again. */
+static void expect_end_and_dial(struct peer *p)
+{
+    peer_wait_closed(p);
+    peer_free(p);
+    expect_dial(3, 'v');
+    expect_lease();
 }
 
 START_TEST(only_the_right_token_is_taken)
@@ -179,9 +197,7 @@ END_TEST
 START_TEST(token_counts_once)
 {
     join_supervisor();
-    struct peer *first = call(), *second = call();
-    join_as(first, dial.id, dial.token);
-    expect_first(first, WIRE_HELLO);
+    struct peer *first = dial_in(), *second = call();
     join_as(second, dial.id, dial.token);
     expect_refused(second, "token");
     welcome(first, 'v');
@@ -238,13 +254,8 @@ END_TEST
 START_TEST(vm_that_comes_and_says_nothing_is_asked_again)
 {
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
-    peer_wait_closed(p);
-    expect_dial(3, 'v');
-    expect_lease();
-    peer_free(p);
+    struct peer *p = dial_in();
+    expect_end_and_dial(p);
 }
 END_TEST
 
@@ -252,14 +263,9 @@ START_TEST(vm_that_refuses_is_asked_again)
 {
     struct wire_welcome no = {.is_accepted = false, .reason = "busy"};
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
+    struct peer *p = dial_in();
     peer_send(p, WIRE_WELCOME, 0, wire_welcome_encode(&no));
-    peer_wait_closed(p);
-    peer_free(p);
-    expect_dial(3, 'v');
-    expect_lease();
+    expect_end_and_dial(p);
 }
 END_TEST
 
@@ -267,13 +273,43 @@ START_TEST(vm_of_another_supervisor_is_refused)
 {
     struct wire_welcome w = {.is_accepted = true, .vm = {.state = TRK_VM_LEASED}};
     join_supervisor();
-    struct peer *p = call();
-    join_as(p, dial.id, dial.token);
-    expect_first(p, WIRE_HELLO);
+    struct peer *p = dial_in();
     peer_send(p, WIRE_WELCOME, 0, wire_welcome_encode(&w)); /* supervisor: zero */
-    peer_wait_closed(p);
-    peer_free(p);
-    expect_dial(3, 'v');
+    expect_end_and_dial(p);
+}
+END_TEST
+
+static void wait_heard_or_closed(struct peer *p)
+{
+    struct timespec until;
+    int rc = 0;
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += 10;
+    pthread_mutex_lock(&p->mutex);
+    while (rc == 0 && p->count == 0 && p->closed == 0) {
+        rc = pthread_cond_timedwait(&p->changed, &p->mutex, &until);
+    }
+    pthread_mutex_unlock(&p->mutex);
+    ck_assert_msg(rc == 0, "neither a word nor the end of the connection in 10 s");
+}
+
+/* What the farm has for it fails at the n-th allocation, from when it says JOIN. */
+START_TEST(vm_that_comes_while_memory_is_short_is_asked_again)
+{
+    join_supervisor();
+    for (uint64_t n = 3; n < 6; n++) { /* before is what it is sent and received with */
+        struct peer *p = call();
+        peer_wait_opened(p);
+        struct blob *body = wire_join_encode(&dial);
+        mem_fail_after(n);
+        (void)!net_session_send(p->session, WIRE_JOIN, 0, body);
+        wait_heard_or_closed(p);
+        mem_fail_after(0);
+        finish(p);
+        expect_dial(2 * (size_t)n - 3, dial.id[0]);
+        send_vm((uint8_t)n, TRK_VM_IDLE); /* another one, which has never refused */
+        expect_dial(2 * (size_t)n - 2, (uint8_t)n);
+    }
     expect_lease();
 }
 END_TEST
@@ -368,14 +404,14 @@ START_TEST(strangers_are_few_and_disturb_nobody)
     for (int i = 0; i < MANY; i++) {
         fds[i] = connect_raw();
     }
+    struct peer *p = call(); /* while they are there: for who has the key there is room */
+    peer_send(p, WIRE_BYE, 0, blob_new(0));
+    peer_wait_closed(p);
+    ck_assert_msg(p->opened == 1, "not let in: %s", p->why);
+    peer_free(p);
     for (int i = 0; i < MANY - NET_STRANGERS_MAX; i++) {
         expect_end(fds[i]); /* the oldest give way */
     }
-    struct peer *p = call(); /* and for who has the key there is room */
-    peer_send(p, WIRE_BYE, 0, blob_new(0));
-    peer_wait_closed(p);
-    ck_assert_int_eq(p->opened, 1);
-    peer_free(p);
     for (int i = MANY - NET_STRANGERS_MAX; i < MANY; i++) {
         close(fds[i]);
     }
@@ -397,6 +433,7 @@ int main(void)
     tcase_add_test(tc, vm_that_comes_and_says_nothing_is_asked_again);
     tcase_add_test(tc, vm_that_refuses_is_asked_again);
     tcase_add_test(tc, vm_of_another_supervisor_is_refused);
+    tcase_add_test(tc, vm_that_comes_while_memory_is_short_is_asked_again);
     tcase_add_test(tc, supervisor_that_is_there_twice_counts_once);
     tcase_add_test(tc, who_is_no_vm_is_not_let_in);
     tcase_add_test(tc, garbage_is_dropped);

@@ -19,38 +19,19 @@
 #include "tests/farm/rig.h"
 #include "tests/suite.h"
 
-#define LOG_MAX 262144
-
 static struct rig rig; /* here; rig.farm is not used */
-static char home[64];  /* of all below */
-static char far_dir[96], far_config[96], far_key[128], far_log[96], key[128];
-static char our_log[96];
-static struct auth_keys keys;
+static struct rig_two two;
+static char far_dir[96], far_log[96];
 static pid_t far;
 static unsigned port;
 static struct trk_farm *farm;
 
 static void begin(void)
 {
-    char text[128];
-    snprintf(home, sizeof(home), "/tmp/trk-lan-XXXXXX");
-    ck_assert_ptr_nonnull(mkdtemp(home));
-    snprintf(far_dir, sizeof(far_dir), "%s/far", home);
-    snprintf(far_config, sizeof(far_config), "%s/far-config", home);
-    snprintf(far_key, sizeof(far_key), "%s/trickle/key", far_config);
-    snprintf(far_log, sizeof(far_log), "%s/log", home);
-    snprintf(our_log, sizeof(our_log), "%s/our-log", home);
-    snprintf(key, sizeof(key), "%s/key", home);
-    setenv("TRICKLE_LOG", "debug", 1);
-    ck_assert_ptr_nonnull(freopen(our_log, "a", stderr));
-    snprintf(text, sizeof(text), "%s/none", home);
-    setenv("XDG_CONFIG_HOME", text, 1); /* whoever runs this: its key is none of ours */
+    rig_two_start(&two, &rig);
+    snprintf(far_dir, sizeof(far_dir), "%s/far", two.home);
+    snprintf(far_log, sizeof(far_log), "%s/log", two.home);
     ck_assert_int_eq(mkdir(far_dir, 0700), 0);
-    ck_assert_int_eq(auth_keyfile_new(&keys, far_key), 0);
-    ck_assert_int_eq(auth_keyfile_save(&keys, key, false), 0);
-    rig_start(&rig);
-    trk_farm_close(rig.farm, 0);
-    rig.farm = NULL;
     far = 0;
     farm = NULL;
 }
@@ -66,37 +47,19 @@ static void stop_far(void)
 
 static void end(void)
 {
-    char command[128];
     trk_farm_close(farm, 2000);
     stop_far();
-    rig_stop(&rig);
-    snprintf(command, sizeof(command), "rm -r %s", home);
-    ck_assert_int_eq(system(command), 0);
-}
-
-static const char *read_log(const char *path)
-{
-    static char text[LOG_MAX];
-    FILE *file = fopen(path, "r");
-    ck_assert_ptr_nonnull(file);
-    text[fread(text, 1, sizeof(text) - 1, file)] = '\0';
-    fclose(file);
-    return text;
+    rig_two_stop(&two, &rig);
 }
 
 static const char *log_text(void)
 {
-    return read_log(far_log);
+    return rig_read_log(far_log);
 }
 
 static void wait_log(const char *wanted)
 {
-    const struct timespec pause = {.tv_nsec = 5000000};
-    time_t until = time(NULL) + 10;
-    while (strstr(log_text(), wanted) == NULL) {
-        ck_assert_msg(time(NULL) < until, "not in the log: %s\n%s", wanted, log_text());
-        nanosleep(&pause, NULL); /* between two looks; the time limit is the only clock */
-    }
+    rig_wait_log(far_log, wanted);
 }
 
 /* Two VMs of the far user; extra: NULL, or one more option. */
@@ -112,7 +75,7 @@ static void start_far(const char *extra)
     if (far == 0) {
         int log = open(far_log, O_WRONLY | O_CREAT | O_APPEND, 0600);
         dup2(log, 2);
-        setenv("XDG_CONFIG_HOME", far_config, 1);
+        setenv("XDG_CONFIG_HOME", two.far_config, 1);
         execl(getenv("TRICKLE_VM"), "trickle-vm", "--exec", getenv("ECHO_VM"), "-n", "2",
               "--runtime", far_dir, "--ready-fd", fd_text, "--log", "debug", "--listen",
               "127.0.0.1", extra, (char *)NULL);
@@ -178,23 +141,23 @@ static void expect_no_vms(const char *wanted)
 START_TEST(work_goes_over_tls)
 {
     start_far(NULL);
-    open_farm_with(key);
+    open_farm_with(two.key);
     struct trk_vm_info info = expect_work();
     char wanted[TRK_VM_TEXT_MAX + 64];
     ck_assert_int_eq(strncmp(info.address, "tcp:127.0.0.1:", 14), 0);
     snprintf(wanted, sizeof(wanted), "%s: TLS handshake done", info.address);
-    ck_assert_ptr_nonnull(strstr(read_log(our_log), wanted));
+    ck_assert_ptr_nonnull(strstr(rig_read_log(two.our_log), wanted));
     snprintf(wanted, sizeof(wanted), "tcp:127.0.0.1:%u: TLS handshake done", port);
-    ck_assert_ptr_nonnull(strstr(read_log(our_log), wanted));
+    ck_assert_ptr_nonnull(strstr(rig_read_log(two.our_log), wanted));
 }
 END_TEST
 
 /* The whole of a file in /proc has no secret in it, neither as text nor as bytes. */
 static void expect_no_secret(pid_t pid, const char *name)
 {
-    static char text[LOG_MAX];
+    static char text[262144];
     char path[64], secret[AUTH_TEXT_MAX];
-    auth_keys_format(&keys, secret);
+    auth_keys_format(&two.keys, secret);
     snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
     FILE *file = fopen(path, "r");
     ck_assert_ptr_nonnull(file);
@@ -204,13 +167,13 @@ static void expect_no_secret(pid_t pid, const char *name)
     secret[strcspn(secret, "\n")] = '\0';
     const char *hex = strrchr(secret, ' ') + 1;
     ck_assert_ptr_null(memmem(text, size, hex, strlen(hex)));
-    ck_assert_ptr_null(memmem(text, size, keys.key[0].secret, AUTH_SECRET_BYTES));
+    ck_assert_ptr_null(memmem(text, size, two.keys.key[0].secret, AUTH_SECRET_BYTES));
 }
 
 START_TEST(key_is_in_no_argument_and_no_environment)
 {
     start_far(NULL);
-    open_farm_with(key);
+    open_farm_with(two.key);
     struct trk_vmlist *list;
     struct trk_vm_info info;
     ck_assert_int_eq(rig_connect(farm, 2, true, 5000, &list), 0);
@@ -232,13 +195,13 @@ START_TEST(wrong_key_is_refused_by_both)
     start_far(NULL);
     struct auth_keys other = {.count = 1};
     ck_assert_int_eq(auth_key_make(&other.key[0]), 0);
-    ck_assert_int_eq(auth_keyfile_save(&other, key, true), 0);
-    open_farm_with(key);
+    ck_assert_int_eq(auth_keyfile_save(&other, two.key, true), 0);
+    open_farm_with(two.key);
     expect_no_vms("cannot be used");
     wait_log("is not let in");
     wait_log(other.key[0].id); /* which key it was */
     ck_assert_ptr_null(strstr(log_text(), "TLS handshake done"));
-    open_farm_with(far_key);
+    open_farm_with(two.far_key);
     ck_assert_int_eq(trk_vms_list(farm, 5000, &infos, &count), 0);
     ck_assert_uint_eq(count, 2);
     ck_assert_uint_ge(infos[0].dropped, 1); /* it was counted */
@@ -287,7 +250,7 @@ START_TEST(strangers_keep_nobody_of_this_machine_out)
     size_t count;
     int fds[3][STRANGERS];
     start_far(NULL);
-    open_farm_with(key);
+    open_farm_with(two.key);
     ck_assert_int_eq(trk_vms_list(farm, 5000, &infos, &count), 0);
     ck_assert_uint_eq(count, 2);
     trk_farm_close(farm, 2000);
@@ -316,8 +279,8 @@ END_TEST
 
 START_TEST(key_that_others_can_read_is_refused)
 {
-    struct trk_farm_options opt = {.key_file = key};
-    ck_assert_int_eq(chmod(key, 0644), 0);
+    struct trk_farm_options opt = {.key_file = two.key};
+    ck_assert_int_eq(chmod(two.key, 0644), 0);
     ck_assert_int_eq(open_farm(&opt), TRK_EDENIED);
     ck_assert_ptr_nonnull(strstr(trk_last_error(), "chmod 600"));
     opt.lan = true;
@@ -328,17 +291,17 @@ END_TEST
 START_TEST(keys_are_rotated_under_a_running_supervisor)
 {
     start_far(NULL);
-    open_farm_with(key);
+    open_farm_with(two.key);
     expect_work();
-    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
-    open_farm_with(key); /* the old one still holds */
+    ck_assert_int_eq(auth_keyfile_rotate(&two.keys, two.far_key), 0);
+    open_farm_with(two.key); /* the old one still holds */
     expect_work();
-    open_farm_with(far_key); /* and so does the new one, with VMs that had the old one */
+    open_farm_with(two.far_key); /* and so does the new one, with VMs that had the old one */
     expect_work();
-    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
-    open_farm_with(key);
+    ck_assert_int_eq(auth_keyfile_finish(&two.keys, two.far_key), 0);
+    open_farm_with(two.key);
     expect_no_vms("cannot be used");
-    open_farm_with(far_key);
+    open_farm_with(two.far_key);
     expect_work();
 }
 END_TEST
@@ -346,17 +309,17 @@ END_TEST
 START_TEST(keys_are_rotated_under_a_running_farm)
 {
     start_far(NULL);
-    open_farm_with(far_key); /* one file for both: a shared home */
+    open_farm_with(two.far_key); /* one file for both: a shared home */
     expect_work();
-    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_rotate(&two.keys, two.far_key), 0);
     expect_work();
-    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_finish(&two.keys, two.far_key), 0);
     expect_work();
     /* Both at once, and the VMs know: only a farm that has looked, too, gets in. */
-    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
-    ck_assert_int_eq(auth_keyfile_finish(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_rotate(&two.keys, two.far_key), 0);
+    ck_assert_int_eq(auth_keyfile_finish(&two.keys, two.far_key), 0);
     kill(far, SIGHUP);
-    wait_log(keys.key[0].id);
+    wait_log(two.keys.key[0].id);
     expect_work();
 }
 END_TEST
@@ -364,11 +327,11 @@ END_TEST
 START_TEST(hangup_makes_it_look_at_the_key)
 {
     start_far(NULL);
-    ck_assert_int_eq(auth_keyfile_rotate(&keys, far_key), 0);
+    ck_assert_int_eq(auth_keyfile_rotate(&two.keys, two.far_key), 0);
     kill(far, SIGHUP);
     wait_log("the keys have changed");
-    wait_log(keys.key[0].id);
-    open_farm_with(far_key);
+    wait_log(two.keys.key[0].id);
+    open_farm_with(two.far_key);
     expect_work();
 }
 END_TEST

@@ -508,7 +508,7 @@ START_TEST(out_of_memory_is_an_error_and_leaves_nothing_behind)
         mem_fail_after(n);
         rc = edit_new(&e, job, stage->number, 0);
         if (rc == 0 && edit_take(e, &d, &from, &index)) {
-            rc = edit_adopt(job, from, index, stage->number, 3, &result);
+            rc = job_read_at(job, from, index, &result);
         }
         mem_fail_after(0);
         if (rc == 0) {

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz_pages.c - any file in a store's place. Where pages_check finds nothing wrong LMDB maps it,
- * reads all there is, and writes (and takes it back): none of that may crash.
+ * reads all there is, writes and takes it back, and writes and commits it: none of that may crash,
+ * and what was committed is as sound as what was there.
  * The file is written from u16 its pages of 4 KiB, then pieces that are not zero: u32 where,
  * u16 size, bytes. */
 #include <assert.h>
 #include <lmdb.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +20,7 @@
 
 #define PAGE 4096u
 #define PAGES_MAX 1024u
+#define COMMITS 3 /* the third one hands out pages that the first one freed */
 
 static volatile uint8_t read_last; /* so that reading is not optimized away */
 
@@ -78,34 +81,52 @@ static void use_table(MDB_txn *txn, MDB_dbi dbi)
     mdb_cursor_close(cursor);
 }
 
-static void use_store(const char *path)
+static void use_tables(MDB_txn *txn)
 {
-    MDB_env *env;
-    MDB_txn *txn;
     MDB_dbi main, table;
     MDB_cursor *cursor;
     MDB_val key, value;
+
+    if (mdb_dbi_open(txn, NULL, 0, &main) != 0 || mdb_cursor_open(txn, main, &cursor) != 0) {
+        return;
+    }
+    while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT_NODUP) == 0) {
+        char name[600];
+        look_at(&value);
+        snprintf(name, sizeof(name), "%.*s", (int)key.mv_size, (char *)key.mv_data);
+        if (mdb_dbi_open(txn, name, 0, &table) == 0) {
+            use_table(txn, table);
+        }
+    }
+    mdb_cursor_close(cursor);
+}
+
+/* Returns whether all went well: what is sound can be written to, again and again. */
+static bool use_store(const char *path)
+{
+    bool is_well = true;
+    MDB_env *env;
+    MDB_txn *txn;
     int rc = mdb_env_create(&env);
 
     assert(rc == 0);
     mdb_env_set_maxdbs(env, 64);
     mdb_env_set_mapsize(env, 64u << 20);
-    if (mdb_env_open(env, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC, 0600) == 0 &&
-        mdb_txn_begin(env, NULL, 0, &txn) == 0) {
-        if (mdb_dbi_open(txn, NULL, 0, &main) == 0 && mdb_cursor_open(txn, main, &cursor) == 0) {
-            while (mdb_cursor_get(cursor, &key, &value, MDB_NEXT_NODUP) == 0) {
-                char name[600];
-                look_at(&value);
-                snprintf(name, sizeof(name), "%.*s", (int)key.mv_size, (char *)key.mv_data);
-                if (mdb_dbi_open(txn, name, 0, &table) == 0) {
-                    use_table(txn, table);
-                }
-            }
-            mdb_cursor_close(cursor);
+    rc = mdb_env_open(env, path, MDB_NOSUBDIR | MDB_NOLOCK | MDB_NOSYNC, 0600);
+    for (unsigned i = 0; rc == 0 && is_well && i < COMMITS + 1; i++) {
+        is_well = mdb_txn_begin(env, NULL, 0, &txn) == 0;
+        if (!is_well) {
+            break;
         }
-        mdb_txn_abort(txn);
+        use_tables(txn);
+        if (i == 0) {
+            mdb_txn_abort(txn);
+        } else {
+            is_well = mdb_txn_commit(txn) == 0;
+        }
     }
     mdb_env_close(env);
+    return rc == 0 && is_well;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -124,7 +145,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     assert(rc == 0 || rc == TRK_ECORRUPT);
     assert((rc == 0) == (why[0] == '\0'));
     if (rc == 0) {
-        use_store(path);
+        bool is_well = use_store(path);
+        rc = pages_check(path, why, sizeof(why));
+        if (!is_well || rc != 0) {
+            fprintf(stderr, "taken as sound, then %s\n", rc != 0 ? why : "not written to");
+            abort();
+        }
     }
     close(fd);
     assert(mem_live() == live);

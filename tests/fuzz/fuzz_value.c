@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* fuzz_value.c - bytes of a record's value into its decoders. What decodes lies within the bytes
- * and encodes to the same bytes again. Byte 0: which one; of results also how many. */
+ * and encodes to the same bytes again. Byte 0: which one (255: elements); of
+ * results also how many. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,6 +32,22 @@ static void try_result(uint64_t count, const uint8_t *bytes, size_t size)
     }
 }
 
+static void try_elements(const uint8_t *bytes, size_t size)
+{
+    uint8_t head[VALUE_ELEMENTS_HEAD];
+    struct value_elements v;
+
+    if (value_elements_decode(&v, bytes, size) == 0) {
+        const uint8_t *end = v.elements;
+        for (uint32_t i = 0; i < v.count; i++) {
+            end += le_load_u32(v.sizes + (size_t)i * 4);
+        }
+        assert(end == bytes + size && v.size == (size_t)(end - v.elements));
+        value_elements_put(head, v.count);
+        assert(memcmp(head, bytes, sizeof(head)) == 0);
+    }
+}
+
 static void try_value(unsigned which, const uint8_t *bytes, size_t size)
 {
     struct value_attempt *all;
@@ -56,6 +73,8 @@ static void try_value(unsigned which, const uint8_t *bytes, size_t size)
         if (value_state_decode(&state, bytes, size) == 0) {
             same(value_state_encode(&state), bytes, size);
         }
+    } else if (which == UINT8_MAX) {
+        try_elements(bytes, size);
     } else {
         try_result(which - 4, bytes, size);
     }

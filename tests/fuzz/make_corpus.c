@@ -243,6 +243,7 @@ static void save_records(void)
     save_record("result_in_parts", CKPT_RESULT, RECORD_IN_PARTS, KEY_STAGE_NUMBER, body,
                 sizeof(body));
     save_record("work", CKPT_WORK, 0, KEY_STAGE_NUMBER, body, 20);
+    save_record("elements", CKPT_ELEMENTS, 0, KEY_STAGE_NUMBER, body, 20);
     record_count_put(body, &(struct record_count){.recorded = 5, .runs = 1, .bytes = 500});
     save_record("count", CKPT_COUNT, 0, KEY_STAGE, body, RECORD_COUNT_BYTES);
     record_tail_put(body, &(struct record_tail){.version = 70, .records = 60});
@@ -266,7 +267,9 @@ static void save_value(const char *name, uint8_t which, struct blob *value)
 
 static void save_values(void)
 {
-    static const uint8_t digests[2 * 16] = "two digests", le_sizes[2 * 4] = {3, 0, 0, 0, 2};
+    static const uint8_t digests[2 * 16] = "two digests";
+    static const uint8_t elements[] = {1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 2, 0, 0, 0,
+                                       'a', 'a', 'a', 'b', 'b'};
     static const uint8_t result[] = {1, 0, 0, 0, 0, 2, 1, 0, 0, 0, 2, 0, 0, 0, 'a', 'b', 'b'};
     static char output[] = "last words";
     struct value_attempt attempts[2] = {
@@ -283,10 +286,7 @@ static void save_values(void)
     value_work_span_put(spans[0], 1, 0);
     value_work_span_put(spans[1], 1, 7);
     save_value("work", 1, value_work_encode(&work));
-    work.sizes = le_sizes;
-    work.elements = (const uint8_t *)"aaabb";
-    work.elements_size = 5;
-    save_value("work_with_elements", 1, value_work_encode(&work));
+    save_value("elements", UINT8_MAX, blob_dup(elements, sizeof(elements)));
     save_value("attempts", 2, value_attempts_encode(attempts, 2));
     save_value("state", 3, value_state_encode(&(struct value_state){
         .epoch = 2, .attempt = 1, .element = {"an element's sum"}, .bytes = "half", .size = 4}));

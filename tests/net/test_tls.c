@@ -14,6 +14,7 @@
 
 #include "auth/derive.h"
 #include "base/mem.h"
+#include "net/record.h"
 #include "net/tls.h"
 #include "tests/suite.h"
 
@@ -156,6 +157,45 @@ START_TEST(same_key_talks_both_ways)
     net_tls_rekey(a);
     check_talk(a, b, "under new keys");
     check_talk(b, a, "under old ones");
+    free_both(a, b);
+}
+END_TEST
+
+/* Each write is one record: before the fourth comes a KeyUpdate, before the seventh the next; also
+ * where there is room for nothing else. */
+START_TEST(keys_are_renewed_after_so_many_records)
+{
+    enum { RECORDS = 10, EVERY = 3 };
+    static uint8_t bytes[NET_TLS_RECORDS * NET_TLS_RECORD];
+    const struct iovec full = {bytes, sizeof(bytes)};
+    static struct flight f;
+    struct net_tls *a = caller_new(), *b = vm_new();
+    char got[RECORDS + 1];
+    shake_well(a, b);
+    net_tls_set_rekey(a, EVERY);
+    f.size = 0;
+    for (int i = 0; i < RECORDS; i++) {
+        size_t before = f.size, update = i > 0 && i % EVERY == 0 ? 5 + RECORD_EXTRA : 0;
+        char text[2] = {(char)('0' + i), '\0'};
+        write_text(a, text, &f);
+        ck_assert_msg(f.size - before == 1 + RECORD_EXTRA + update, "%d: %zu bytes", i,
+                      f.size - before);
+    }
+    ck_assert_int_eq(read_flight(b, f.bytes, f.size, got, sizeof(got)), 0);
+    ck_assert_str_eq(got, "0123456789");
+    ck_assert_int_eq(net_tls_write(a, &full, 1), (ssize_t)sizeof(bytes));
+    ck_assert_int_eq(net_tls_write(a, &full, 1), 0); /* but the update has room of its own */
+    net_tls_end(a);
+    size_t size, n = 1, sum = 0;
+    const uint8_t *output = net_tls_output(a, &size);
+    net_tls_feed(b, output, size);
+    int rc = 0;
+    while (rc == 0 && n > 0) {
+        rc = net_tls_read(b, bytes, sizeof(bytes), &n);
+        sum += rc == 0 ? n : 0;
+    }
+    ck_assert_int_eq(rc, TRK_END);
+    ck_assert_uint_eq(sum, sizeof(bytes));
     free_both(a, b);
 }
 END_TEST
@@ -705,6 +745,7 @@ END_TEST
 static void add_tests(TCase *t)
 {
     tcase_add_loop_test(t, same_key_talks_both_ways, 0, 2);
+    tcase_add_test(t, keys_are_renewed_after_so_many_records);
     tcase_add_loop_test(t, rotation_takes_both_and_revoked_is_refused, 0,
                         (int)(sizeof(rotations) / sizeof(rotations[0])));
     tcase_add_test(t, wrong_secret_under_the_right_id_is_refused);

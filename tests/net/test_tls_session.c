@@ -329,6 +329,46 @@ static void revoke_theirs(void *loop)
     net_sessions_revoke(loop, &ours);
 }
 
+static const struct net_session_ops *usual;
+static bool is_closed_within; /* the callback that revoked the key of its own session */
+
+static void revoke_in_message(struct net_session *s, void *user, struct wire_message *msg)
+{
+    struct peer *p = user;
+    bool is_order = msg->type == WIRE_REQUEST;
+    usual->on_message(s, user, msg);
+    if (is_order) {
+        net_sessions_revoke(p->loop, &theirs);
+        is_closed_within = p->closed != 0;
+    }
+}
+
+/* A supervisor looks at its key file when it is told to have a VM dial in (vm/watch.c). */
+START_TEST(key_may_be_revoked_by_a_callback_of_its_own_session)
+{
+    struct net_session_ops mine;
+    struct pair p;
+    pair_make_keyed(&p, LOOPBACK);
+    usual = p.end->opt.ops;
+    mine = *usual;
+    mine.on_message = revoke_in_message;
+    p.end->opt.ops = &mine;
+    pair_greet(&p);
+    peer_send(p.client, WIRE_REQUEST, 0, pattern(100, 1));
+    /* Nothing that comes behind it counts. The client may have heard of the end already. */
+    for (uint32_t i = 0; i < 3; i++) {
+        (void)!net_session_send(p.client->session, WIRE_REPLY, i, pattern(100000, 1));
+    }
+    peer_wait_closed(p.end);
+    ck_assert(!is_closed_within);
+    ck_assert_int_eq(p.end->error, TRK_EDENIED);
+    ck_assert_msg(strstr(p.end->why, "is revoked") != NULL, "%s", p.end->why);
+    ck_assert_uint_eq(p.end->count, 2);
+    peer_wait_closed(p.client);
+    pair_free(&p);
+}
+END_TEST
+
 /* Two sessions with two keys; one of these is no longer taken, here (_i 0) or there (1). */
 START_TEST(revoked_key_ends_its_sessions_and_no_others)
 {
@@ -407,6 +447,7 @@ static void add_tests(TCase *t)
                         (int)(sizeof(refusals) / sizeof(refusals[0])));
     tcase_add_test(t, connect_without_memory_is_refused);
     tcase_add_loop_test(t, revoked_key_ends_its_sessions_and_no_others, 0, 2);
+    tcase_add_test(t, key_may_be_revoked_by_a_callback_of_its_own_session);
     tcase_add_loop_test(t, both_keys_are_accepted_while_rotating, 0, 3);
 }
 

@@ -39,6 +39,19 @@ SOL_PACKET, PACKET_STATISTICS, SO_RCVBUFFORCE = 263, 6, 33
 UNSHARE = ["unshare", "--net", "--mount", "--uts"]
 DIES_WITH_US = ["setpriv", "--pdeathsig", "KILL"]
 
+# Of programs: elements wait for files on the machine that they run on, from 10 on for "gate", the
+# last ones for "end". Each run of one is a line in "log" there.
+GATED_WORK = """
+import os, time
+def work(x):
+    with open("log", "a") as log:
+        log.write(f"{x}\\n")
+    for first, name in ((10, "gate"), (LAST, "end")):
+        while x >= first and not os.path.exists(name):
+            time.sleep(0.01)
+    return x * x
+"""
+
 # Usable at once: nobody else can have these addresses. Then it holds what it has made.
 HOLD = """
 set -e
@@ -100,7 +113,8 @@ class Machine:
         env = {k: v for k, v in os.environ.items() if not k.startswith(("TRICKLE_", "XDG_"))}
         env.update(TRICKLE_RUNTIME=f"{self.root}/run", TRICKLE_HOME=f"{self.root}/state",
                    XDG_CONFIG_HOME=f"{self.root}/config", TRICKLE_DEAD_AFTER="2",
-                   TRICKLE_SUSPECT_AFTER="1", **options.pop("env", {}))
+                   TRICKLE_SUSPECT_AFTER="1")
+        env.update(options.pop("env", {}))
         if BUILD not in Path(words[0]).parents:
             env.pop("LD_PRELOAD", None)  # a sanitizer's: it is not for the system's tools
         options.setdefault("stdin", subprocess.DEVNULL)

@@ -53,5 +53,5 @@ def wait_given_back():
     of the VMs."""
     from trickle import _farm
     until = monotonic() + 20
-    while leased := [vm for vm in _farm.farm().vms() if vm["state"] == "leased"]:
+    while leased := [vm for vm in _farm.farm().vms() if vm["state"] in ("leased", "finishing")]:
         assert monotonic() < until, f"20 s after all lists were closed still leased: {leased}"

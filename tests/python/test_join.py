@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from machines import Lan, wait_for
+from machines import GATED_WORK, Lan, wait_for
 from supervisors import BUILD
 from test_lan_faults import recorded, runs, wait_said
 from test_lan_keys import wait_logged
@@ -267,17 +267,8 @@ PROGRAM_ANSWER = """[(0, True), (1, True), (4, True), (9, True), (16, True)]
 [(49, True), (49, True)]
 """
 
-# Elements wait for files on their machine: from 10 on for "gate", the last two for "end". Each run
-# of one is a line in "log" there.
-JOB = """
-import os, time
-def work(x):
-    with open("log", "a") as log:
-        log.write(f"{x}\\n")
-    for first, name in ((10, "gate"), (18, "end")):
-        while x >= first and not os.path.exists(name):
-            time.sleep(0.01)
-    return x * x
+# The last two elements wait for "end".
+JOB = "LAST = 18" + GATED_WORK + """
 vms = connect(2)
 print(sum(forkwork(vms, work, range(20))))
 """
@@ -326,11 +317,12 @@ def test_another_machine_joins_by_tls_only(joined):
     assert expect_dialed(joined) >= 2 * 3
 
 
-def start_job(lan):
+def start_job(lan, env=()):
     """The program, once its VMs wait for the gate."""
     here, there = lan.machines
     here.write("prog.py", JOB)
-    process = here.begin("run", "--listen", f"{here.address}:{PORT}", "--log", "info", "prog.py")
+    process = here.begin("run", "--listen", f"{here.address}:{PORT}", "--log", "info", "prog.py",
+                         env=dict(env))
     wait_for(lambda: len(set(runs(there))) >= 12, "two elements that wait")
     return process
 
@@ -347,7 +339,9 @@ def finish_job(lan, process):
 
 def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     here, there = joined.machines
-    process = start_job(joined)
+    # Nobody counts as silent, however slow this machine is: that would run elements again.
+    patient = {"TRICKLE_SUSPECT_AFTER": "30", "TRICKLE_DEAD_AFTER": "30"}
+    process = start_job(joined, patient)
     wait_for(lambda: recorded(here) == 10, "ten results")
     process.send_signal(signal.SIGKILL)
     _, first = process.communicate(timeout=30)
@@ -357,7 +351,7 @@ def test_a_job_is_killed_and_resumed_with_what_was_held(joined):
     held = there.path("state/held")
     wait_for(lambda: sum(file.is_file() and file.suffix != ".tmp" for file in held.rglob("*")) >= 2,
              "two held results")
-    status, out, err = here.run("resume", "prog-1")  # listens where it did
+    status, out, err = here.run("resume", "prog-1", env=patient)  # listens where it did
     assert (status, out) == (0, JOB_ANSWER), err
     done = runs(there)
     assert set(done) == set(range(20))

@@ -158,6 +158,19 @@ def test_ipv6_link_local_addresses_are_enough(network):
     assert found == [f"{there.link_local()}%{LINK}"] * 3, err
 
 
+def test_vms_listen_at_a_link_local_address(network):
+    """As those of trickle vm --ssh do, when ssh came by one."""
+    lan = network(Lan, 2, ipv4=False, ipv6=False)
+    lan.share_key()
+    here, there = lan.machines
+    there.address = f"[{there.link_local()}%{LINK}]"
+    _, there.log = there.vms("--listen", there.address)
+    assert f"listening on {there.address}:" in there.log.read_text()
+    answer = write_program(here)
+    status, out, err = here.run("run", "--hosts", there.listening(), "prog.py")
+    assert (status, out) == (0, answer), err
+
+
 def options_for(here, how, hosts):
     """The words and the environment that name hosts."""
     if how == "file":

@@ -6,21 +6,12 @@ import signal
 
 import pytest
 
-from machines import Lan, wait_for
+from machines import GATED_WORK, Lan, wait_for
 
 COUNT = 40
 
-# Two works, of elements 0 to 29 and 30 to 39. They wait for files on the machine that they run on:
-# from 10 on for "gate", those of the second work for "end". Each run of one is a line in "log".
+# Two works, of elements 0 to 29 and 30 to 39; those of the second one wait for "end".
 JOB = """
-import os, time
-def work(x):
-    with open("log", "a") as log:
-        log.write(f"{{x}}\\n")
-    for first, name in ((10, "gate"), (30, "end")):
-        while x >= first and not os.path.exists(name):
-            time.sleep(0.01)
-    return x * x
 vms = connect({vms})
 results = list(forkwork(vms, work, range(30)))
 results += forkwork(vms, work, range(30, {count}))
@@ -29,8 +20,12 @@ print(len(results), sum(results))
 ANSWER = f"{COUNT} {sum(x * x for x in range(COUNT))}\n"
 
 
+def job(vms):
+    return "LAST = 30" + GATED_WORK + JOB.format(vms=vms, count=COUNT)
+
+
 def start_job(here, vms, *options):
-    here.write("prog.py", JOB.format(vms=vms, count=COUNT))
+    here.write("prog.py", job(vms))
     return here.begin("run", "--lan", "--dead-after", "1", "--suspect-after", "0.5", *options,
                       "prog.py")
 
@@ -134,7 +129,7 @@ def test_vms_that_come_after_a_partition_are_found(network):
     for name in "gate", "end":
         there.write(name, "")
     lan.cut(there)
-    here.write("prog.py", JOB.format(vms="2, timeout=60", count=COUNT))
+    here.write("prog.py", job("2, timeout=60"))
     process = here.begin("run", "--lan", "prog.py")
     wait_for(lambda: any(to[1] == 8407 for _, to, _ in lan.tap.datagrams()), "a question")
     lan.heal()

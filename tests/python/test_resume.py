@@ -5,9 +5,16 @@ import json
 import os
 import subprocess
 import tempfile
+import sys
 import threading
+from pathlib import Path
 
 import pytest
+
+from supervisors import BUILD
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "chaos"))
+from live import shim  # noqa: E402
 
 HEAD = """
 import json, os, signal, sys, threading
@@ -32,16 +39,26 @@ def resumable(run_program, tmp_path):
     with tempfile.TemporaryDirectory(prefix="trk-home-") as home:
         log = tmp_path / "log"
 
-        def run(text, on_change="refuse", retry_failed=False, result="x * 2", status=0):
+        def run(text, on_change="refuse", retry_failed=False, result="x * 2", status=0, env=()):
             log.write_text("")
             head = HEAD.format(log=str(log), result=result, on_change=on_change,
                                retry_failed=retry_failed)
-            done = run_program(head + text, env={"TRICKLE_HOME": home})
+            done = run_program(head + text, env={"TRICKLE_HOME": home, **dict(env)})
             assert done.status == status, done.err
             ran = sorted(log.read_text().split())
             return (json.loads(done.out) if status == 0 else done.err), ran
         run.home = home
         yield run
+
+
+@pytest.fixture
+def slow_syncs(tmp_path):
+    """The environment of a program whose disk takes 30 ms for a sync."""
+    control = shim.Control(tmp_path / "disk")
+    control.sync_us = 30_000
+    yield control.environment(BUILD / "chaos/shim.so")
+    assert control.hits_slow > 0
+    control.close()
 
 
 def forms(elements):
@@ -144,9 +161,7 @@ print(json.dumps([r if isinstance(r, int) else None for r in results]))
     assert out == [0, 1, 2, 3] and ran == ["3"]
 
 
-def test_a_generator_that_depends_on_results_of_a_changed_list(resumable):
-    """What its change has left is given in the same turns and the same order again."""
-    program = """
+DEPENDS_ON_CHANGED = """
 given = []
 def elements():
     for x in range(1500):
@@ -157,10 +172,33 @@ for value in forkgen(vms, work, elements()):
         os.kill(os.getpid(), signal.SIGKILL)
 print(json.dumps(len(given)))
 """
+
+
+def test_a_generator_that_depends_on_results_of_a_changed_list(resumable):
+    """What its change has left is given in the same turns and the same order again."""
+    program = DEPENDS_ON_CHANGED
     resumable("STOP, CHANGED = 900, -1\n" + program, status=-9)
     resumable("STOP, CHANGED = 600, 450\n" + program, status=-9, on_change="keep")
     assert resumable("STOP, CHANGED = 0, 450\n" + program)[0] == 1500
     assert resumable("STOP, CHANGED = 0, 450\n" + program) == (1500, [])
+
+
+def test_results_taken_over_are_given_in_the_order_of_recording(resumable, slow_syncs):
+    """Not before those that have come from VMs meanwhile, which wait for a sync."""
+    program = """
+import time
+given = []
+def elements():
+    for x in range(120):
+        time.sleep(0.002)  # made slowly
+        yield x if x % 3 == 0 or x < 20 else x + 1000 * (CHANGED + len(given))
+for value in forkgen(vms, work, elements()):
+    given.append(value)
+print(json.dumps(given))
+"""
+    resumable("CHANGED = 0\n" + program)
+    out, _ = resumable("CHANGED = 1\n" + program, on_change="keep", env=slow_syncs)
+    assert resumable("CHANGED = 1\n" + program) == (out, [])
 
 
 def test_checkpoints_of_a_list_that_was_changed_count(resumable):

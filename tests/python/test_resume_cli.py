@@ -96,6 +96,25 @@ def test_after_kill_9(job):
     assert job.status()["runs"] == 2
 
 
+def test_resumed_at_once_it_waits_for_vms_that_finish_what_they_run(job, supervise):
+    """They are the last run's, and the only ones there are."""
+    vms = supervise(count=2)
+    job.command.env["TRICKLE_RUNTIME"] = vms.runtime
+    job.process = job.command.start("run", job.program)
+    job.wait_recorded(10)
+    job.process.kill()
+    job.process.communicate()
+    job.process = job.command.start("resume", job.name)
+    said = job.process.stderr.readline() + job.process.stderr.readline()
+    assert "waiting for 2 VMs that finish what they run for" in said and "gone" in said, said
+    finishing = [vm["state"] for vm in job.json("vms")]
+    job.open_gate()
+    status, out, err = job.finish()
+    assert (status, out, finishing) == (0, f"{job.sum}\n", ["finishing"] * 2), err
+    again = [x for x, n in job.runs().items() if n != 1]
+    assert again in ([], [10], [11]), err  # what the one that is free later holds comes late
+
+
 def test_a_job_that_is_done_runs_nothing(job):
     job.open_gate()
     job.start()
@@ -292,3 +311,23 @@ def test_a_child_of_the_program_leaves_the_job_alone(command, tmp_path):
     result = command("run", "--local=1", path)
     assert (result.returncode, result.stdout) == (0, "10\n15\n"), result
     assert json.loads(command("status", "--json", "prog-1").stdout)["state"] == "done"
+
+
+def test_ctrl_c_while_the_job_is_opened_comes_when_it_can_be_resumed(command, tmp_path):
+    program = tmp_path / "early.py"
+    program.write_text("""
+import os, signal
+import trickle._job as job
+opening = job._open
+def interrupted(wanted):
+    opened = opening(wanted)
+    if opened.opened()["epoch"] == 1:
+        os.kill(os.getpid(), signal.SIGINT)
+    return opened
+job._open = interrupted
+print(forkwork(connect(1), len, ["abc"]))
+""")
+    first = command("run", "--local=1", program)
+    assert first.returncode == 75 and "go on with: trickle resume early-1" in first.stderr, first
+    again = command("resume", "early-1")
+    assert (again.returncode, again.stdout) == (0, "[3]\n"), again

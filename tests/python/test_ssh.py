@@ -23,6 +23,9 @@ with open(place + "/words", "w") as file:
     file.write("\\n".join(words))
 if words[1] == "nowhere":
     sys.exit(255)
+if words[1].startswith("me@fe80:"):  # a link-local address, which we do not have
+    print("at [fe80::9%there0]:4711", "ready", sep="\\n", flush=True)
+    sys.exit(sys.stdin.read().endswith("end\\n"))
 env = {"PATH": "/usr/bin:/bin", "SSH_CONNECTION": "127.0.0.1 4711 127.0.0.1 22"}
 env |= dict.fromkeys(["HOME", "TRICKLE_RUNTIME", "TRICKLE_HOME"], place)
 sanitizer = {"LD_PRELOAD", "ASAN_OPTIONS", "LSAN_OPTIONS", "UBSAN_OPTIONS"} & os.environ.keys()
@@ -91,6 +94,11 @@ def test_vms_of_two_machines_compute_and_end(machines):
     _, err = process.communicate(timeout=WAIT)
     assert process.returncode == 0, err
     assert "there was no key yet" in err and "finish what they run" in err
+
+
+def test_a_link_local_address_is_told_with_the_interface_here(machines):
+    process = machines.ssh("me@fe80::9%here0")
+    assert hosts(process) == "[fe80::9%here0]:4711"
 
 
 PROGRAM = """

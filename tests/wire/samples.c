@@ -29,7 +29,7 @@ void sample_info(struct trk_vm_info *info, unsigned seed)
     fill_id(info->incarnation, seed);
     fill_id(info->supervisor, seed + 1);
     info->index = seed;
-    info->state = seed % (TRK_VM_LOST + 1);
+    info->state = seed % (TRK_VM_FINISHING + 1);
     info->pid = 4000 + seed;
     info->cores = 8;
     info->memory_bytes = UINT64_C(16) << 30;

@@ -502,7 +502,7 @@ START_TEST(a_state_that_nobody_knows_is_refused)
     struct blob *body;
 
     sample_info(&info, 1);
-    info.state = TRK_VM_LOST + 1;
+    info.state = TRK_VM_FINISHING + 1;
     body = wire_vms_encode(&vms);
     ck_assert_int_eq(wire_vms_decode(&out, body), TRK_ECORRUPT);
     ck_assert_ptr_null(out.infos);
