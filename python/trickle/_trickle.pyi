@@ -50,8 +50,8 @@ class Farm:
                 timeout: float | None = None) -> VMList: ...
     def vms(self, timeout: float = 2.0) -> list[dict[str, Any]]:
         """trk_vm_info as dicts: incarnation, supervisor (bytes), index, state (str: "starting",
-        "idle", "leased", "failing", "stopping", "lost", "finishing"), pid, cores, memory_bytes, dropped, host,
-        module, version, owner, note, address."""
+        "idle", "leased", "failing", "stopping", "lost", "finishing"), pid, cores, memory_bytes,
+        dropped, host, module, version, owner, note, address."""
     def order(self, verb: str, pid: int, host: str | None = None, timeout: float = 5.0) -> str:
         """"drain" or "stop" to the supervisor of a VM; the sentence it answers. vms() comes first:
         it finds the supervisors."""
