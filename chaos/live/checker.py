@@ -26,6 +26,7 @@ GRACE_SECONDS = 0.25
 AWAKE_SECONDS = 2.0    # in which a VM that can be heard again may begin what it had
 LATE_SECONDS = 6.0     # in which results come that a silent machine has had
 SHOWN = 5              # examples in a detail
+GIVEN_NS = 100_000_000
 
 
 class Checks:
@@ -48,10 +49,10 @@ class Checks:
 class Output:
     """What a run of the program has printed. An hour has hundreds of these, that say the same.
 
-    texts: {line: itself}, had: {(stage, index): when a run first had it, in monotonic ns}; those
-    of all runs."""
+    texts: {line: itself}, had: {(stage, index): when a run first had it, in monotonic ns}, given:
+    the tenths of seconds in which one had any; those of all runs."""
 
-    def __init__(self, path, texts, had):
+    def __init__(self, path, texts, had, given):
         self.lines = []         # without the times at which the program had the results
         self.calls = []         # lines about calls beside the work
         text = path.read_bytes().decode("utf-8", "replace")
@@ -61,6 +62,7 @@ class Output:
                 _, stage, index, _ = line.split(" ", 3)
                 element = stage, int(index)
                 had[element] = min(had.get(element, 1 << 62), int(ns))
+                given.add(int(ns) // GIVEN_NS)
             line = texts.setdefault(line, line)
             (self.calls if line.startswith("C ") else self.lines).append(line)
 
@@ -72,8 +74,9 @@ class Output:
 def judge(evidence, store, reason, stages, checks):
     """All checks of the work itself. reason: why the run ended, "" well. stages: by name."""
     checks.add("the job ends", [reason] if reason else [], "the program to end with status 0")
-    texts, had = {}, {}
-    outputs = [Output(path, texts, had) for _, path in evidence.outputs()]
+    texts, had, given = {}, {}, set()
+    outputs = [Output(path, texts, had, given) for _, path in evidence.outputs()]
+    evidence.given = [evidence.since_start(tenth * GIVEN_NS) for tenth in given]
     while len(outputs) > 1 and outputs[-2].is_whole and not outputs[-1].lines:
         outputs.pop()  # the job was done when the program was killed, and this run was told so
     final = outputs[-1] if outputs else None

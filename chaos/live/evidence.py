@@ -54,6 +54,7 @@ class Evidence:
         self.faults = [it for it in self.events if it["event"] == "fault"]
         self.healed = {it["id"]: it["t"] for it in self.events if it["event"] == "healed"}
         self.damages = [it["t"] for it in self.faults if it["kind"] == "disk.damage"]
+        self.given = []  # when the program was given results, by the checker
         self.programs = [it for it in self.events if it["event"] == "program"]
         self.end = max([it["t"] for it in self.events], default=0.0)
 

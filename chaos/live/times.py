@@ -146,8 +146,10 @@ def uncovered(spans, since, until):
 
 
 def stalls(evidence, known):
-    """Times without any sign of progress that no fault excuses."""
+    """Times without any sign of progress that no fault excuses. What was recorded is given to a
+    resumed program once more, which is progress, too."""
     moments = sorted([it.begun for it in evidence.attempts] + list(known.values()) +
+                     evidence.given +
                      [it.ended for it in evidence.attempts if it.ended is not None])
     spans = excuses(evidence)
     for since, until in zip(moments, [*moments[1:], end_of(evidence)]):

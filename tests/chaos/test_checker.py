@@ -349,6 +349,14 @@ def test_nothing_happens_for_long(folder):
     assert folder.failed() == ["work goes on where it can"]
 
 
+def test_what_is_given_once_more_is_progress(folder):
+    late(folder, 30.0)
+    for at in range(2, 30, 4):
+        line = folder.outputs[1][folder.line(0)].rpartition(" ")[0]
+        folder.outputs.append(["S steady-0 10", f"{line} {ns(float(at))}"])
+    assert "work goes on where it can" not in folder.failed()
+
+
 def test_while_a_fault_is_there_that_is_no_fault_of_ours(folder):
     late(folder, 30.0)
     stop(folder, 11, 1.0, 26.0)
