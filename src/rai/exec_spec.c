@@ -3,9 +3,10 @@
  *
  * What may stand in a spec is checked in one place, on the struct: before it is written, and after
  * it was read. A decoded spec is one block: the struct, a copy of the bytes, and what points into
- * it. That block's size follows from the size of the bytes: whatever is read into an array has
- * taken at least a fourth of its room there. */
-#include <assert.h>
+ * it. That block's size follows from the size of the bytes: whatever is read into an array takes
+ * at least a fourth of its room there. Damaged counts claim the same bytes for several arrays, so
+ * the end of the room is looked at, too. */
+#include <assert.h> /* static_assert */
 #include <string.h>
 
 #include "base/buf.h"
@@ -235,6 +236,7 @@ int trk_exec_spec_encode(const struct trk_exec_spec *spec, void **out, size_t *s
 struct reader {
     struct cursor c;
     uint8_t *room; /* where the next array goes */
+    uint8_t *end;  /* of the room */
 };
 
 /* Room for an array whose entries take at least `least` bytes each of those that are left. */
@@ -242,7 +244,7 @@ static void *get_array(struct reader *r, uint32_t *count, size_t least, size_t e
 {
     void *at = r->room;
     *count = cursor_get_u32(&r->c);
-    if (*count > cursor_left(&r->c) / least) {
+    if (*count > cursor_left(&r->c) / least || *count > (size_t)(r->end - r->room) / entry_size) {
         r->c.has_failed = true;
     }
     if (r->c.has_failed) {
@@ -340,11 +342,10 @@ int trk_exec_spec_decode(const void *bytes, size_t size, struct trk_exec_spec **
         return fail(TRK_ENOMEM, "out of memory");
     }
     r.room = (uint8_t *)(s + 1);
-    uint8_t *copy = r.room + GROWTH * size;
+    uint8_t *copy = r.end = r.room + GROWTH * size;
     memcpy(copy, bytes, size);
     cursor_init(&r.c, copy + EXEC_HEAD_BYTES, size - EXEC_HEAD_BYTES);
     get_spec(&r, s);
-    assert(r.room <= copy);
     if (r.c.has_failed || cursor_left(&r.c) > 0 || zero != 0) {
         rc = fail(TRK_ECORRUPT, "the description of the command is damaged");
     } else if (exec_spec_check(s) < 0) {

@@ -111,6 +111,21 @@ START_TEST(damaged_specs_are_refused)
 }
 END_TEST
 
+/* Counts that only each by itself can be right: no array of them may be made. */
+START_TEST(counts_that_contradict_each_other_are_refused)
+{
+    enum { SIZE = 4096, WORDS = 20, PIECES = 24 }; /* where the counts of argv stand */
+    uint8_t bytes[SIZE] = {'S', TRK_EXEC_ABI};
+    le_store_u32(bytes + WORDS, (SIZE - PIECES) / 4);
+    le_store_u32(bytes + PIECES, (SIZE - PIECES - 4) / 12);
+    check_damaged(bytes, SIZE);
+    le_store_u32(bytes + WORDS, (SIZE - PIECES) / 4 - 1);
+    le_store_u32(bytes + PIECES, 0);
+    le_store_u32(bytes + PIECES + 4, (SIZE - PIECES - 8) / 12);
+    check_damaged(bytes, SIZE);
+}
+END_TEST
+
 START_TEST(no_memory_for_a_spec_is_told)
 {
     struct trk_exec_spec *s = NULL;
@@ -243,6 +258,7 @@ int main(void)
     tcase_add_checked_fixture(tc, rig_setup, rig_teardown);
     tcase_add_test(tc, spec_is_read_as_it_was_written);
     tcase_add_test(tc, damaged_specs_are_refused);
+    tcase_add_test(tc, counts_that_contradict_each_other_are_refused);
     tcase_add_test(tc, no_memory_for_a_spec_is_told);
     tcase_add_test(tc, elements_are_read_as_they_were_written);
     tcase_add_test(tc, results_are_read_as_they_were_written);
