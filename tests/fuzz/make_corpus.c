@@ -14,12 +14,14 @@
 
 #include "../wire/samples.h"
 #include "base/buf.h"
+#include "base/mem.h"
 #include "ckpt/record.h"
 #include "ckpt/value.h"
 #include "discovery/seal.h"
 #include "keys.h"
 #include "rai/native_spec.h"
 #include "tls_rig.h"
+#include "trickle/exec.h"
 #include "vm/spool.h"
 #include "wire/beacon.h"
 #include "wire/frame.h"
@@ -313,6 +315,49 @@ static void save_natives(void)
     save_native("found", &(struct native_spec){
         .kind = NATIVE_FOUND, .symbol = "cos", .symbol_size = 3, .library = "libm.so.6",
         .library_size = 9});
+}
+
+/* --- commands ----------------------------------------------------------------------------- */
+
+static void save_exec(const char *name, int rc, void *bytes, size_t size)
+{
+    struct buf b;
+
+    assert(rc == 0);
+    buf_init(&b);
+    buf_put(&b, bytes, size);
+    save("exec", name, &b);
+    mem_free(bytes);
+}
+
+static void save_execs(void)
+{
+    static const struct trk_exec_piece pieces[] = {
+        {.text = {"convert ", 8}},
+        {.kind = TRK_EXEC_FIELD, .transform = TRK_EXEC_NO_ENDING, .index = 1, .is_quoted = true},
+        {.kind = TRK_EXEC_OUTPUT},
+        {.kind = TRK_EXEC_NUMBER},
+        {.kind = TRK_EXEC_FILE, .is_quoted = true}};
+    const struct trk_exec_word command = {pieces, 3}, output = {pieces + 3, 1}, cwd = {pieces, 1},
+                               check = {pieces + 4, 1};
+    static const struct trk_exec_bytes set[] = {{"A=1", 3}}, unset[] = {{"B", 1}};
+    static const struct trk_exec_bytes fields[] = {{"a\0b", 3}, {"", 0}};
+    const struct trk_exec_spec spec = {
+        .size = sizeof(spec), .argv = &command, .argc = 1, .is_shell = true, .cwd = cwd,
+        .input = command, .has_input = true, .env = set, .env_count = 1, .unset = unset,
+        .unset_count = 1, .outputs = &output, .outputs_count = 1, .check = &check,
+        .check_count = 1, .timeout_ms = 1000};
+    const struct trk_exec_result result = {
+        .outcome = TRK_EXEC_EXIT, .exit_status = 3, .why = {"it exited", 9},
+        .out = {"headtail", 8, 4, 100}, .err = {"e", 1, 1, 1}};
+    void *bytes = NULL;
+    size_t size = 0;
+    int rc = trk_exec_spec_encode(&spec, &bytes, &size);
+    save_exec("command", rc, bytes, size);
+    rc = trk_exec_element_encode(fields, 2, &bytes, &size);
+    save_exec("element", rc, bytes, size);
+    rc = trk_exec_result_encode(&result, &bytes, &size);
+    save_exec("result", rc, bytes, size);
 }
 
 /* --- held results ------------------------------------------------------------------------- */
@@ -634,6 +679,7 @@ int main(int argc, char **argv)
     save_records();
     save_values();
     save_natives();
+    save_execs();
     save_texts();
     save_spools();
     save_stores();
