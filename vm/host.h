@@ -19,8 +19,8 @@
  * others.
  *
  * TRICKLE_VM_OWNER is the supervisor's id: all that a VM starts inherits it, and can be found by
- * it when the supervisor is gone. What a command starts (the module "exec") has TRICKLE_EXEC too,
- * which begins with the same id. */
+ * it when the supervisor is gone. What a command starts (the module "exec") has TRICKLE_EXEC_ID
+ * too, with the same id in its name: one for each farm inside another that it belongs to. */
 #ifndef VM_HOST_H
 #define VM_HOST_H
 
@@ -30,7 +30,7 @@
 
 #define VM_FDS_ENV "TRICKLE_VM_FDS"
 #define VM_OWNER_ENV "TRICKLE_VM_OWNER"
-#define VM_COMMAND_MARK "TRICKLE_EXEC="
+#define VM_COMMAND_MARK "TRICKLE_EXEC_"
 #define HOST_DIAL_MAX 165 /* bytes of a token and an address, terminated */
 #define VM_FD_FLOOR 10 /* a VM's own descriptors are not below: user code closes and reuses those */
 

@@ -176,7 +176,7 @@ static void kill_adopted(struct supervisor *sup)
 static void kill_commands(struct supervisor *sup)
 {
     char start[sizeof(VM_COMMAND_MARK) + sizeof(sup->marker)];
-    snprintf(start, sizeof(start), VM_COMMAND_MARK "%s.", strchr(sup->marker, '=') + 1);
+    snprintf(start, sizeof(start), VM_COMMAND_MARK "%s=", strchr(sup->marker, '=') + 1);
     guard_kill_children(start, is_own_child, sup);
 }
 

@@ -9,8 +9,8 @@
  * How a command runs on a VM
  *   - argv[0] without a slash is looked for in the PATH that the command gets.
  *   - Its environment is the VM's without `unset` and with `env`, and TRICKLE_ELEMENT (the number
- *     of its element, from 0), TRICKLE_ATTEMPT (from 1), and TRICKLE_EXEC, by which Trickle finds
- *     what it started.
+ *     of its element, from 0), TRICKLE_ATTEMPT (from 1), and TRICKLE_EXEC_..., by which Trickle
+ *     finds what it started.
  *   - It gets descriptors 0, 1, 2 and no others, no signal blocked, all at their defaults, the VM's
  *     umask, a process group of its own.
  *   - Of stdout and of stderr a first and a last part are kept, the bytes between are only counted;
@@ -20,7 +20,7 @@
  *     session of their own too. The result counts them (left).
  *   - Timeout and cancel: SIGTERM to the whole tree, then SIGKILL. A VM that dies takes the
  *     tree with it. Only a process escapes that has both a session of its own and an environment
- *     without TRICKLE_EXEC when its VM is killed: until the VM's supervisor ends.
+ *     without TRICKLE_EXEC_... when its VM is killed: until the VM's supervisor ends.
  *
  * Outputs. The command gets the name of a temporary file in place of each output's name: the same
  * name in a directory `.trickle-NAME-N` beside it, so that endings stay. When the command has

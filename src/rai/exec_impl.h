@@ -22,11 +22,11 @@
 #include "trickle/rai.h"
 
 #define EXEC_HEAD_BYTES 4
-#define EXEC_MARK_ENV "TRICKLE_EXEC"      /* in the environment of all that a command starts */
+#define EXEC_MARK_ENV "TRICKLE_EXEC_"     /* and the owner: all that its commands start has it */
 #define EXEC_OWNER_ENV "TRICKLE_VM_OWNER" /* vm/host.h */
 #define EXEC_LINGER_MS 1000u    /* what an ended command leaves may hold its stdout for so long */
 #define EXEC_INTERRUPT_MS 200u  /* from SIGTERM to SIGKILL when it is cancelled */
-#define EXEC_MARK_MAX 96        /* of TRICKLE_EXEC=..., terminated */
+#define EXEC_MARK_MAX 96        /* of TRICKLE_EXEC_..., terminated */
 
 /* exec_codec.c: the parts of the encodings */
 void exec_put_head(struct buf *b, char mark, uint8_t third);
@@ -86,7 +86,7 @@ void exec_keep_fini(struct exec_keep *k);
 /* --- what a command has started ---------------------------------------------------------- */
 
 struct exec_tree {
-    const char *mark;     /* "TRICKLE_EXEC=...", whole or its beginning: borrowed */
+    const char *mark;     /* "TRICKLE_EXEC_...", whole or its beginning: borrowed */
     pid_t pid;            /* the command, also its process group; 0: none yet */
     pid_t *foreign;       /* children that this process had before, owned */
     size_t foreign_count;

@@ -105,13 +105,9 @@ static int check_words(const struct trk_exec_spec *spec, const struct place *pla
 /* Variables by which Trickle finds what it has started. */
 static bool is_reserved(const char *name, size_t size)
 {
-    static const char *const names[] = {EXEC_MARK_ENV, EXEC_OWNER_ENV};
-    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
-        if (strlen(names[i]) == size && memcmp(names[i], name, size) == 0) {
-            return true;
-        }
-    }
-    return false;
+    const size_t start = strlen(EXEC_MARK_ENV);
+    return (size >= start && memcmp(name, EXEC_MARK_ENV, start) == 0) ||
+           (size == strlen(EXEC_OWNER_ENV) && memcmp(name, EXEC_OWNER_ENV, size) == 0);
 }
 
 static int check_variables(const struct trk_exec_bytes *list, size_t count, bool has_value)

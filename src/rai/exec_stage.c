@@ -26,10 +26,15 @@ static bool has_name(const char *entry, const char *name, size_t size)
     return strncmp(entry, name, size) == 0 && entry[size] == '=';
 }
 
-/* Does the command get this variable of ours? */
-static bool is_passed(const struct trk_exec_spec *spec, const char *entry)
+/* Does the command get this variable of ours? Marks of others it does: when this VM is itself part
+ * of a command, who has started that has to find this one's commands, too. */
+static bool is_passed(const struct exec_stage *s, const char *entry)
 {
-    static const char *const own[] = {"TRICKLE_ELEMENT", "TRICKLE_ATTEMPT", EXEC_MARK_ENV};
+    const struct trk_exec_spec *spec = s->spec;
+    static const char *const own[] = {"TRICKLE_ELEMENT", "TRICKLE_ATTEMPT"};
+    if (has_name(entry, s->mark, strcspn(s->mark, "="))) {
+        return false;
+    }
     for (size_t i = 0; i < sizeof(own) / sizeof(own[0]); i++) {
         if (has_name(entry, own[i], strlen(own[i]))) {
             return false;
@@ -74,7 +79,7 @@ static int make_env(struct exec_stage *s)
         return TRK_ENOMEM;
     }
     for (char **entry = environ; *entry != NULL; entry++) {
-        if (is_passed(spec, *entry)) {
+        if (is_passed(s, *entry)) {
             size_t entry_size = strlen(*entry) + 1;
             s->env[n++] = memcpy(at, *entry, entry_size);
             at += entry_size;
@@ -95,7 +100,7 @@ void exec_stage_number(struct exec_stage *s, uint64_t index, uint32_t attempt, u
 {
     snprintf(s->index_text, sizeof(s->index_text), "TRICKLE_ELEMENT=%" PRIu64, index);
     snprintf(s->attempt_text, sizeof(s->attempt_text), "TRICKLE_ATTEMPT=%" PRIu32, attempt);
-    snprintf(s->mark_text, sizeof(s->mark_text), "%.60s%" PRIu64, s->mark, run);
+    snprintf(s->mark_text, sizeof(s->mark_text), "%.64s%" PRIu64, s->mark, run);
 }
 
 /* --- the program ------------------------------------------------------------------------- */
@@ -192,7 +197,7 @@ struct exec_stage *exec_stage_new(uint32_t number, const void *spec, size_t size
         return NULL;
     }
     const char *owner = getenv(EXEC_OWNER_ENV);
-    snprintf(s->mark, sizeof(s->mark), EXEC_MARK_ENV "=%.32s.%d.", owner != NULL ? owner : "",
+    snprintf(s->mark, sizeof(s->mark), EXEC_MARK_ENV "%.32s=%d.", owner != NULL ? owner : "",
              (int)getpid());
     s->kill_after_ms = s->spec->kill_after_ms != 0 ? s->spec->kill_after_ms
                                                    : TRK_EXEC_KILL_AFTER_MS;

@@ -72,7 +72,7 @@ END_TEST
 /* A daemon of each kind: {0} is how it is started. */
 static const char *const daemons[] = {
     "setsid",
-    "env -u TRICKLE_EXEC -u TRICKLE_VM_OWNER setsid",
+    "env -u TRICKLE_EXEC_ -u TRICKLE_VM_OWNER setsid",
     "env -i /usr/bin/setsid",
 };
 
@@ -186,6 +186,49 @@ START_TEST(what_is_not_the_commands_is_left_alone)
 }
 END_TEST
 
+/* A VM of a farm that a command has started: it is killed while a command of its own runs. Not in
+ * a test, so nothing of check.h. */
+static int nested(void)
+{
+    static const char script[] = "setsid sh -c 'echo $$ > pid; env > marks; echo > up; " WAIT
+                                 "; :'";
+    const struct trk_exec_piece piece = {.text = {script, sizeof(script) - 1}};
+    const struct trk_exec_word word = {&piece, 1};
+    const struct trk_exec_spec spec = {.size = sizeof(spec), .argv = &word, .argc = 1,
+                                       .is_shell = true};
+    struct trk_rai_element element = {.stage = 7, .attempt = 1};
+    struct trk_rai_reply reply;
+    void *bytes;
+    size_t size;
+    setenv("TRICKLE_VM_OWNER", "4567", 1);
+    rai_reply_init(&reply);
+    if (trk_exec_spec_encode(&spec, &bytes, &size) < 0 || rai_reply_begin(&reply, 0) < 0 ||
+        rai_exec.stage_open(NULL, 7, bytes, size, &reply) != TRK_STATUS_OK ||
+        trk_exec_element_encode(NULL, 0, &bytes, &element.size) < 0) {
+        return 1;
+    }
+    element.payload = bytes;
+    return rai_exec.run(NULL, &element, &reply);
+}
+
+START_TEST(commands_of_a_farm_inside_are_killed_too)
+{
+    char self[4096];
+    ssize_t size = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    ck_assert_int_gt(size, 0);
+    self[size] = '\0';
+    setenv("TRICKLE_VM_OWNER", "0123", 1);
+    rig_shell("{q0} nested & vm=$!; read x < up; kill -9 $vm; wait $vm; echo end");
+    rig_open();
+    ck_assert_int_eq(rig_run(self, NULL), TRK_STATUS_OK);
+    ck_assert_msg(strncmp(rig_out() + strlen(rig_out()) - 4, "end\n", 4) == 0, "%s", rig_out());
+    ck_assert_uint_ge(rig_result.left, 1);
+    check_dead("pid");
+    ck_assert_msg(strstr(rig_read("marks"), "TRICKLE_VM_OWNER=4567\n") != NULL, "%s",
+                  rig_read("marks"));
+}
+END_TEST
+
 static pid_t of_thread[2];
 
 /* As user code of a python VM does: its own processes, from another thread, while a command runs.
@@ -242,8 +285,11 @@ START_TEST(many_that_start_others_are_all_killed)
 }
 END_TEST
 
-int main(void)
+int main(int argc, char **argv)
 {
+    if (argc == 2 && strcmp(argv[1], "nested") == 0) {
+        return nested();
+    }
     Suite *suite = suite_create("exec_tree");
     TCase *tc = tcase_create("tree");
     tcase_set_timeout(tc, 60);
@@ -256,6 +302,7 @@ int main(void)
     tcase_add_test(tc, what_heeds_sigterm_may_say_goodbye);
     tcase_add_test(tc, an_interrupt_ends_it);
     tcase_add_test(tc, what_is_not_the_commands_is_left_alone);
+    tcase_add_test(tc, commands_of_a_farm_inside_are_killed_too);
     tcase_add_test(tc, what_a_thread_starts_meanwhile_is_left_alone);
     tcase_add_test(tc, many_that_start_others_are_all_killed);
     suite_add_tcase(suite, tc);
