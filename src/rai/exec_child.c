@@ -31,6 +31,7 @@
 #define NEVER UINT64_MAX
 #define MS_NS 1000000u
 #define READ_BYTES 65536u     /* what a pipe holds */
+#define DRAIN_READS 64        /* of both streams: the largest pipe, with room to spare */
 #define LOOK_NS (2u * MS_NS)  /* between looks at what no descriptor tells */
 #define LAST_NS (20u * MS_NS) /* for what has closed the streams because it ends itself */
 
@@ -68,6 +69,8 @@ static int raise_fd(int fd)
     return raised;
 }
 
+/* A command can read there too, by the name /dev/stdout, and be quicker than we after a poll: our
+ * own end never waits. */
 static int open_stream(struct child *ch, int which)
 {
     int fds[2];
@@ -76,7 +79,10 @@ static int open_stream(struct child *ch, int which)
     }
     ch->polled[which].fd = raise_fd(fds[0]);
     ch->write_fds[which] = raise_fd(fds[1]);
-    return ch->polled[which].fd < 0 || ch->write_fds[which] < 0 ? -1 : 0;
+    if (ch->polled[which].fd < 0 || ch->write_fds[which] < 0) {
+        return -1;
+    }
+    return fcntl(ch->polled[which].fd, F_SETFL, O_NONBLOCK);
 }
 
 static void close_fds(struct child *ch, struct exec_wake *wake)
@@ -305,11 +311,14 @@ static int attend(struct child *ch, struct exec_end *end)
     return 0;
 }
 
-/* Reads what is there now. TRK_ENOMEM, else 1: somebody still holds a stream; 0: nobody. */
+/* Reads what is there now: not more than pipes hold, for somebody may go on writing. TRK_ENOMEM,
+ * else 1: somebody still holds a stream; 0: nobody. */
 static int drain(struct child *ch)
 {
-    while ((ch->polled[OUT].fd >= 0 || ch->polled[ERR].fd >= 0) && wait_events(ch, 0) > 0 &&
-           (ch->polled[OUT].revents | ch->polled[ERR].revents) != 0) {
+    for (int i = 0; i < DRAIN_READS &&
+                    (ch->polled[OUT].fd >= 0 || ch->polled[ERR].fd >= 0) &&
+                    wait_events(ch, 0) > 0 &&
+                    (ch->polled[OUT].revents | ch->polled[ERR].revents) != 0; i++) {
         if (!read_streams(ch)) {
             return TRK_ENOMEM;
         }

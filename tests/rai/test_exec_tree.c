@@ -69,6 +69,31 @@ START_TEST(what_holds_a_stream_is_killed_after_a_moment)
 }
 END_TEST
 
+START_TEST(what_floods_a_stream_is_killed_after_a_moment)
+{
+    rig_shell("for i in 1 2 3 4 5 6; do yes & done; exit 0");
+    rig_open();
+    ck_assert_int_eq(rig_run(NULL), TRK_STATUS_OK);
+    ck_assert_uint_ge(rig_result.left, 1);
+    ck_assert_uint_lt(rig_result.duration_ns, 5000000000);
+}
+END_TEST
+
+/* Who reads there takes bytes away that were announced to us. */
+START_TEST(a_stream_that_others_read_too_holds_up_nothing)
+{
+    rig_spec.timeout_ms = 200;
+    rig_shell("exec 3<>up; for i in 1 2 3 4 5 6 7 8; do"
+              "  sh -c 'exec </dev/stdout; echo >&3; exec cat >/dev/null' & done;"
+              "for i in 1 2 3 4 5 6 7 8; do read x <&3; done; echo x; " WAIT);
+    rig_open();
+    for (int i = 0; i < 5; i++) {
+        ck_assert_int_eq(rig_run(NULL), TRK_STATUS_EXCEPTION);
+        ck_assert_int_eq(rig_result.outcome, TRK_EXEC_TIMEOUT);
+    }
+}
+END_TEST
+
 /* A daemon of each kind: {0} is how it is started. */
 static const char *const daemons[] = {
     "setsid",
@@ -297,6 +322,8 @@ int main(int argc, char **argv)
     tcase_add_test(tc, what_closes_its_streams_may_run_on);
     tcase_add_test(tc, late_output_of_what_is_left_is_waited_for);
     tcase_add_test(tc, what_holds_a_stream_is_killed_after_a_moment);
+    tcase_add_test(tc, what_floods_a_stream_is_killed_after_a_moment);
+    tcase_add_test(tc, a_stream_that_others_read_too_holds_up_nothing);
     tcase_add_loop_test(tc, daemons_are_killed_at_once, 0, 3);
     tcase_add_test(tc, what_uses_up_its_time_is_ended_with_all_it_started);
     tcase_add_test(tc, what_heeds_sigterm_may_say_goodbye);
