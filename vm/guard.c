@@ -22,6 +22,7 @@
 
 #define ENVIRON_MAX (256u << 10) /* of an environment, as much as this is searched */
 #define ROUNDS_MAX 10
+#define CHILDREN_MAX 16384 /* that are looked at; their ends bring the next turn */
 
 int guard_init(struct guard *g, uint32_t count, const char *marker, const char **files)
 {
@@ -110,20 +111,30 @@ static bool is_marked(pid_t pid, const char *marker)
     return guard_is_marked(pid, marker, strlen(marker) + 1);
 }
 
-void guard_kill_children(const char *start, bool (*is_kept)(void *user, pid_t pid), void *user)
+size_t guard_list_children(pid_t *out, size_t max)
 {
     char name[64];
-    int pid;
+    size_t count = 0;
     snprintf(name, sizeof(name), "/proc/self/task/%d/children", (int)getpid());
     FILE *file = fopen(name, "re");
-    while (file != NULL && fscanf(file, "%d", &pid) == 1) {
-        if (!is_kept(user, pid) &&
-            (start == NULL || guard_is_marked(pid, start, strlen(start)))) {
-            kill(pid, SIGKILL);
-        }
+    while (file != NULL && count < max && fscanf(file, "%d", &out[count]) == 1) {
+        count++;
     }
     if (file != NULL) {
         fclose(file);
+    }
+    return count;
+}
+
+void guard_kill_children(const char *start, bool (*is_kept)(void *user, pid_t pid), void *user)
+{
+    pid_t pids[CHILDREN_MAX];
+    size_t count = guard_list_children(pids, CHILDREN_MAX);
+    for (size_t i = 0; i < count; i++) {
+        if (!is_kept(user, pids[i]) &&
+            (start == NULL || guard_is_marked(pids[i], start, strlen(start)))) {
+            kill(pids[i], SIGKILL);
+        }
     }
 }
 

@@ -36,6 +36,8 @@ void guard_stop(struct guard *g);
 void guard_kill_sessions(const pid_t *leaders, size_t count);
 /* Was this process of ours started with a variable in its environment that begins so? */
 bool guard_is_marked(pid_t pid, const char *start, size_t start_size);
+/* The children of this process, which has one thread; not more than max. How many are in out. */
+size_t guard_list_children(pid_t *out, size_t max);
 /* Kills those children of this process, which has one thread, that is_kept does not know and that
  * have a variable that begins so; NULL: all of them. */
 void guard_kill_children(const char *start, bool (*is_kept)(void *user, pid_t pid), void *user);

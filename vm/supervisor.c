@@ -30,6 +30,8 @@
 #include "base/sys.h"
 #include "net/address.h"
 
+#define OTHERS_MAX 4096 /* children that are told from what VMs leave behind */
+
 /* --- descriptors in the loop ---------------------------------------------------------- */
 
 struct watched_fd {
@@ -152,22 +154,49 @@ static void on_stop_signal(uv_signal_t *handle, int number)
     supervisor_stop(handle->data, number);
 }
 
-/* The guard, and the VMs. */
-static bool is_own_child(void *user, pid_t pid)
+/* What a script has started before its last line, exec trickle-vm, is no VM's doing. */
+static int note_others(struct supervisor *sup)
+{
+    sup->others = mem_alloc(OTHERS_MAX * sizeof(*sup->others));
+    if (sup->others == NULL) {
+        return fail(TRK_ENOMEM, "out of memory");
+    }
+    sup->others_count = guard_list_children(sup->others, OTHERS_MAX);
+    return 0;
+}
+
+/* Its number may be another process's, later. */
+static void forget_other(struct supervisor *sup, pid_t pid)
+{
+    for (size_t i = 0; i < sup->others_count; i++) {
+        if (sup->others[i] == pid) {
+            sup->others[i] = sup->others[--sup->others_count];
+            return;
+        }
+    }
+}
+
+/* The guard, the VMs, and what was there before them. */
+static bool is_kept_child(void *user, pid_t pid)
 {
     const struct supervisor *sup = user;
-    bool is_own = pid == sup->guard.pid;
-    for (uint32_t i = 0; sup->vms != NULL && i < sup->opt.count && !is_own; i++) {
-        is_own = sup->vms[i].pid == pid;
+    bool is_kept = pid == sup->guard.pid;
+    for (size_t i = 0; i < sup->others_count && !is_kept; i++) {
+        is_kept = sup->others[i] == pid;
     }
-    return is_own;
+    for (uint32_t i = 0; sup->vms != NULL && i < sup->opt.count && !is_kept; i++) {
+        is_kept = sup->vms[i].pid == pid;
+    }
+    return is_kept;
 }
 
 /* What user code has set free from its VM (a daemon of its own session) was adopted by us, and
  * ends with us. */
 static void kill_adopted(struct supervisor *sup)
 {
-    guard_kill_children(NULL, is_own_child, sup);
+    if (sup->others != NULL) { /* else the start has failed before it was known what is ours */
+        guard_kill_children(NULL, is_kept_child, sup);
+    }
     guard_kill_marked(sup->marker); /* their children, which init has adopted by now */
 }
 
@@ -177,7 +206,7 @@ static void kill_commands(struct supervisor *sup)
 {
     char start[sizeof(VM_COMMAND_MARK) + sizeof(sup->marker)];
     snprintf(start, sizeof(start), VM_COMMAND_MARK "%s=", strchr(sup->marker, '=') + 1);
-    guard_kill_children(start, is_own_child, sup);
+    guard_kill_children(start, is_kept_child, sup);
 }
 
 /* --- children --------------------------------------------------------------------------- */
@@ -198,7 +227,8 @@ static void reaped(struct supervisor *sup, pid_t pid, int status, const struct r
             return;
         }
     }
-    log_debug("vm", "a process that a VM had left behind (pid %d) has ended", (int)pid);
+    forget_other(sup, pid);
+    log_debug("vm", "a process that is no VM (pid %d) has ended", (int)pid);
 }
 
 /* All deaths are told before the first is followed up: others wait for the news. */
@@ -462,7 +492,8 @@ static int start_signals(struct supervisor *sup)
 
 static int start(struct supervisor *sup)
 {
-    int rc = make_names(sup);
+    int rc = note_others(sup);
+    rc = rc < 0 ? rc : make_names(sup);
     rc = rc < 0 ? rc : net_loop_new(&sup->loop);
     rc = rc < 0 ? rc : start_signals(sup);
     rc = rc < 0 ? rc : keys_start(sup);
@@ -517,6 +548,7 @@ static void clean_up(struct supervisor *sup)
         mem_free((char *)(uintptr_t)*file);
     }
     mem_free(sup->files);
+    mem_free(sup->others);
     mem_free(sup->vms);
     mem_free(sup->joins);
 }

@@ -111,6 +111,8 @@ struct supervisor {
     struct discovery_responder *responder;
     struct watched_fd *responder_fd;
     uv_signal_t signals[3]; /* TERM, INT, CHLD */
+    pid_t *others;       /* children that this process had before it became a supervisor */
+    size_t others_count; /* of them that have not ended */
     struct guard guard;
     char marker[64];  /* "TRICKLE_VM_OWNER=...", in the environment of all VMs */
     struct oom oom;

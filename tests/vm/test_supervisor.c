@@ -535,6 +535,46 @@ START_TEST(supervisor_of_one_run_dies_with_its_parent)
 }
 END_TEST
 
+/* As a script does that ends with: exec trickle-vm. Its other child gives back what it is sent. */
+static _Noreturn void become_supervisor(int other_fd, int ready_fd, const char *dir)
+{
+    char path[4200], echo[4200], ready[16], byte;
+    snprintf(ready, sizeof(ready), "%d", ready_fd);
+    if (fork() == 0) {
+        while (read(other_fd, &byte, 1) == 1 && write(other_fd, &byte, 1) == 1) {
+        }
+        _exit(0);
+    }
+    close(other_fd);
+    execl(rig_program("../../trickle-vm", path, sizeof(path)), "trickle-vm", "-n", "1", "--exec",
+          rig_program("echo_vm", echo, sizeof(echo)), "--runtime", dir, "--ready-fd", ready, NULL);
+    _exit(127);
+}
+
+START_TEST(children_from_before_the_start_are_left_alone)
+{
+    char dir[] = "/tmp/trickle-test-XXXXXX", byte = 'x';
+    int other[2], ready[2], status;
+    ck_assert_ptr_nonnull(mkdtemp(dir));
+    ck_assert_int_eq(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, other), 0);
+    ck_assert_int_eq(pipe(ready), 0);
+    pid_t supervisor = fork();
+    if (supervisor == 0) {
+        close(other[0]);
+        become_supervisor(other[1], ready[1], dir);
+    }
+    close(other[1]);
+    ck_assert_int_eq(read(ready[0], &byte, 1), 1);
+    kill(supervisor, SIGTERM);
+    ck_assert_int_eq(waitpid(supervisor, &status, 0), supervisor);
+    ck_assert_int_eq(status, 0);
+    ck_assert_msg(send(other[0], &byte, 1, MSG_NOSIGNAL) == 1 && read(other[0], &byte, 1) == 1,
+                  "the supervisor has killed a child that was there before it");
+    close(other[0]);
+    ck_assert_int_eq(rmdir(dir), 0);
+}
+END_TEST
+
 START_TEST(lan_starts_when_it_is_asked_for_in_full)
 {
     /* A group of our own: other supervisors and tests stay out of this. */
@@ -709,6 +749,7 @@ static Suite *make_suite(void)
     tcase_add_test(tc, start_says_what_there_is);
     tcase_add_test(tc, vms_of_one_run_start_silently);
     tcase_add_test(tc, supervisor_of_one_run_dies_with_its_parent);
+    tcase_add_test(tc, children_from_before_the_start_are_left_alone);
     tcase_add_test(tc, lan_starts_when_it_is_asked_for_in_full);
     tcase_add_test(tc, vm_that_cannot_start_is_failing);
     tcase_add_test(tc, tcp_serves_supervisor_and_vms);
