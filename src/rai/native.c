@@ -26,6 +26,8 @@
 #include "rai/rai.h"
 #include "trickle/vm.h"
 
+#define PATH_BYTES 160 /* of the name that a library is opened by */
+
 /* A shared object that was sent, and is loaded. */
 struct library {
     struct library *next;
@@ -184,18 +186,28 @@ static int cannot_load(const struct stage *s, const char *path)
                 "VM's machine", s->library, why);
 }
 
+/* A name of the descriptor that no other library of this process was opened by: each bit of its
+ * number is a way to write a slash. */
+static void spell(char path[PATH_BYTES], unsigned number, int fd)
+{
+    int n = snprintf(path, PATH_BYTES, "/proc/self/fd/");
+
+    for (unsigned bits = number; bits != 0; bits >>= 1) {
+        n += snprintf(path + n, PATH_BYTES - (size_t)n, (bits & 1) != 0 ? ".//" : "./");
+    }
+    snprintf(path + n, PATH_BYTES - (size_t)n, "%d", fd);
+}
+
 /* By its descriptor, which is taken. */
 static int load_sent(struct native *n, struct stage *s, void **handle)
 {
-    static const char slashes[] = "////////////////////////////////////////////////////////////";
     struct library *l = mem_zalloc(1, sizeof(*l));
-    char path[128];
+    char path[PATH_BYTES];
 
     if (l == NULL) {
         return fail(TRK_ENOMEM, "out of memory");
     }
-    snprintf(path, sizeof(path), "/proc/self/fd%.*s%d",
-             (int)(n->opened % (sizeof(slashes) - 1)) + 1, slashes, s->fd);
+    spell(path, n->opened, s->fd);
     *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (*handle == NULL) {
         mem_free(l);

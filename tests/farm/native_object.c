@@ -27,6 +27,14 @@ TRK_NATIVE(refuse)
     return rc < 0 ? rc : trk_native_fail(call, "no such tile");
 }
 
+/* Tests make others of it by another text of the same length. */
+TRK_NATIVE(which)
+{
+    static const char text[] = "object-000";
+
+    return trk_native_write(call, text, sizeof(text) - 1);
+}
+
 TRK_NATIVE(seven)
 {
     return 7;

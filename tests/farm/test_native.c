@@ -220,6 +220,21 @@ static void name_seven(void)
     name_sent(getenv("NATIVE_OBJECT"), "seven");
 }
 
+/* More than a VM has spellings for, if it does not take care: each works all the same. */
+START_TEST(many_objects_are_kept_apart)
+{
+    char text[16];
+
+    for (int i = 1; i <= 130; i++) {
+        snprintf(text, sizeof(text), "object-%03d", i);
+        change_copy(0, "object-000", text, 0);
+        name_sent(copy, "which");
+        says(TRK_STATUS_OK, text);
+        trk_native_free(&native);
+    }
+}
+END_TEST
+
 START_TEST(failures_are_sentences)
 {
     const char *object = getenv("NATIVE_OBJECT");
@@ -406,6 +421,7 @@ int main(void)
     tcase_add_test(tc, elements_run_in_a_sent_object);
     tcase_add_test(tc, an_object_is_found_on_the_machine);
     tcase_add_test(tc, large_objects_and_results_come_whole);
+    tcase_add_test(tc, many_objects_are_kept_apart);
     tcase_add_test(tc, failures_are_sentences);
     tcase_add_test(tc, what_is_no_function_has_no_name);
     tcase_add_test(tc, an_object_that_nobody_has_is_told_of);
