@@ -153,6 +153,10 @@ def test_members_of_json():
     assert argv(["echo {n.} {}"], form.cut(line), form.fields) == [b"echo", b"1", line]
     with pytest.raises(ListError, match="'s'"):
         form.cut(b'{"n": 1}')
+    with pytest.raises(ListError, match="nested too deeply"):
+        form.cut(b"[" * 100000)
+    with pytest.raises(ListError, match="'s' in it has half a surrogate pair"):
+        form.cut(rb'{"s": "\ud800", "n": 1, "o": 1, "e": 1, "z": 1}')
 
 
 @pytest.mark.parametrize("data, kind, why", [
