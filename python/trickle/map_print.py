@@ -78,7 +78,7 @@ class Printer:
             write_stderr(err)
         for name in ("stdout", "stderr"):
             lost = ended[f"{name}_total"] - len(ended[name])
-            if lost > 0:
+            if lost > 0 and ended[name]:  # else that is what --max-output 0 asks for
                 self.flush()
                 say(f"[trickle: of what element {index} wrote to {name} {lost} bytes in the middle "
                     "are left out: see --max-output]\n")

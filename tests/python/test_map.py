@@ -159,6 +159,8 @@ def test_what_is_left_out_of_much_output_is_said(trickle):
     status, out, err = trickle("map", "-j1", "--max-output=20", "seq {}", ":::", "1000")
     assert status == 0 and out.startswith("1\n2\n") and out.endswith("1000\n") and len(out) == 20
     assert "in the middle are left out" in err
+    status, out, err = trickle("map", "-j1", "--max-output=0", "seq {}", ":::", "1000")
+    assert (status, out) == (0, "") and "left out" not in err  # as it was asked for
 
 
 def test_halting_leaves_the_rest_for_a_resume(trickle, tmp_path):
