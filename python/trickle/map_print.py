@@ -264,7 +264,10 @@ def print_finished(job: Look) -> int | None:
     if job.info["is_damaged"] or not job.stages or not job.is_closed or job.recorded < job.added:
         return None
     recorded = Recorded(job, job.stages[0])
-    printer = Printer(recorded.spec, job.run["options"])
+    found = dict(job.run["options"])
+    if "--joblog" in found:
+        found["--joblog"] = os.path.join(job.run["cwd"], found["--joblog"])
+    printer = Printer(recorded.spec, found)
     try:
         for index, status, _, payload in recorded.results():
             printer.result(index, status, payload, recorded.element(index))

@@ -27,9 +27,9 @@ def home(trickle_command):
 @pytest.fixture
 def trickle(home, trickle_command, tmp_path):
     """Runs the command on a list: (status, what it printed, what it said)."""
-    def run(*words, given=None, text=True):
+    def run(*words, given=None, text=True, cwd=tmp_path):
         stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
-        process = subprocess.Popen([*trickle_command.program, *map(str, words)], cwd=tmp_path,
+        process = subprocess.Popen([*trickle_command.program, *map(as_word, words)], cwd=cwd,
                                    env=trickle_command.env, stdin=stdin, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
         data = given.encode() if isinstance(given, str) else given
@@ -152,6 +152,10 @@ def test_output_is_tagged_and_a_table_written(trickle, tmp_path):
     assert head.startswith("Seq\tHost\tStarttime") and first.split("\t")[0] == "1"
     assert first.split("\t")[6:] == ["0", "0", "printf '1\\n2 a b'"]
     assert second.split("\t")[0] == "2"
+    (tmp_path / "log").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    assert trickle("resume", "printf-1", cwd=tmp_path / "elsewhere")[0] == 0
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
     assert trickle("map", "-j1", "--quiet", "echo", ":::", "a")[1] == ""
 
 
