@@ -176,7 +176,8 @@ def failure(status: int, payload: bytes, ended: dict[str, Any] | None) -> str:
     if ended["outcome"] == "signal":
         from ._attempts import signal_name
         return signal_name(ended["signal"]) or "signal"
-    return ended["why"] or ended["outcome"]
+    why = ended["why"] or ended["outcome"]
+    return why.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- of a job, from outside -----------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Recorded:
                                 "attempt": attempt}
         element = self.element(index)
         if element is not None:
-            line["element"] = self.values(_trickle.exec_fields(element))
+            self.put_element(line, _trickle.exec_fields(element))
         ended = exec_result(status, payload)
         if ended is None:
             return line | {"why": payload.decode("utf-8", "replace")}
@@ -219,12 +220,20 @@ class Recorded:
                 line[name] = value
         return line
 
-    def values(self, fields: list[bytes]) -> Any:
-        """The element as it was in the list: its text, or by the names of its fields."""
-        texts = [field.decode("utf-8", "replace") for field in fields]
+    def put_element(self, line: dict[str, Any], fields: list[bytes]) -> None:
+        """As it was in the list: its text, or by the names of its fields; all in base64 where one
+        is not UTF-8."""
+        name = "element"
+        try:
+            texts = [field.decode() for field in fields]
+        except UnicodeDecodeError:
+            from base64 import b64encode
+            name = "element_base64"
+            texts = [b64encode(field).decode() for field in fields]
         if self.is_json or (len(texts) == 1 and not self.names):
-            return texts[0]
-        return dict(zip(self.names, texts)) if self.names else texts
+            line[name] = texts[0]
+        else:
+            line[name] = dict(zip(self.names, texts)) if self.names else texts
 
     def why(self, index: int, status: int, payload: bytes) -> list[str]:
         """Lines about how it ended."""

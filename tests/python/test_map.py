@@ -68,6 +68,10 @@ def recorded(trickle):
     return wait
 
 
+def as_word(word):
+    return word if isinstance(word, bytes) else str(word)
+
+
 def sorted_lines(text):
     return sorted(text.splitlines())
 
@@ -94,6 +98,20 @@ def test_each_line_is_a_command_and_a_value_one_argument(trickle):
     assert [line["element"] for line in lines[:2]] == ["a b", "'\"$(x)"]
     assert all(line["exit_status"] == 0 and line["duration"] > 0 for line in lines)
     assert "stdout" in lines[0] and "stdout_base64" in lines[3]
+
+
+def test_names_that_are_not_utf_8_are_shown_and_given_back(trickle, trickle_command):
+    trickle_command.env["PYTHONIOENCODING"] = "utf-8:strict"  # as where LANG is de_DE.UTF-8, say
+    status, _, err = trickle("map", "-j1", "--output", b"x\xff{}", "--check", "false", "--shell",
+                             "echo {} > {output}", ":::", b"\xfe", "\u00e9", text=False)
+    assert status == 1 and "the output x\\xff\\xfe did not" in err
+    status, out, err = trickle("status", "echo-1", text=False)
+    assert status == 0, err
+    status, out, err = trickle("why", "echo-1", "0", text=False)
+    assert status == 0 and b"the output x\xff\xfe did not" in out, err
+    first, second = map(json.loads, trickle("results", "--json", "echo-1")[1].splitlines())
+    assert first["element_base64"] == "/g==" and "element" not in first
+    assert second["element"] == "\u00e9"
 
 
 def test_fields_of_csv_have_names(trickle):
