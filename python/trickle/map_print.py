@@ -114,8 +114,8 @@ class Printer:
             finally:
                 _progress.show_again()
 
-    def sum_up(self, job: str | None) -> None:
-        """At the end: which failed."""
+    def sum_up(self, job: str | None, given: str = "") -> None:
+        """At the end: which failed. given: what a resume needs beside the job's name."""
         self.flush()
         if not self.failed:
             return
@@ -128,7 +128,7 @@ class Printer:
             lines.append(f"  and {self.failed - FAILED_MAX} more\n")
         if job is not None:
             lines.append(f"  what happened: trickle why {job} {self.rows[1][0]}\n"
-                         f"  run them again: trickle resume --retry-failed {job}\n")
+                         f"  run them again: trickle resume --retry-failed {job}{given}\n")
         say("".join(lines).rstrip("\n") + "]\n")
 
 

@@ -19,7 +19,7 @@ import sys
 
 from . import _job, _progress, _trickle, cli
 from ._farm import connect, farm, say
-from ._work import ADD, Stream, _Drought
+from ._work import ADD, TAKE, Stream, _Drought
 from .errors import NotEnoughVMs
 from .map_command import LOCAL_VMS, Plan
 from .map_list import Given, ListError, Records, is_given, may_differ
@@ -37,7 +37,7 @@ SILENT_SECONDS = 2.0  # a list that is said to be there and does not come
 
 
 class Halted(Exception):
-    """--halt: as many have failed as may. now: what runs is to be ended."""
+    """--halt: as many have failed as may, and nothing runs, or, now, what runs is to be ended."""
 
     def __init__(self, now: bool) -> None:
         super().__init__()
@@ -45,7 +45,11 @@ class Halted(Exception):
 
 
 class MapStream(Stream):
-    """The work of a run."""
+    """The work of a run.
+
+    With --halt soon it is paced: VMs have no more than they run, because what has been handed to
+    them would begin. When as many have failed as may nothing is added, and what runs is awaited.
+    """
 
     dumps = None
     loads = None
@@ -57,6 +61,8 @@ class MapStream(Stream):
         self.source = source
         self.printer = printer
         self.halt = plan.halt
+        self.is_paced = plan.halt is not None and not plan.halt[0]
+        self.is_halting = False  # as many have failed as may; what runs is awaited
         self.count = 0  # of elements that were pulled
         self.done = 0  # results that were taken
         self.known: dict[int, bytes] = {}  # elements without a result
@@ -73,16 +79,29 @@ class MapStream(Stream):
 
     def feed(self) -> bool:
         source = self.source
+        is_awaited = self.key is not None and self.work.turn() == ADD
         if not source.ready and not source.is_ended:
-            is_awaited = self.key is not None and self.work.turn() == ADD
             source.fill(FILL_SECONDS if is_awaited else 0)
-        offered = self.count - self.work.progress()["added"]  # one that has not found room yet
+        if self.is_halting and not self.is_read():
+            if is_awaited:
+                raise Halted(False)  # of an earlier run, which went on
+            return False
+        state = self.work.progress()
+        offered = self.count - state["added"]  # one that has not found room yet
         there = len(source.ready) + offered
         if there == 0 and not source.is_ended:
             return False
+        if there > 0 and self.is_paced and not is_awaited:
+            there = min(there, max(state["vms"], 1) - (state["added"] - self.done))
+            if there <= 0:
+                return False
         self.leave_open = source.is_open
         self.limit = max(min(self.limit, there), 1)
         return super().feed()
+
+    def is_read(self) -> bool:
+        """All of the list has been pulled."""
+        return self.source.is_ended and not self.source.ready
 
     def wait_seconds(self) -> float:
         if self.is_exhausted:
@@ -97,6 +116,9 @@ class MapStream(Stream):
         taken = super().take(0)
         if taken is None and timeout > 0:
             self.printer.flush()
+            if self.is_paced and not self.is_exhausted and (
+                    self.key is None or self.work.turn() != TAKE):
+                self.feed()  # at once: a VM may be waiting
             taken = super().take(timeout)
         return taken
 
@@ -104,7 +126,14 @@ class MapStream(Stream):
         self.done += 1
         self.printer.result(index, status, value, self.known.pop(index, None))
         if status != 0 and self.halt is not None and self.printer.failed >= self.halt[1]:
-            raise Halted(self.halt[0])
+            if self.halt[0]:
+                raise Halted(True)
+            self.is_halting = True
+        if self.is_halting and self.done >= self.work.progress()["added"]:
+            if not self.source.ready:
+                self.source.fill(0)  # may be its end
+            if not self.is_read():
+                raise Halted(False)
 
     def cancel(self, error: BaseException) -> None:
         is_now = isinstance(error, Halted) and error.now
@@ -202,7 +231,7 @@ def go(plan: Plan, source: Records | Given | None) -> int:
         printer.flush()
         say(f"[trickle: {printer.failed} failed: what has not begun is left"
             f"{', what ran was ended' if halted.now else ''}]\n")
-        printer.sum_up(job_name)
+        printer.sum_up(job_name, "" if stream.is_exhausted or plan.is_list_named else " < LIST")
         return cli.EXIT_FAILED
     except Nobody as error:
         say(f"[trickle: {error}]\n")

@@ -194,6 +194,21 @@ def test_halting_leaves_the_rest_for_a_resume(trickle, tmp_path):
     assert (status, out) == (0, "".join(f"{i}\n" for i in range(50))), err
 
 
+def test_halting_soon_awaits_what_runs(trickle, start, recorded, tmp_path):
+    process = start("--job", "k", "-j2", "--halt=soon,fail=1", "--shell",
+                    "touch run{}; until set -- run*; [ $# -gt 1 ] && [ {} = 1 -o -e gate ]; do "
+                    "sleep 0.01; done; echo got {}; [ {} != 1 -o -e gate ]")
+    process.stdin.write(numbers(1, 6).encode())
+    recorded("k", 1)
+    (tmp_path / "gate").touch()
+    assert process.wait(60) == 1
+    assert sorted_lines(process.stdout.read().decode()) == got(1, 2)
+    assert b"resume --retry-failed k < LIST" in process.stderr.read()
+    assert sorted(path.name for path in tmp_path.glob("run*")) == ["run1", "run2"]
+    status, out, err = trickle("resume", "--retry-failed", "k", given=numbers(1, 6))
+    assert (status, sorted_lines(out)) == (0, got(1, 6)), err
+
+
 def test_a_job_that_no_vm_took_is_forgotten(trickle, home):
     status, out, err = trickle("map", "echo", given="a\n")
     assert (status, out) == (1, "") and "--local" in err
