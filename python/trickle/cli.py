@@ -585,7 +585,7 @@ def print_vms(vms):
 def command_jobs(args):
     """One of JOB_COMMANDS, with its arguments."""
     from trickle import jobs
-    sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8 come out as they are
+    sys.stdout.reconfigure(errors="surrogateescape")  # for names that are not UTF-8
     try:
         status = getattr(jobs, f"command_{args[0]}")(args[1:])
         sys.stdout.flush()

@@ -246,6 +246,15 @@ def test_a_dry_run_prints_the_commands(trickle, home):
     assert not (home / "jobs").exists()
 
 
+def test_ctrl_c_outside_of_a_job_is_no_traceback(start):
+    process = start("--dry-run", "echo")
+    process.stdin.write(b"a\n")
+    assert process.stdout.readline() == b"echo a\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    assert process.stderr.read() == b""
+
+
 # --- stopped, and on ------------------------------------------------------------------------------
 
 
