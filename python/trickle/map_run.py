@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from . import _job, _progress, _trickle, cli
@@ -165,7 +164,7 @@ def run(plan: Plan) -> int:
     except _job.TROUBLE as error:
         status = stop(str(error))
     except KeyboardInterrupt:
-        status = cli.EXIT_STOPPED if _job.is_open() else 128 + signal.SIGINT
+        status = cli.EXIT_STOPPED if _job.is_open() else cli.EXIT_INTERRUPTED
     _job.status = status
     return status
 
