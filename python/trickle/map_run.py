@@ -55,7 +55,7 @@ class MapStream(Stream):
 
     def __init__(self, plan: Plan, work: _trickle.Work, source: Records | Given, printer: Printer,
                  key: str | None) -> None:
-        bar = _progress.make(plan.name, (), None, True if "--bar" in plan.found else None)
+        bar = _progress.make(plan.name, None, None, True if "--bar" in plan.found else None)
         super().__init__(work, self.elements(), _Drought(None), bar, key)
         self.source = source
         self.printer = printer

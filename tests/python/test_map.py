@@ -267,6 +267,17 @@ def test_a_slow_list_does_not_keep_results_waiting(start):
     assert process.wait(60) == 0
 
 
+def test_the_bar_of_a_list_that_is_not_at_its_end_has_no_total(start):
+    process = start("-j1", "--bar", "--no-checkpoint", "echo")
+    process.stdin.write(b"a\n")
+    seen = b""
+    while b" VM" not in seen.partition(b"discovered 1 VM")[2]:
+        seen += os.read(process.stderr.fileno(), 4096)
+    assert b"echo 1 done, 1 VM" in seen or b"echo 0 done, 1 VM" in seen, seen
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
 def test_killed_with_the_list_read_it_goes_on_without_it(trickle, start, recorded, tmp_path):
     process = start("--job", "k", "-j2", "--shell", GATED)
     process.stdin.write(numbers(1, 6).encode())
