@@ -105,9 +105,10 @@ def _tsv_row(record: bytes) -> list[bytes]:
 def _column_cutter(colsep: str) -> Callable[[bytes], list[bytes]]:
     import re
     try:
-        return re.compile(os.fsencode(colsep)).split if colsep else _one
+        split = re.compile(os.fsencode(colsep)).split
     except re.error as error:
         raise UsageError(f"--colsep takes a regular expression: {error}") from None
+    return (lambda record: split(record.removesuffix(b"\r"))) if colsep else _one
 
 
 def _csv_row(record: bytes) -> list[bytes] | None:

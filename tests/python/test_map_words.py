@@ -133,7 +133,7 @@ def rows(data, kind="lines", pieces=1, **keywords):
      [[b"1", b'2 "x", y'], [b"a\nb", b"\xff"]]),
     (b"1,2\n3,4\n", "csv", {}, [[b"1", b"2"], [b"3", b"4"]]),
     (b'\xef\xbb\xbfn\tm\n"1\t2\n\n', "tsv", {"has_header": True}, [[b'"1', b"2"]]),
-    (b"1  2\n3 4\n", "colsep", {"colsep": " +"}, [[b"1", b"2"], [b"3", b"4"]]),
+    (b"1  2\r\n3 4\n", "colsep", {"colsep": " +"}, [[b"1", b"2"], [b"3", b"4"]]),
     (b'{"a": 1}\n', "jsonl", {}, [[b'{"a": 1}']]),
 ])
 def test_lists_are_cut_into_records(data, kind, keywords, wanted, pieces):
