@@ -258,8 +258,11 @@ def fingerprint(spec: bytes) -> bytes:
 def list_again(plan: Plan, job: Any, stage: tuple[int, bool] | None) -> Records | Given:
     """The list of a job that is resumed: as it is given again, else as the store has it."""
     known, is_closed = stage if stage is not None else (0, False)
-    has_all = is_closed and (plan.is_list_named or not may_differ(
-        _job.wanted is not None and _job.wanted.on_change != "refuse"))
+    is_to_change = _job.wanted is not None and _job.wanted.on_change != "refuse"
+    if plan.is_list_named:
+        has_all = is_closed and (not is_to_change or bool(plan.sources))
+    else:
+        has_all = is_closed and not may_differ(is_to_change)
     given = None if has_all else given_again(plan)
     if given is not None:
         return given

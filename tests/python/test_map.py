@@ -325,6 +325,16 @@ def test_a_file_is_compared_with_the_list_and_may_change(trickle, trickle_comman
     assert resume("--on-change=keep")[:2] == (0, got(2, 5))
 
 
+def test_a_list_named_by_a_may_change(trickle, tmp_path):
+    (tmp_path / "list").write_text(numbers(1, 3))
+    assert trickle("map", "--job", "k", "-j1", "-a", "list", "echo got {}")[0] == 0
+    (tmp_path / "list").write_text(numbers(2, 5))
+    status, out, err = trickle("resume", "k")
+    assert (status, sorted_lines(out)) == (0, got(1, 3)), err
+    status, out, err = trickle("resume", "--on-change=keep", "k")
+    assert (status, sorted_lines(out)) == (0, got(2, 5)), err
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_it_in_order(trickle, start, recorded, tmp_path, number):
     process = start("--job", "k", "-j2", "--shell", GATED)
