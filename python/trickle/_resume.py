@@ -64,7 +64,9 @@ def command_resume(args: list[str]) -> int:
     if job.run.get("kind") == "map" and not retry:
         from .map_list import may_differ
         from .map_print import print_finished
-        has_list = may_differ("--on-change" in found)
+        is_to_change = "--on-change" in found
+        has_list = may_differ(is_to_change) or (
+            is_to_change and job.run["options"].get("--arg-file", "-") != "-")
         status = None if has_list else print_finished(job)
         if status is not None:
             return status

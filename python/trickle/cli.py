@@ -17,6 +17,7 @@ PACKAGE = os.path.dirname(os.path.abspath(__file__))
 AT_HAND = ("connect", "inject", "fork", "join", "joinany", "forkwork", "forkgen", "fetch", "same")
 LOG_LEVELS = ("error", "warn", "info", "debug")
 EXIT_FAILED, EXIT_USAGE, EXIT_STOPPED = 1, 2, 75
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as of a shell
 JOB_COMMANDS = ("jobs", "status", "why", "results", "cancel", "rm", "fsck")
 
 HELP = """\
@@ -408,10 +409,9 @@ def want_job(found, rest):
 
 def stopped_early():
     """By Ctrl-C, before the program began."""
-    import signal
     from trickle import _job
     if not _job.is_open():
-        return 128 + signal.SIGINT
+        return EXIT_INTERRUPTED
     _job.status = EXIT_STOPPED
     return EXIT_STOPPED
 
@@ -585,6 +585,7 @@ def print_vms(vms):
 def command_jobs(args):
     """One of JOB_COMMANDS, with its arguments."""
     from trickle import jobs
+    sys.stdout.reconfigure(errors="surrogateescape")  # for names that are not UTF-8
     try:
         status = getattr(jobs, f"command_{args[0]}")(args[1:])
         sys.stdout.flush()
@@ -631,4 +632,8 @@ def main(args=None):
     except UsageError as error:
         sys.stderr.write(f"trickle: {error}\n")
         status = EXIT_USAGE
+    except KeyboardInterrupt:
+        if args[0] not in commands or args[0] == "run":
+            raise  # in the user's program, which has a traceback
+        status = EXIT_INTERRUPTED
     sys.exit(status)

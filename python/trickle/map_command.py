@@ -71,7 +71,7 @@ what is printed
   --bar               progress, also where stderr is no terminal
 failures
   --fail-fast         begin nothing new when one has failed: --halt soon,fail=1
-  --halt WHEN,fail=N  soon: when N have failed; now: and end what runs
+  --halt WHEN,fail=N  when N have failed; soon: wait for what runs; now: end that
 the job
   --job NAME          its name (default: the command's with a number: convert-1)
   --no-checkpoint     no job: nothing is recorded

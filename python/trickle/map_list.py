@@ -70,11 +70,17 @@ class Format:
             value = json.loads(record)
         except ValueError as error:
             raise ListError(f"this is no JSON: {error}") from None
+        except RecursionError:
+            raise ListError("this JSON is nested too deeply") from None
         row = [record]
         for name in self.fields.names:
             if not isinstance(value, dict) or name not in value:
                 raise ListError(f"there is no {name!r} in it, which the command needs")
-            row.append(_json_text(value[name]))
+            try:
+                row.append(_json_text(value[name]))
+            except UnicodeEncodeError:
+                raise ListError(f"{name!r} in it has half a surrogate pair, which is no "
+                                "text") from None
         return row
 
 
@@ -99,9 +105,10 @@ def _tsv_row(record: bytes) -> list[bytes]:
 def _column_cutter(colsep: str) -> Callable[[bytes], list[bytes]]:
     import re
     try:
-        return re.compile(os.fsencode(colsep)).split if colsep else _one
+        split = re.compile(os.fsencode(colsep)).split
     except re.error as error:
         raise UsageError(f"--colsep takes a regular expression: {error}") from None
+    return (lambda record: split(record.removesuffix(b"\r"))) if colsep else _one
 
 
 def _csv_row(record: bytes) -> list[bytes] | None:

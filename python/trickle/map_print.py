@@ -78,7 +78,7 @@ class Printer:
             write_stderr(err)
         for name in ("stdout", "stderr"):
             lost = ended[f"{name}_total"] - len(ended[name])
-            if lost > 0:
+            if lost > 0 and ended[name]:  # else that is what --max-output 0 asks for
                 self.flush()
                 say(f"[trickle: of what element {index} wrote to {name} {lost} bytes in the middle "
                     "are left out: see --max-output]\n")
@@ -114,8 +114,8 @@ class Printer:
             finally:
                 _progress.show_again()
 
-    def sum_up(self, job: str | None) -> None:
-        """At the end: which failed."""
+    def sum_up(self, job: str | None, given: str = "") -> None:
+        """At the end: which failed. given: what a resume needs beside the job's name."""
         self.flush()
         if not self.failed:
             return
@@ -128,7 +128,7 @@ class Printer:
             lines.append(f"  and {self.failed - FAILED_MAX} more\n")
         if job is not None:
             lines.append(f"  what happened: trickle why {job} {self.rows[1][0]}\n"
-                         f"  run them again: trickle resume --retry-failed {job}\n")
+                         f"  run them again: trickle resume --retry-failed {job}{given}\n")
         say("".join(lines).rstrip("\n") + "]\n")
 
 
@@ -176,7 +176,8 @@ def failure(status: int, payload: bytes, ended: dict[str, Any] | None) -> str:
     if ended["outcome"] == "signal":
         from ._attempts import signal_name
         return signal_name(ended["signal"]) or "signal"
-    return ended["why"] or ended["outcome"]
+    why = ended["why"] or ended["outcome"]
+    return why.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- of a job, from outside -----------------------------------------------------------------------
@@ -208,7 +209,7 @@ class Recorded:
                                 "attempt": attempt}
         element = self.element(index)
         if element is not None:
-            line["element"] = self.values(_trickle.exec_fields(element))
+            self.put_element(line, _trickle.exec_fields(element))
         ended = exec_result(status, payload)
         if ended is None:
             return line | {"why": payload.decode("utf-8", "replace")}
@@ -219,12 +220,20 @@ class Recorded:
                 line[name] = value
         return line
 
-    def values(self, fields: list[bytes]) -> Any:
-        """The element as it was in the list: its text, or by the names of its fields."""
-        texts = [field.decode("utf-8", "replace") for field in fields]
+    def put_element(self, line: dict[str, Any], fields: list[bytes]) -> None:
+        """As it was in the list: its text, or by the names of its fields; all in base64 where one
+        is not UTF-8."""
+        name = "element"
+        try:
+            texts = [field.decode() for field in fields]
+        except UnicodeDecodeError:
+            from base64 import b64encode
+            name = "element_base64"
+            texts = [b64encode(field).decode() for field in fields]
         if self.is_json or (len(texts) == 1 and not self.names):
-            return texts[0]
-        return dict(zip(self.names, texts)) if self.names else texts
+            line[name] = texts[0]
+        else:
+            line[name] = dict(zip(self.names, texts)) if self.names else texts
 
     def why(self, index: int, status: int, payload: bytes) -> list[str]:
         """Lines about how it ended."""
@@ -264,7 +273,10 @@ def print_finished(job: Look) -> int | None:
     if job.info["is_damaged"] or not job.stages or not job.is_closed or job.recorded < job.added:
         return None
     recorded = Recorded(job, job.stages[0])
-    printer = Printer(recorded.spec, job.run["options"])
+    found = dict(job.run["options"])
+    if "--joblog" in found:
+        found["--joblog"] = os.path.join(job.run["cwd"], found["--joblog"])
+    printer = Printer(recorded.spec, found)
     try:
         for index, status, _, payload in recorded.results():
             printer.result(index, status, payload, recorded.element(index))

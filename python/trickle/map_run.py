@@ -14,12 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 
 from . import _job, _progress, _trickle, cli
 from ._farm import connect, farm, say
-from ._work import ADD, Stream, _Drought
+from ._work import ADD, TAKE, Stream, _Drought
 from .errors import NotEnoughVMs
 from .map_command import LOCAL_VMS, Plan
 from .map_list import Given, ListError, Records, is_given, may_differ
@@ -37,7 +36,7 @@ SILENT_SECONDS = 2.0  # a list that is said to be there and does not come
 
 
 class Halted(Exception):
-    """--halt: as many have failed as may. now: what runs is to be ended."""
+    """--halt: as many have failed as may, and nothing runs, or, now, what runs is to be ended."""
 
     def __init__(self, now: bool) -> None:
         super().__init__()
@@ -45,18 +44,24 @@ class Halted(Exception):
 
 
 class MapStream(Stream):
-    """The work of a run."""
+    """The work of a run.
+
+    With --halt soon it is paced: VMs have no more than they run, because what has been handed to
+    them would begin. When as many have failed as may nothing is added, and what runs is awaited.
+    """
 
     dumps = None
     loads = None
 
     def __init__(self, plan: Plan, work: _trickle.Work, source: Records | Given, printer: Printer,
                  key: str | None) -> None:
-        bar = _progress.make(plan.name, (), None, True if "--bar" in plan.found else None)
+        bar = _progress.make(plan.name, None, None, True if "--bar" in plan.found else None)
         super().__init__(work, self.elements(), _Drought(None), bar, key)
         self.source = source
         self.printer = printer
         self.halt = plan.halt
+        self.is_paced = plan.halt is not None and not plan.halt[0]
+        self.is_halting = False  # as many have failed as may; what runs is awaited
         self.count = 0  # of elements that were pulled
         self.done = 0  # results that were taken
         self.known: dict[int, bytes] = {}  # elements without a result
@@ -73,16 +78,29 @@ class MapStream(Stream):
 
     def feed(self) -> bool:
         source = self.source
+        is_awaited = self.key is not None and self.work.turn() == ADD
         if not source.ready and not source.is_ended:
-            is_awaited = self.key is not None and self.work.turn() == ADD
             source.fill(FILL_SECONDS if is_awaited else 0)
-        offered = self.count - self.work.progress()["added"]  # one that has not found room yet
+        if self.is_halting and not self.is_read():
+            if is_awaited:
+                raise Halted(False)  # of an earlier run, which went on
+            return False
+        state = self.work.progress()
+        offered = self.count - state["added"]  # one that has not found room yet
         there = len(source.ready) + offered
         if there == 0 and not source.is_ended:
             return False
+        if there > 0 and self.is_paced and not is_awaited:
+            there = min(there, max(state["vms"], 1) - (state["added"] - self.done))
+            if there <= 0:
+                return False
         self.leave_open = source.is_open
         self.limit = max(min(self.limit, there), 1)
         return super().feed()
+
+    def is_read(self) -> bool:
+        """All of the list has been pulled."""
+        return self.source.is_ended and not self.source.ready
 
     def wait_seconds(self) -> float:
         if self.is_exhausted:
@@ -97,6 +115,9 @@ class MapStream(Stream):
         taken = super().take(0)
         if taken is None and timeout > 0:
             self.printer.flush()
+            if self.is_paced and not self.is_exhausted and (
+                    self.key is None or self.work.turn() != TAKE):
+                self.feed()  # at once: a VM may be waiting
             taken = super().take(timeout)
         return taken
 
@@ -104,7 +125,14 @@ class MapStream(Stream):
         self.done += 1
         self.printer.result(index, status, value, self.known.pop(index, None))
         if status != 0 and self.halt is not None and self.printer.failed >= self.halt[1]:
-            raise Halted(self.halt[0])
+            if self.halt[0]:
+                raise Halted(True)
+            self.is_halting = True
+        if self.is_halting and self.done >= self.work.progress()["added"]:
+            if not self.source.ready:
+                self.source.fill(0)  # may be its end
+            if not self.is_read():
+                raise Halted(False)
 
     def cancel(self, error: BaseException) -> None:
         is_now = isinstance(error, Halted) and error.now
@@ -136,7 +164,7 @@ def run(plan: Plan) -> int:
     except _job.TROUBLE as error:
         status = stop(str(error))
     except KeyboardInterrupt:
-        status = cli.EXIT_STOPPED if _job.is_open() else 128 + signal.SIGINT
+        status = cli.EXIT_STOPPED if _job.is_open() else cli.EXIT_INTERRUPTED
     _job.status = status
     return status
 
@@ -202,7 +230,7 @@ def go(plan: Plan, source: Records | Given | None) -> int:
         printer.flush()
         say(f"[trickle: {printer.failed} failed: what has not begun is left"
             f"{', what ran was ended' if halted.now else ''}]\n")
-        printer.sum_up(job_name)
+        printer.sum_up(job_name, "" if stream.is_exhausted or plan.is_list_named else " < LIST")
         return cli.EXIT_FAILED
     except Nobody as error:
         say(f"[trickle: {error}]\n")
@@ -230,8 +258,11 @@ def fingerprint(spec: bytes) -> bytes:
 def list_again(plan: Plan, job: Any, stage: tuple[int, bool] | None) -> Records | Given:
     """The list of a job that is resumed: as it is given again, else as the store has it."""
     known, is_closed = stage if stage is not None else (0, False)
-    has_all = is_closed and (plan.is_list_named or not may_differ(
-        _job.wanted is not None and _job.wanted.on_change != "refuse"))
+    is_to_change = _job.wanted is not None and _job.wanted.on_change != "refuse"
+    if plan.is_list_named:
+        has_all = is_closed and (not is_to_change or bool(plan.sources))
+    else:
+        has_all = is_closed and not may_differ(is_to_change)
     given = None if has_all else given_again(plan)
     if given is not None:
         return given

@@ -27,9 +27,9 @@ def home(trickle_command):
 @pytest.fixture
 def trickle(home, trickle_command, tmp_path):
     """Runs the command on a list: (status, what it printed, what it said)."""
-    def run(*words, given=None, text=True):
+    def run(*words, given=None, text=True, cwd=tmp_path):
         stdin = subprocess.DEVNULL if given is None else subprocess.PIPE
-        process = subprocess.Popen([*trickle_command.program, *map(str, words)], cwd=tmp_path,
+        process = subprocess.Popen([*trickle_command.program, *map(as_word, words)], cwd=cwd,
                                    env=trickle_command.env, stdin=stdin, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE)
         data = given.encode() if isinstance(given, str) else given
@@ -68,6 +68,10 @@ def recorded(trickle):
     return wait
 
 
+def as_word(word):
+    return word if isinstance(word, bytes) else str(word)
+
+
 def sorted_lines(text):
     return sorted(text.splitlines())
 
@@ -94,6 +98,20 @@ def test_each_line_is_a_command_and_a_value_one_argument(trickle):
     assert [line["element"] for line in lines[:2]] == ["a b", "'\"$(x)"]
     assert all(line["exit_status"] == 0 and line["duration"] > 0 for line in lines)
     assert "stdout" in lines[0] and "stdout_base64" in lines[3]
+
+
+def test_names_that_are_not_utf_8_are_shown_and_given_back(trickle, trickle_command):
+    trickle_command.env["PYTHONIOENCODING"] = "utf-8:strict"  # as where LANG is de_DE.UTF-8, say
+    status, _, err = trickle("map", "-j1", "--output", b"x\xff{}", "--check", "false", "--shell",
+                             "echo {} > {output}", ":::", b"\xfe", "\u00e9", text=False)
+    assert status == 1 and "the output x\\xff\\xfe did not" in err
+    status, out, err = trickle("status", "echo-1", text=False)
+    assert status == 0, err
+    status, out, err = trickle("why", "echo-1", "0", text=False)
+    assert status == 0 and b"the output x\xff\xfe did not" in out, err
+    first, second = map(json.loads, trickle("results", "--json", "echo-1")[1].splitlines())
+    assert first["element_base64"] == "/g==" and "element" not in first
+    assert second["element"] == "\u00e9"
 
 
 def test_fields_of_csv_have_names(trickle):
@@ -152,6 +170,10 @@ def test_output_is_tagged_and_a_table_written(trickle, tmp_path):
     assert head.startswith("Seq\tHost\tStarttime") and first.split("\t")[0] == "1"
     assert first.split("\t")[6:] == ["0", "0", "printf '1\\n2 a b'"]
     assert second.split("\t")[0] == "2"
+    (tmp_path / "log").unlink()
+    (tmp_path / "elsewhere").mkdir()
+    assert trickle("resume", "printf-1", cwd=tmp_path / "elsewhere")[0] == 0
+    assert len((tmp_path / "log").read_text().splitlines()) == 3
     assert trickle("map", "-j1", "--quiet", "echo", ":::", "a")[1] == ""
 
 
@@ -159,6 +181,8 @@ def test_what_is_left_out_of_much_output_is_said(trickle):
     status, out, err = trickle("map", "-j1", "--max-output=20", "seq {}", ":::", "1000")
     assert status == 0 and out.startswith("1\n2\n") and out.endswith("1000\n") and len(out) == 20
     assert "in the middle are left out" in err
+    status, out, err = trickle("map", "-j1", "--max-output=0", "seq {}", ":::", "1000")
+    assert (status, out) == (0, "") and "left out" not in err  # as it was asked for
 
 
 def test_halting_leaves_the_rest_for_a_resume(trickle, tmp_path):
@@ -168,6 +192,21 @@ def test_halting_leaves_the_rest_for_a_resume(trickle, tmp_path):
     (tmp_path / "gate").touch()
     status, out, err = trickle("resume", "--retry-failed", "test-1")
     assert (status, out) == (0, "".join(f"{i}\n" for i in range(50))), err
+
+
+def test_halting_soon_awaits_what_runs(trickle, start, recorded, tmp_path):
+    process = start("--job", "k", "-j2", "--halt=soon,fail=1", "--shell",
+                    "touch run{}; until set -- run*; [ $# -gt 1 ] && [ {} = 1 -o -e gate ]; do "
+                    "sleep 0.01; done; echo got {}; [ {} != 1 -o -e gate ]")
+    process.stdin.write(numbers(1, 6).encode())
+    recorded("k", 1)
+    (tmp_path / "gate").touch()
+    assert process.wait(60) == 1
+    assert sorted_lines(process.stdout.read().decode()) == got(1, 2)
+    assert b"resume --retry-failed k < LIST" in process.stderr.read()
+    assert sorted(path.name for path in tmp_path.glob("run*")) == ["run1", "run2"]
+    status, out, err = trickle("resume", "--retry-failed", "k", given=numbers(1, 6))
+    assert (status, sorted_lines(out)) == (0, got(1, 6)), err
 
 
 def test_a_job_that_no_vm_took_is_forgotten(trickle, home):
@@ -207,6 +246,15 @@ def test_a_dry_run_prints_the_commands(trickle, home):
     assert not (home / "jobs").exists()
 
 
+def test_ctrl_c_outside_of_a_job_is_no_traceback(start):
+    process = start("--dry-run", "echo")
+    process.stdin.write(b"a\n")
+    assert process.stdout.readline() == b"echo a\n"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 128 + signal.SIGINT
+    assert process.stderr.read() == b""
+
+
 # --- stopped, and on ------------------------------------------------------------------------------
 
 
@@ -215,6 +263,17 @@ def test_a_slow_list_does_not_keep_results_waiting(start):
     for i in range(3):
         process.stdin.write(b"%d\n" % i)
         assert process.stdout.readline() == b"got %d\n" % i
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_the_bar_of_a_list_that_is_not_at_its_end_has_no_total(start):
+    process = start("-j1", "--bar", "--no-checkpoint", "echo")
+    process.stdin.write(b"a\n")
+    seen = b""
+    while b" VM" not in seen.partition(b"discovered 1 VM")[2]:
+        seen += os.read(process.stderr.fileno(), 4096)
+    assert b"echo 1 done, 1 VM" in seen or b"echo 0 done, 1 VM" in seen, seen
     process.stdin.close()
     assert process.wait(60) == 0
 
@@ -264,6 +323,16 @@ def test_a_file_is_compared_with_the_list_and_may_change(trickle, trickle_comman
     status, _, err = resume()
     assert status == 1 and "element 0 is not what it was" in err
     assert resume("--on-change=keep")[:2] == (0, got(2, 5))
+
+
+def test_a_list_named_by_a_may_change(trickle, tmp_path):
+    (tmp_path / "list").write_text(numbers(1, 3))
+    assert trickle("map", "--job", "k", "-j1", "-a", "list", "echo got {}")[0] == 0
+    (tmp_path / "list").write_text(numbers(2, 5))
+    status, out, err = trickle("resume", "k")
+    assert (status, sorted_lines(out)) == (0, got(1, 3)), err
+    status, out, err = trickle("resume", "--on-change=keep", "k")
+    assert (status, sorted_lines(out)) == (0, got(2, 5)), err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

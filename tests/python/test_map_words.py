@@ -133,7 +133,7 @@ def rows(data, kind="lines", pieces=1, **keywords):
      [[b"1", b'2 "x", y'], [b"a\nb", b"\xff"]]),
     (b"1,2\n3,4\n", "csv", {}, [[b"1", b"2"], [b"3", b"4"]]),
     (b'\xef\xbb\xbfn\tm\n"1\t2\n\n', "tsv", {"has_header": True}, [[b'"1', b"2"]]),
-    (b"1  2\n3 4\n", "colsep", {"colsep": " +"}, [[b"1", b"2"], [b"3", b"4"]]),
+    (b"1  2\r\n3 4\n", "colsep", {"colsep": " +"}, [[b"1", b"2"], [b"3", b"4"]]),
     (b'{"a": 1}\n', "jsonl", {}, [[b'{"a": 1}']]),
 ])
 def test_lists_are_cut_into_records(data, kind, keywords, wanted, pieces):
@@ -153,6 +153,10 @@ def test_members_of_json():
     assert argv(["echo {n.} {}"], form.cut(line), form.fields) == [b"echo", b"1", line]
     with pytest.raises(ListError, match="'s'"):
         form.cut(b'{"n": 1}')
+    with pytest.raises(ListError, match="nested too deeply"):
+        form.cut(b"[" * 100000)
+    with pytest.raises(ListError, match="'s' in it has half a surrogate pair"):
+        form.cut(rb'{"s": "\ud800", "n": 1, "o": 1, "e": 1, "z": 1}')
 
 
 @pytest.mark.parametrize("data, kind, why", [
