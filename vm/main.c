@@ -7,6 +7,7 @@
 #include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
+#include <malloc.h>
 #include <math.h>
 #include <net/if.h>
 #include <signal.h>
@@ -34,6 +35,7 @@
 #endif
 
 #define EXIT_USAGE 2
+#define LARGE_BLOCK (1 << 20) /* bytes; goes back to the system when it is freed */
 #define DAY_SECONDS ((uint64_t)86400)
 #define BOOT "trickle/_boot.py"
 #define NO_PYTHON "; VMs that run commands need no Python: trickle-vm --rai exec"
@@ -442,6 +444,7 @@ int main(int argc, char **argv)
                 .hold_seconds = SPOOL_DAYS * DAY_SECONDS, .hold_bytes = SPOOL_BYTES}};
     pid_t parent = getppid();
     int option;
+    (void)mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK); /* and does not rise: see python/ext/module.c */
     while ((option = getopt_long(argc, argv, "n:hV", long_options, NULL)) != -1) {
         parse_option(&a, option);
     }

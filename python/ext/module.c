@@ -5,6 +5,9 @@
  * python/trickle/_trickle.pyi. */
 #include "ext.h"
 
+#include <malloc.h>
+#include <stdlib.h>
+
 /* Known to CPython from 3.12 on; older ones refuse a slot they do not know. */
 #define SLOT_MULTIPLE_INTERPRETERS 3
 #define MULTIPLE_INTERPRETERS_NOT_SUPPORTED ((void *)0)
@@ -108,10 +111,24 @@ static int add_constants(PyObject *module)
     return PyModule_AddStringConstant(module, "VERSION", TRK_VERSION);
 }
 
+/* By default glibc takes ever larger blocks, up to 32 MiB, from the heap once one of them has been
+ * freed, and what then lies between them keeps it from shrinking: programs with results of all
+ * sizes grew for hours. So large ones are always a mapping of their own, which goes with them. */
+static void give_large_blocks_back(void)
+{
+#ifdef M_MMAP_THRESHOLD
+    if (getenv("MALLOC_MMAP_THRESHOLD_") == NULL && getenv("GLIBC_TUNABLES") == NULL) {
+        (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); /* it stays as it is, if it cannot be set */
+        (void)mallopt(M_TRIM_THRESHOLD, 2 << 20);
+    }
+#endif
+}
+
 static int module_exec(PyObject *module)
 {
     struct ext_state *state = state_of(module);
 
+    give_large_blocks_back();
     state->exceptions = PyDict_New();
     state->trickle_error = PyErr_NewExceptionWithDoc(
         "trickle._trickle.TrickleError", "What is raised before set_exceptions() was called.",

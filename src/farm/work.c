@@ -429,8 +429,10 @@ static int add_small(struct trk_work *work, const void *element, size_t size,
         return rc;
     }
     note(work, block, digest);
-    memcpy(block->bytes->data + block->bytes->size, element, size);
-    block->bytes->size += size;
+    if (size > 0) { /* of nothing there need be no address */
+        memcpy(block->bytes->data + block->bytes->size, element, size);
+        block->bytes->size += size;
+    }
     block->offsets[++block->count] = (uint32_t)block->bytes->size;
     work->added++;
     atomic_fetch_add_explicit(&work->held_bytes, size, memory_order_relaxed);
