@@ -71,7 +71,13 @@ class Bench:
             for name, function in functions.items():
                 seen[name].append(function())
                 self.say(f"{what}: {name}: {seen[name][-1]:,.4g} {unit}")
-        for name, (_, target) in others.items():
+        self.add(what, unit, seen, {name: target for name, (_, target) in others.items()},
+                 smaller_is_better)
+
+    def add(self, what, unit, seen, targets, smaller_is_better=False):
+        """seen: name -> what was measured, round by round, "trickle" among them; targets: the
+        others, with what the ratio should be."""
+        for name, target in targets.items():
             pairs = zip(seen["trickle"], seen[name])
             ratios = [b / a if smaller_is_better else a / b for a, b in pairs]
             self.rows.append({"what": what, "unit": unit, "ours": spread(seen["trickle"]),

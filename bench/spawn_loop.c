@@ -2,8 +2,9 @@
 /* spawn_loop.c - how fast are commands with nothing around them? N processes that each run
  * posix_spawn and waitpid in a loop: what trickle map is measured against.
  *
- *   spawn_loop [-j WORKERS] COUNT COMMAND [ARGUMENT]...
+ *   spawn_loop [-s] [-j WORKERS] COUNT COMMAND [ARGUMENT]...
  *
+ * -s: each worker in a session of its own, as VMs are, because Linux shares CPU time by sessions.
  * Prints commands per second, a line of one number. */
 #include <errno.h>
 #include <spawn.h>
@@ -54,12 +55,16 @@ static long parse_count(const char *text)
 int main(int argc, char **argv)
 {
     long workers = 2;
-    int option, failed = 0, status;
-    while ((option = getopt(argc, argv, "+j:")) != -1) {
-        workers = option == 'j' ? parse_count(optarg) : 0;
+    int option, failed = 0, has_sessions = 0, status;
+    while ((option = getopt(argc, argv, "+sj:")) != -1) {
+        if (option == 's') {
+            has_sessions = 1;
+        } else {
+            workers = option == 'j' ? parse_count(optarg) : 0;
+        }
     }
     if (workers < 1 || argc - optind < 2) {
-        fprintf(stderr, "Usage: spawn_loop [-j WORKERS] COUNT COMMAND [ARGUMENT]...\n");
+        fprintf(stderr, "Usage: spawn_loop [-s] [-j WORKERS] COUNT COMMAND [ARGUMENT]...\n");
         return 2;
     }
     long count = parse_count(argv[optind]);
@@ -67,6 +72,9 @@ int main(int argc, char **argv)
     for (long i = 0; i < workers; i++) {
         pid_t pid = fork();
         if (pid == 0) {
+            if (has_sessions) {
+                setsid();
+            }
             _exit(run_all(count / workers + (i < count % workers), argv + optind + 1));
         }
         failed |= pid < 0;

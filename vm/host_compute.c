@@ -7,8 +7,8 @@
  * reading of the clock (the end of one element is the start of the next), and a look whether this
  * is still the same process: user code may have forked, and its child comes back here too.
  *
- * Results are gathered and sent when 1 ms has passed since the last sending, when 64 KiB are
- * there, at the end of a batch, and before anything else is done or waited for. A result larger
+ * Results are gathered and sent when FLUSH_NS have passed since the last sending, when 64 KiB
+ * are there, at the end of a batch, and before anything else is done or waited for. A result larger
  * than that travels alone, straight from the reply buffer. Each message is held in the agent
  * before it is sent. What waits while the next element turns out to be long is sent by the net
  * thread (host_late.c). */
@@ -25,7 +25,7 @@
 #include "vm/host_impl.h"
 #include "wire/msg.h"
 
-#define FLUSH_NS 1000000u
+#define FLUSH_NS 4000000u /* as long as a batch is to take: each sending wakes three threads */
 #define RECYCLE_PERCENT 80 /* of the memory limit, between elements */
 #define FLUSH_BYTES 65536u
 #define GATHER_MAX 4096u

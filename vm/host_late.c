@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* host_late.c - results that wait behind a long element.
  *
- * Trivial results are gathered for up to a millisecond, and whether one has passed is looked at
+ * Trivial results are gathered for some milliseconds, and whether these have passed is looked at
  * when the next element has ended. When that one runs for an hour, or for ever, what was gathered
  * before must not wait for it, nor die with it: the net thread sends it.
  *
