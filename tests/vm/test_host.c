@@ -252,7 +252,7 @@ END_TEST
 START_TEST(slow_elements_return_one_by_one)
 {
     struct client *c = client_lease(&rig, 0, 2);
-    const char *payloads[] = {"sleep 3", "sleep 3", "sleep 3", "sleep 3", "attempt"};
+    const char *payloads[] = {"sleep 6", "sleep 6", "sleep 6", "sleep 6", "attempt"};
     struct got g = {0};
     client_stage(c, 1, "f");
     client_run(c, 1, 0, 5, payloads);
