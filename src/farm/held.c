@@ -10,8 +10,8 @@
  *   all else: delete, it belongs to nothing that is, or its element has its result
  *
  * In a job that goes on nothing of a stage runs before all supervisors that are there have handed
- * over what they hold of its first elements (HELD_END), or nothing of it has come for as long as
- * makes a VM suspect: what is done already must not begin once more.
+ * over what they hold of it (HELD_END), or nothing of it has come for as long as makes a VM
+ * suspect: what is done already must not begin once more.
  *
  * Nothing is believed to be this job's because somebody says so: stage, index, the digest of the
  * element and the fingerprint of the code must all be those of the work as it is now. */
@@ -207,7 +207,10 @@ static int on_end(struct trk_farm *farm, const struct blob *body)
     int rc = wire_note_decode(&note, body);
     struct trk_work *work = rc == 0 ? work_of(farm, note.stage) : NULL;
 
-    if (work != NULL && work->asks > 0 && --work->asks == 0 && work->is_asking) {
+    /* Of elements that the program has not made again yet there may be more: it is asked for them
+     * when it has (held_added). */
+    if (work != NULL && work->asks > 0 && --work->asks == 0 && work->is_asking &&
+        work->asked_from == UINT64_MAX) {
         go_on(work);
     }
     return rc;

@@ -124,6 +124,24 @@ def test_a_result_that_comes_while_the_next_run_waits_counts(supervise, tmp_path
     assert job.log.counts()[0] == 1
 
 
+def test_what_is_held_does_not_begin_again_when_its_list_comes_slowly(supervise, tmp_path):
+    """Supervisors are asked when the first element is there; what they hold is the second one's."""
+    text = PROGRAM.replace("[(sys.argv[2], x) for x in range(int(sys.argv[3]))]", "slowly()")
+    text = text.replace("vms =", """def slowly():
+    yield sys.argv[2], 0
+    time.sleep(0.3 * (len(sys.argv) > 4))  # in the second run
+    yield sys.argv[2], 1
+vms =""").replace("import sys", "import sys, time")
+    job = Job(supervise(count=1), tmp_path, text)
+    job.log.open("gate0")
+    job.leave_running(2)
+    job.log.open("gate1")
+    job.log.wait(lambda: len(held()) == 1)
+    job.start(2, "refuse")
+    assert job.finish() == "[0, 10]"
+    assert len(job.log.runs()) == 2, job.log.runs()
+
+
 def test_many_small_results_are_held(supervise, tmp_path):
     """What VMs had sent, and the program did not live to record, is held."""
     text = PROGRAM.replace('hold(job, f"gate{x}")', 'hold(job, "gate") if x > 500 else None')

@@ -101,7 +101,7 @@ def test_resumed_at_once_it_waits_for_vms_that_finish_what_they_run(job, supervi
     vms = supervise(count=2)
     job.command.env["TRICKLE_RUNTIME"] = vms.runtime
     job.process = job.command.start("run", job.program)
-    job.wait_recorded(10)
+    ran = {vm["element"] for vm in job.wait_recorded(10)["vms"]}
     job.process.kill()
     job.process.communicate()
     job.process = job.command.start("resume", job.name)
@@ -111,8 +111,8 @@ def test_resumed_at_once_it_waits_for_vms_that_finish_what_they_run(job, supervi
     job.open_gate()
     status, out, err = job.finish()
     assert (status, out, finishing) == (0, f"{job.sum}\n", ["finishing"] * 2), err
-    again = [x for x, n in job.runs().items() if n != 1]
-    assert again in ([], [10], [11]), err  # what the one that is free later holds comes late
+    again = {x for x, n in job.runs().items() if n != 1}
+    assert again <= ran and len(again) < 2, err  # what the one that is free later holds comes late
 
 
 def test_a_job_that_is_done_runs_nothing(job):
